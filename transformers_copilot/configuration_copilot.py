@@ -1,0 +1,224 @@
+"""Configuration of the Copilot: the small transformer that reads mistakes and writes corrections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .validation import check_option, check_positive
+
+
+HEADS = ("own", "pilot")
+NORM_TYPES = ("rms_norm", "layer_norm")
+
+# How families name the same thing, the usual name first.
+_INTERMEDIATE_NAMES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size")
+_ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "dense_act_fn", "activation_function", "afn")
+_RMS_EPS_NAMES = ("rms_norm_eps",)
+_LAYER_EPS_NAMES = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "layer_norm_eps")
+# Families whose feed-forward part has no gate; T5 says so in its configuration.
+_PLAIN_MLP = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "codegen", "phi", "bart", "mbart", "pegasus")
+_ATTENTION_BIAS = ("gpt2", "gpt_neox", "opt", "bloom", "phi", "bart", "mbart", "pegasus", "qwen2")
+
+
+@strict
+class CopilotConfig(PreTrainedConfig):
+    r"""
+    Shape of a [`CopilotModel`]. Made by [`CopilotConfig.from_pilot`] in most cases, which takes every value that is
+    not given from the Pilot's own configuration, so that the Copilot is "the Pilot's own kind of decoder layer"
+    (App. A.1 of arXiv 2505.16270).
+
+    Args:
+        vocab_size (`int`, *optional*, defaults to 32000):
+            Number of tokens, the same as the Pilot's.
+        hidden_size (`int`, *optional*, defaults to 512):
+            Width d_C of the Copilot.
+        intermediate_size (`int`, *optional*, defaults to 1376):
+            Width of its feed-forward part.
+        num_hidden_layers (`int`, *optional*, defaults to 6):
+            Number of layers L_C. A decoder-only Copilot needs two at least: odd layers attend to mistakes, even ones
+            to questions and rationales (App. A.2).
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Query heads.
+        num_key_value_heads (`int`, *optional*):
+            Key and value heads (grouped-query attention). Defaults to `num_attention_heads`.
+        head_dim (`int`, *optional*):
+            Width of a head. Defaults to `hidden_size // num_attention_heads`.
+        hidden_act (`str`, *optional*, defaults to `"silu"`):
+            Activation of the feed-forward part, by its name in transformers.
+        gated_mlp (`bool`, *optional*, defaults to `True`):
+            Whether the feed-forward part has a gate (Llama, T5 1.1) or not (GPT-2, T5).
+        norm_type (`str`, *optional*, defaults to `"rms_norm"`):
+            `"rms_norm"` or `"layer_norm"`.
+        norm_eps (`float`, *optional*, defaults to 1e-6):
+            Added to the variance in norms.
+        attention_bias (`bool`, *optional*, defaults to `False`):
+            Whether the query, key and value projections have biases.
+        attention_output_bias (`bool`, *optional*, defaults to `False`):
+            Whether the output projection of attention has a bias.
+        attention_scaling (`float`, *optional*):
+            Factor on query-key products. Defaults to `head_dim ** -0.5`; T5 uses 1.0.
+        qk_norm (`bool`, *optional*, defaults to `False`):
+            Whether queries and keys are normed per head (Qwen3).
+        mlp_bias (`bool`, *optional*, defaults to `False`):
+            Whether the feed-forward projections have biases.
+        dropout (`float`, *optional*, defaults to 0.0):
+            Dropout after each attention and feed-forward part, in training only.
+        head (`str`, *optional*, defaults to `"own"`):
+            `"own"`: matrices V × d_C in and out (the paper). `"pilot"`: the Pilot's embedding in and its language
+            model head out, both read only, with a small map on either side; no vocabulary matrix is stored.
+        pilot_hidden_size (`int`, *optional*):
+            Width d_P of the Pilot's layers, hence of rationales. Defaults to `hidden_size`.
+        question_size (`int`, *optional*):
+            Width of questions X̃ (the Pilot's embedding layer or encoder). Defaults to `pilot_hidden_size`.
+        is_encoder_decoder (`bool`, *optional*, defaults to `False`):
+            The form: `True` gives every layer both attentions, `False` alternates them.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of fresh weights.
+
+    Raises:
+        ValueError: an option is unknown or sizes do not fit each other.
+    """
+
+    model_type = "copilot"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 32000
+    hidden_size: int = 512
+    intermediate_size: int = 1376
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    gated_mlp: bool = True
+    norm_type: str = "rms_norm"
+    norm_eps: float = 1e-6
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    attention_scaling: float | None = None
+    qk_norm: bool = False
+    mlp_bias: bool = False
+    dropout: float = 0.0
+    head: str = "own"
+    pilot_hidden_size: int | None = None
+    question_size: int | None = None
+    is_encoder_decoder: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // max(self.num_attention_heads, 1)
+        if self.pilot_hidden_size is None:
+            self.pilot_hidden_size = self.hidden_size
+        if self.question_size is None:
+            self.question_size = self.pilot_hidden_size
+        self._check()
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        check_option("head", self.head, HEADS)
+        check_option("norm_type", self.norm_type, NORM_TYPES)
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            check_positive(name, getattr(self, name))
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"`num_attention_heads` ({self.num_attention_heads}) must be a multiple of `num_key_value_heads` "
+                f"({self.num_key_value_heads}): each key head serves the same number of query heads."
+            )
+        if self.num_hidden_layers < 2 and not self.is_encoder_decoder:
+            raise ValueError(
+                "`num_hidden_layers` is 1, but a decoder-only Copilot needs at least 2: layer 1 attends to mistakes, "
+                "layer 2 to questions and rationales."
+            )
+
+    @classmethod
+    def from_pilot(cls, pilot_config: PreTrainedConfig, **overrides: Any) -> CopilotConfig:
+        """Configuration of a Copilot that is built of the Pilot's own kind of decoder layer.
+
+        Args:
+            pilot_config (`PreTrainedConfig`):
+                The Pilot's configuration, or that of another checkpoint of its family whose layers are to be used.
+            **overrides:
+                Any field of [`CopilotConfig`], for example `num_hidden_layers=6` or `hidden_size=768`. With another
+                `hidden_size` the number of heads and the feed-forward width follow in proportion.
+
+        Returns:
+            [`CopilotConfig`]
+
+        Raises:
+            TypeError: a name in `overrides` is not a field.
+        """
+        unknown = sorted(set(overrides) - set(cls.default_config_fields()) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise TypeError(f"CopilotConfig has no field {', '.join(unknown)}; see its documentation for the fields.")
+        values = _values_of_source(pilot_config.get_text_config(decoder=True))
+        values["is_encoder_decoder"] = bool(pilot_config.is_encoder_decoder)
+        _scale_to_width(values, overrides)
+        return cls(**{**values, **overrides})
+
+
+def _first(config: PreTrainedConfig, names: tuple[str, ...], default: Any) -> Any:
+    """The first of these attributes that the configuration has and that is set."""
+    for name in names:
+        value = getattr(config, name, None)
+        if value is not None:
+            return value
+    return default
+
+
+def _values_of_source(source: PreTrainedConfig) -> dict[str, Any]:
+    """The Copilot's fields as the source model's configuration has them."""
+    is_t5 = source.model_type in ("t5", "mt5", "umt5")
+    hidden_size = source.hidden_size
+    heads = source.num_attention_heads
+    rms_eps = _first(source, _RMS_EPS_NAMES, None)
+    norm_type = "rms_norm" if rms_eps is not None or is_t5 else "layer_norm"
+    eps = rms_eps if rms_eps is not None else _first(source, _LAYER_EPS_NAMES, 1e-5)
+    layers = _first(source, ("num_decoder_layers", "decoder_layers"), None) if source.is_encoder_decoder else None
+    has_bias = source.model_type in _ATTENTION_BIAS or bool(_first(source, ("attention_bias",), False))
+    plain_bias = source.model_type in _PLAIN_MLP
+    return {
+        "vocab_size": source.vocab_size,
+        "hidden_size": hidden_size,
+        "pilot_hidden_size": hidden_size,
+        "intermediate_size": _first(source, _INTERMEDIATE_NAMES, 4 * hidden_size),
+        "num_hidden_layers": layers if layers is not None else source.num_hidden_layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": _first(source, ("num_key_value_heads",), heads),
+        "head_dim": _first(source, ("head_dim", "d_kv"), hidden_size // heads),
+        "hidden_act": _first(source, _ACTIVATION_NAMES, "gelu"),
+        "gated_mlp": bool(source.is_gated_act) if is_t5 else source.model_type not in _PLAIN_MLP,
+        "norm_type": norm_type,
+        "norm_eps": eps,
+        "attention_bias": has_bias,
+        "attention_output_bias": has_bias and source.model_type != "qwen2",
+        "attention_scaling": 1.0 if is_t5 else None,
+        "qk_norm": source.model_type in ("qwen3", "qwen3_moe"),
+        "mlp_bias": plain_bias or bool(_first(source, ("mlp_bias",), False)),
+    }
+
+
+def _scale_to_width(values: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Keep heads of the same width and the same feed-forward ratio when another `hidden_size` is asked for."""
+    width = overrides.get("hidden_size")
+    if width is None or width == values["hidden_size"]:
+        return
+    ratio = width / values["hidden_size"]
+    values["intermediate_size"] = max(1, round(values["intermediate_size"] * ratio))
+    if "num_attention_heads" not in overrides:
+        groups = values["num_attention_heads"] // values["num_key_value_heads"]
+        kv_heads = max(1, round(values["num_key_value_heads"] * ratio))
+        values["num_key_value_heads"], values["num_attention_heads"] = kv_heads, kv_heads * groups
+    elif "num_key_value_heads" not in overrides:
+        values["num_key_value_heads"] = None
+    if "head_dim" not in overrides:
+        heads = overrides.get("num_attention_heads", values["num_attention_heads"])
+        values["head_dim"] = max(1, width // heads)
+
+
+__all__ = ["CopilotConfig"]

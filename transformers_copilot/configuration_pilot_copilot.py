@@ -1,0 +1,175 @@
+"""Configuration of a pair: the Pilot's, the Copilot's, and the choices of how they work together."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_copilot import CopilotConfig
+from .validation import check_copilot_weight, check_option
+
+
+OPTION_VALUES: dict[str, tuple[str, ...]] = {
+    "error_feedback": ("observed", "predicted"),
+    "fusion": ("logits", "probability"),
+    "objective": ("cross_entropy", "kl", "mse", "rmse"),
+    "rationale_window": ("preceding", "current"),
+    "mistakes_from": ("labels", "all"),
+}
+PAPER_OPTIONS: dict[str, Any] = {
+    "error_feedback": "predicted",
+    "fusion": "probability",
+    "objective": "rmse",
+    "rationale_window": "preceding",
+    "mistakes_from": "labels",
+    "mistake_top_k": None,
+    "copilot_weight": 1.0,
+}
+
+
+@strict
+class PilotCopilotConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`PilotCopilotForCausalLM`].
+
+    Args:
+        pilot (`PreTrainedConfig` or `dict`, *optional*):
+            The Pilot's configuration. Defaults to a GPT-2.
+        copilot (`CopilotConfig` or `dict`, *optional*):
+            The Copilot's configuration.
+        error_feedback (`str`, *optional*, defaults to `"observed"`):
+            What the Copilot is told of its earlier tokens while generating. `"observed"`: the mistake
+            ℓ = onehot(token taken) − p̂ (Eq. 4), as in training. `"predicted"`: its own earlier outputs f (Algorithm 2).
+        fusion (`str`, *optional*, defaults to `"logits"`):
+            `"logits"`: p̃ = softmax(z + λf). `"probability"`: p̃ ∝ max(p̂ + λf, tiny) (Eq. 8).
+        objective (`str`, *optional*, defaults to `"cross_entropy"`):
+            The Copilot's loss. `"cross_entropy"`: −log p̃ of the true token at λ = 1. `"kl"`: KL divergence of
+            softmax(f) from softmax(ℓ). `"mse"`, `"rmse"`: squared distance of f from ℓ, its root taken over the
+            mini-batch (Eq. 7).
+        rationale_window (`str`, *optional*, defaults to `"preceding"`):
+            `"preceding"`: position j sees the Pilot's hidden states before j (the paper). `"current"`: those at j too.
+        mistakes_from (`str`, *optional*, defaults to `"labels"`):
+            Positions that the Copilot's loss covers: `"labels"`, the supervised ones, or `"all"`, the prompt's too.
+        mistake_top_k (`int`, *optional*, defaults to 64):
+            How many of the Pilot's most probable tokens a mistake keeps beside the true one. `None` keeps all.
+        copilot_weight (`float`, *optional*, defaults to 1.0):
+            λ of Eq. 8, from 0 (the Pilot alone) to 2.
+        copilot_weight_fit (`dict`, *optional*):
+            Where λ comes from, written by [`fit_copilot_weight`]: method, set, size, value.
+        rationale_definition (`str`, *optional*, defaults to `"mean of raw decoder layer outputs"`):
+            What a rationale h̄ is; kept in the file so that a checkpoint says what it was trained on.
+        pilot_name_or_path (`str`, *optional*):
+            The id or path that the Pilot was loaded from.
+
+    Raises:
+        ValueError: an option has a value that is not among its allowed ones.
+    """
+
+    model_type = "pilot_copilot"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "pilot": SubConfigSpec(AutoConfig, model_type="gpt2"),
+        "copilot": SubConfigSpec(CopilotConfig),
+    }
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "pilot_logits",
+        "pilot_loss",
+        "copilot_loss",
+        "hidden_states",
+        "attentions",
+        "mistakes",
+        "encoder_last_hidden_state",
+        "encoder_hidden_states",
+        "encoder_attentions",
+        "decoder_hidden_states",
+        "decoder_attentions",
+        "cross_attentions",
+    ]
+
+    pilot: PreTrainedConfig | dict | None = None
+    copilot: PreTrainedConfig | dict | None = None
+    error_feedback: str = "observed"
+    fusion: str = "logits"
+    objective: str = "cross_entropy"
+    rationale_window: str = "preceding"
+    mistakes_from: str = "labels"
+    mistake_top_k: int | None = 64
+    copilot_weight: float | int = 1.0
+    copilot_weight_fit: dict | None = None
+    rationale_definition: str = "mean of raw decoder layer outputs"
+    pilot_name_or_path: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, allowed in OPTION_VALUES.items():
+            check_option(name, getattr(self, name), allowed)
+        self.copilot_weight = check_copilot_weight(self.copilot_weight)
+        if self.mistake_top_k is not None and self.mistake_top_k < 1:
+            raise ValueError(f"`mistake_top_k` is {self.mistake_top_k}; give at least 1, or None to keep every token.")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def paper(cls, **kwargs: Any) -> PilotCopilotConfig:
+        """The paper's settings: predicted feedback, probability fusion, RMSE, preceding rationales, dense mistakes.
+
+        Args:
+            **kwargs: any field; what is given here wins over the paper's value.
+
+        Returns:
+            [`PilotCopilotConfig`]: pass it as `from_pilot(..., config=...)`, or read its fields.
+        """
+        return cls(**{**PAPER_OPTIONS, **kwargs})
+
+    def option_values(self) -> dict[str, Any]:
+        """The choices of how the two work together, without the two configurations.
+
+        Returns:
+            `dict`: option name to value, as [`PilotCopilotForCausalLM.from_pilot`] takes them.
+        """
+        return {name: getattr(self, name) for name in PAPER_OPTIONS}
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The Pilot's text configuration: caches, masks and vocabulary are the Pilot's.
+
+        Args:
+            decoder (`bool`, *optional*): ask for the decoder's.
+            encoder (`bool`, *optional*): ask for the encoder's.
+
+        Returns:
+            `PreTrainedConfig`
+        """
+        return self.pilot.get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the Pilot's."""
+        return self.get_text_config(decoder=True).vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the Pilot's layers."""
+        return self.get_text_config(decoder=True).hidden_size
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """The Pilot's longest context, `None` where its family sets none."""
+        return getattr(self.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+@strict
+class PilotCopilotSeq2SeqConfig(PilotCopilotConfig):
+    r"""
+    Configuration of a [`PilotCopilotForSeq2SeqLM`]: as [`PilotCopilotConfig`], for an encoder-decoder Pilot.
+    """
+
+    model_type = "pilot_copilot_seq2seq"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "pilot": SubConfigSpec(AutoConfig, model_type="t5"),
+        "copilot": SubConfigSpec(CopilotConfig, init_kwargs={"is_encoder_decoder": True}),
+    }
+    is_encoder_decoder: bool = True
+
+
+__all__ = ["PilotCopilotConfig", "PilotCopilotSeq2SeqConfig"]

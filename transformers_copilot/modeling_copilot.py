@@ -1,0 +1,166 @@
+"""The Copilot: a small transformer that reads the Pilot's mistakes and writes a correction (§3.1, App. A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .cache_copilot import CopilotCache
+from .configuration_copilot import CopilotConfig
+from .layers_copilot import CopilotLayer, make_norm
+from .masks import CopilotMasks
+from .mistakes import SparseMistake
+
+
+class CopilotPreTrainedModel(PreTrainedModel):
+    """Weights' initialisation and what the Copilot supports, for transformers."""
+
+    config: CopilotConfig
+    config_class = CopilotConfig
+    base_model_prefix = "copilot"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CopilotLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CopilotModel):
+            # f is exactly zero at the start, so an untrained pair is exactly its Pilot.
+            init.zeros_(module.correction_head.weight)
+            init.normal_(module.segments, mean=0.0, std=self.config.initializer_range)
+
+
+class CopilotModel(CopilotPreTrainedModel):
+    """Reads ℓ_{<j}, X̃ and h̄; gives a state g_j and from it the correction f_j.
+
+    It has no positions and no softmax at its end. With `config.head == "own"` it holds both vocabulary matrices; with
+    `"pilot"` it is lent the Pilot's, which it only reads.
+
+    Args:
+        config ([`CopilotConfig`]): its shape.
+    """
+
+    def __init__(self, config: CopilotConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        if config.head == "own":
+            self.mistake_embedding = nn.Embedding(config.vocab_size, width)
+            self.correction_head = nn.Linear(width, config.vocab_size, bias=False)
+        else:
+            self.mistake_projection = nn.Linear(config.question_size, width, bias=False)
+            self.correction_head = nn.Linear(width, config.pilot_hidden_size, bias=False)
+        # Raw residual streams have huge dimensions: the memory passes a norm first, then a map where widths differ.
+        self.question_norm = make_norm(config, config.question_size)
+        self.rationale_norm = make_norm(config, config.pilot_hidden_size)
+        self.question_projection = _align(config.question_size, width)
+        self.rationale_projection = _align(config.pilot_hidden_size, width)
+        self.segments = nn.Parameter(torch.zeros(2, width))  # tells X̃ from h̄
+        self.layers = nn.ModuleList(CopilotLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = make_norm(config, width)
+        self.post_init()
+
+    def embed_mistakes(self, mistakes: SparseMistake, pilot_embedding: Tensor | None = None) -> Tensor:
+        """W_in ℓ: mistakes in the Copilot's width. Linear in ℓ, as the paper's projection from V to d_C.
+
+        Args:
+            mistakes ([`SparseMistake`] of shape `(batch, length, entries)`): ℓ of the token before each position.
+            pilot_embedding (`torch.Tensor` of shape `(vocab, question_size)`, *optional*): the Pilot's embedding
+                matrix, needed with `head="pilot"`.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, length, hidden_size)`.
+        """
+        table = self.mistake_embedding.weight if self.config.head == "own" else pilot_embedding
+        batch, length, entries = mistakes.token_ids.shape
+        rows = F.embedding_bag(
+            mistakes.token_ids.reshape(-1, entries),
+            table,
+            per_sample_weights=mistakes.values.reshape(-1, entries).to(table.dtype),
+            mode="sum",
+        ).view(batch, length, -1)
+        return rows if self.config.head == "own" else self.mistake_projection(rows.to(self.dtype))
+
+    def forward(
+        self,
+        mistakes: SparseMistake,
+        question: Tensor,
+        rationale: Tensor,
+        masks: CopilotMasks,
+        pilot_embedding: Tensor | None = None,
+        cache: CopilotCache | None = None,
+    ) -> Tensor:
+        """States g from which [`CopilotModel.correction`] makes f.
+
+        Args:
+            mistakes ([`SparseMistake`] of shape `(batch, length, entries)`):
+                ℓ_{j-1} at position j; zero where there is none (the first token, after padding).
+            question (`torch.Tensor` of shape `(batch, questions, question_size)`): X̃.
+            rationale (`torch.Tensor` of shape `(batch, length, pilot_hidden_size)`): h̄.
+            masks ([`CopilotMasks`]): who may see what.
+            pilot_embedding (`torch.Tensor`, *optional*): see [`CopilotModel.embed_mistakes`].
+            cache ([`CopilotCache`], *optional*): earlier positions' keys and values, updated here.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, length, hidden_size)`.
+        """
+        states = self.embed_mistakes(mistakes, pilot_embedding).to(self.dtype)
+        question = self.question_norm(question.to(self.dtype))
+        rationale = self.rationale_norm(rationale.to(self.dtype))
+        question = self.question_projection(question) + self.segments[0]
+        rationale = self.rationale_projection(rationale) + self.segments[1]
+        for layer in self.layers:
+            states = layer(states, question, rationale, masks.mistakes, masks.memory, cache)
+        return self.norm(states)
+
+    def correction(self, states: Tensor, pilot_head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """f, the correction (a vector over the vocabulary at every position).
+
+        Args:
+            states (`torch.Tensor` of shape `(..., hidden_size)`): g.
+            pilot_head (callable, *optional*): the Pilot's language model head, read only; needed with `head="pilot"`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., vocab)`.
+        """
+        output = self.correction_head(states)
+        return (output if self.config.head == "own" else pilot_head(output)).float()
+
+    def resize_vocabulary(self, vocab_size: int) -> None:
+        """Follow the Pilot's change of vocabulary. New tokens start without a correction (f = 0).
+
+        Args:
+            vocab_size (`int`): the new number of tokens.
+        """
+        if self.config.head == "own":
+            self.mistake_embedding = _resized(self.mistake_embedding, vocab_size, self.config.initializer_range)
+            self.correction_head = _resized(self.correction_head, vocab_size, 0.0)
+        self.config.vocab_size = vocab_size
+
+
+def _align(source: int, target: int) -> nn.Module:
+    return nn.Identity() if source == target else nn.Linear(source, target, bias=False)
+
+
+@torch.no_grad()
+def _resized(module: nn.Module, rows: int, std: float) -> nn.Module:
+    """A copy of an embedding or a head with another number of vocabulary rows."""
+    old = module.weight
+    if isinstance(module, nn.Embedding):
+        new: nn.Module = nn.Embedding(rows, old.shape[1], device=old.device, dtype=old.dtype)
+    else:
+        new = nn.Linear(old.shape[1], rows, bias=False, device=old.device, dtype=old.dtype)
+    new.weight.normal_(0.0, std)
+    kept = min(rows, old.shape[0])
+    new.weight[:kept] = old[:kept]
+    new.weight.requires_grad_(old.requires_grad)
+    return new
+
+
+__all__ = ["CopilotModel", "CopilotPreTrainedModel"]

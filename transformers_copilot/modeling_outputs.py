@@ -1,0 +1,69 @@
+"""What a pair returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.utils import ModelOutput
+
+from .mistake_batch import MistakeBatch
+
+
+@dataclass
+class PilotCopilotOutput(ModelOutput):
+    """Output of [`PilotCopilotForCausalLM`] and [`PilotCopilotForSeq2SeqLM`].
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): with labels. Training: `pilot_loss + copilot_loss`, on disjoint
+            parameters. Evaluation: cross-entropy of the rectified logits.
+        logits (`torch.Tensor` of shape `(batch, length, vocab)`): rectified. While training with labels, and during
+            `generate` where a logits processor rectifies, the Pilot's own.
+        pilot_logits (`torch.Tensor` of shape `(batch, length, vocab)`, *optional*): the Pilot's own.
+        pilot_loss (`torch.FloatTensor`, *optional*): the Pilot's cross-entropy (Eq. 2).
+        copilot_loss (`torch.FloatTensor`, *optional*): the Copilot's objective (Eq. 7).
+        past_key_values (`Cache`, *optional*): a [`PilotCopilotCache`], or the Pilot's own at λ = 0.
+        hidden_states (tuple, *optional*): the Pilot's (its decoder's), with `output_hidden_states=True`.
+        attentions (tuple, *optional*): the Pilot's (its decoder's), with `output_attentions=True`.
+        encoder_last_hidden_state (`torch.Tensor`, *optional*): encoder-decoder: the encoder's output.
+        encoder_hidden_states (tuple, *optional*): encoder-decoder, with `output_hidden_states=True`.
+        encoder_attentions (tuple, *optional*): encoder-decoder, with `output_attentions=True`.
+        decoder_hidden_states (tuple, *optional*): encoder-decoder, with `output_hidden_states=True`.
+        decoder_attentions (tuple, *optional*): encoder-decoder, with `output_attentions=True`.
+        cross_attentions (tuple, *optional*): encoder-decoder, with `output_attentions=True`.
+        mistakes ([`MistakeBatch`], *optional*): this round's, with `return_mistakes=True`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.Tensor | None = None
+    pilot_logits: torch.Tensor | None = None
+    pilot_loss: torch.FloatTensor | None = None
+    copilot_loss: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    mistakes: MistakeBatch | None = None
+
+    @classmethod
+    def passed_on(cls, outputs: ModelOutput) -> dict[str, Any]:
+        """The fields that are the Pilot's own and are handed on as they are.
+
+        Args:
+            outputs (`ModelOutput`): the Pilot's output.
+
+        Returns:
+            `dict`: field name to value, for those that the Pilot set.
+        """
+        handed_on = [name for name in cls.__dataclass_fields__ if "hidden_state" in name or "attentions" in name]
+        return {name: outputs[name] for name in handed_on if name in outputs}
+
+
+__all__ = ["PilotCopilotOutput"]

@@ -1,0 +1,505 @@
+"""What both kinds of pair share: building from a Pilot, loading, the vocabulary, losses, and rectifying a pass."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput, logging
+
+from .cache_pilot_copilot import PilotCopilotCache
+from .configuration_copilot import CopilotConfig
+from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
+from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
+from .mistake_batch import MistakeBatch
+from .mistakes import PilotDistribution, full_probabilities
+from .modeling_copilot import CopilotModel
+from .modeling_outputs import PilotCopilotOutput
+from .objectives import copilot_objective
+from .pairing import check_pairing, check_pilot
+from .rationale import RationaleRecorder
+from .rectifying import PilotPass, copilot_states, run_copilot
+from .fusion import rectify, rectify_shift
+from .validation import check_copilot_weight
+from .weight_copying import copy_decoder_weights
+
+
+logger = logging.get_logger(__name__)
+
+_DEFAULT_COPILOT_LAYERS = 6
+
+
+class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
+    """Base of [`PilotCopilotForCausalLM`] and [`PilotCopilotForSeq2SeqLM`]: holds `pilot` and `copilot`.
+
+    Args:
+        config ([`PilotCopilotConfig`]): both configurations and the choices of how they work together.
+        pilot (`PreTrainedModel`, *optional*): a Pilot that exists already; made from the configuration without.
+        copilot ([`CopilotModel`], *optional*): a Copilot that exists already; made from the configuration without.
+
+    Raises:
+        ValueError: Pilot and Copilot do not fit each other.
+    """
+
+    config: PilotCopilotConfig
+    config_class = PilotCopilotConfig
+    # The Pilot is the base model: `get_decoder` and friends find it, and PEFT's and TRL's helpers too.
+    base_model_prefix = "pilot"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # A Copilot is small and learns from small differences; in a bfloat16 pair it stays float32.
+    _keep_in_fp32_modules_strict = {"copilot"}
+    _auto_pilot_class: type
+
+    def __init__(
+        self, config: PilotCopilotConfig, pilot: PreTrainedModel | None = None, copilot: CopilotModel | None = None
+    ) -> None:
+        super().__init__(config)
+        self.pilot = self._auto_pilot_class.from_config(config.pilot) if pilot is None else pilot
+        check_pilot(self.pilot, bool(config.is_encoder_decoder))
+        check_pairing(self.pilot.config, config.copilot, _question_size(self.pilot))
+        _keep_attention_plain(config.copilot)
+        self.copilot = CopilotModel(config.copilot) if copilot is None else copilot
+        self.config.pilot, self.config.copilot = self.pilot.config, self.copilot.config
+        self.recorder = RationaleRecorder(self.pilot)
+        self._pilot_parameters = frozenset(inspect.signature(self.pilot.forward).parameters)
+        self.post_init()
+
+    @classmethod
+    def from_pilot(
+        cls,
+        pilot: PreTrainedModel | str,
+        copilot: CopilotConfig | dict[str, Any] | str | None = None,
+        *,
+        config: PilotCopilotConfig | None = None,
+        head: str | None = None,
+        **options: Any,
+    ) -> PilotCopilotPreTrainedModel:
+        """Put a new Copilot beside a Pilot. Until it has learnt, the pair is exactly its Pilot.
+
+        Args:
+            pilot (`PreTrainedModel` or `str`): a model, or the id or path of one.
+            copilot ([`CopilotConfig`], `dict` or `str`, *optional*):
+                A configuration; fields of one (`{"num_hidden_layers": 6}`), the rest taken from the Pilot; or the id or
+                path of another checkpoint of the Pilot's family, whose decoder becomes the Copilot. Defaults to six
+                layers of the Pilot's kind. Weights are copied from the Pilot's decoder, or from that checkpoint.
+            config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
+            head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
+            **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
+                `rationale_window`, `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of
+                the Pilot's `from_pretrained`.
+
+        Returns:
+            The pair.
+
+        Raises:
+            ValueError: an option's value is unknown, the model cannot be a Pilot, or the two do not fit.
+            TypeError: a keyword is neither an option nor one of the Pilot's.
+        """
+        own = dict(config.option_values()) if config is not None else {}
+        own.update({name: options.pop(name) for name in PAPER_OPTIONS if name in options})
+        pilot = cls._load_pilot(pilot, options)
+        check_pilot(pilot, cls.config_class().is_encoder_decoder)
+        copilot_config, source = cls._copilot_config(pilot, copilot, head)
+        check_pairing(pilot.config, copilot_config, _question_size(pilot))
+        pair_config = cls.config_class(
+            pilot=pilot.config,
+            copilot=copilot_config,
+            pilot_name_or_path=pilot.name_or_path or None,
+            # Said again here because a composite configuration sets it anew on both parts.
+            attn_implementation=pilot.config._attn_implementation,
+            **own,
+        )
+        _keep_attention_plain(copilot_config)
+        pair = cls(pair_config, pilot=pilot, copilot=_new_copilot(copilot_config, pilot))
+        copy_decoder_weights(pair.copilot, source)
+        pair.generation_config = copy.deepcopy(pilot.generation_config)
+        pair.train(pilot.training)
+        return pair
+
+    @classmethod
+    def _load_pilot(cls, pilot: PreTrainedModel | str, options: dict[str, Any]) -> PreTrainedModel:
+        if isinstance(pilot, str):
+            return cls._auto_pilot_class.from_pretrained(pilot, **options)
+        if options:
+            raise TypeError(
+                f"unknown options {sorted(options)}: expected {sorted(PAPER_OPTIONS)}. Keywords of `from_pretrained` "
+                "are taken only when the Pilot is given by its id or path."
+            )
+        return pilot
+
+    @classmethod
+    def _copilot_config(
+        cls, pilot: PreTrainedModel, copilot: CopilotConfig | dict[str, Any] | str | None, head: str | None
+    ) -> tuple[CopilotConfig, PreTrainedModel]:
+        """The Copilot's configuration, and the model that its layers are copied from."""
+        source = pilot
+        if isinstance(copilot, CopilotConfig):
+            config = copy.deepcopy(copilot)
+        else:
+            fields: dict[str, Any] = {}
+            if isinstance(copilot, str):
+                source = cls._auto_pilot_class.from_pretrained(copilot)
+            elif isinstance(copilot, dict):
+                fields = dict(copilot)
+            elif copilot is None:
+                layers = pilot.config.get_text_config(decoder=True).num_hidden_layers
+                fields = {"num_hidden_layers": max(2, min(_DEFAULT_COPILOT_LAYERS, layers))}
+            else:
+                raise TypeError(
+                    f"`copilot` is a {type(copilot).__name__}; give a CopilotConfig, a dict of its fields such as "
+                    '{"num_hidden_layers": 6}, or the id or path of a checkpoint to copy.'
+                )
+            width = pilot.config.get_text_config(decoder=True).hidden_size
+            fields = {"pilot_hidden_size": width, "question_size": _question_size(pilot), **fields}
+            config = CopilotConfig.from_pilot(source.config, **fields)
+        if head is not None:
+            config = CopilotConfig(**{**config.to_dict(), "head": head})
+        return config, source
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load a pair; arguments as of any model's `from_pretrained`.
+
+        Args:
+            pretrained_model_name_or_path: id or folder of a pair.
+            *args: handed on.
+            output_loading_info (`bool`, *optional*, defaults to `False`): also return what was missing or unexpected.
+            **kwargs: handed on, e.g. `dtype`, `device_map`, `attn_implementation`, `copilot_weight`.
+
+        Returns:
+            The pair, or the pair and the loading information.
+
+        Raises:
+            ValueError: the checkpoint holds a model that is no pair, or a pair without its Copilot.
+        """
+        if kwargs.get("config") is None and pretrained_model_name_or_path is not None:
+            hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
+            found, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+            if found.get("model_type") != cls.config_class.model_type:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} holds a model of type {found.get('model_type')!r}, not a pair "
+                    f"({cls.config_class.model_type!r}). To put a Copilot beside it: {cls.__name__}.from_pilot(...)."
+                )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        missing = sorted(key for key in info["missing_keys"] if key.startswith("copilot."))
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds no whole Copilot: {len(missing)} of its weights are missing, "
+                f"{missing[0]} first. If it is a Pilot alone, use {cls.__name__}.from_pilot(...)."
+            )
+        return (model, info) if output_loading_info else model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The Pilot's embedding layer."""
+        return self.pilot.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the Pilot's embedding layer.
+
+        Args:
+            value (`nn.Module`): the new one.
+        """
+        self.pilot.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The Pilot's language model head."""
+        return self.pilot.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the Pilot's language model head.
+
+        Args:
+            new_embeddings (`nn.Module`): the new one.
+        """
+        self.pilot.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        """The Pilot's decoder."""
+        return self.pilot.get_decoder()
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Change the vocabulary of both parts; new tokens start uncorrected (f = 0).
+
+        Args:
+            new_num_tokens (`int`, *optional*): the new size; `None` changes nothing.
+            *args: handed on to the Pilot.
+            **kwargs: handed on to the Pilot.
+
+        Returns:
+            `nn.Module`: the Pilot's embedding layer.
+        """
+        embeddings = self.pilot.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        self.copilot.resize_vocabulary(self.pilot.config.get_text_config(decoder=True).vocab_size)
+        self.recorder = RationaleRecorder(self.pilot)  # the embedding layer is a new one
+        return embeddings
+
+    def freeze_pilot(self, frozen: bool = True) -> None:
+        """Only read the Pilot: no gradient, no optimiser state, no dropout.
+
+        Args:
+            frozen (`bool`, *optional*, defaults to `True`): `False` lets it learn again.
+        """
+        for parameter in self.pilot.parameters():
+            parameter.requires_grad_(frozen is False and parameter.is_floating_point())
+        self.train(self.training)
+
+    @property
+    def pilot_is_frozen(self) -> bool:
+        """Whether no weight of the Pilot learns."""
+        return not any(parameter.requires_grad for parameter in self.pilot.parameters())
+
+    def train(self, mode: bool = True) -> PilotCopilotPreTrainedModel:
+        """Training mode; a frozen Pilot stays in evaluation mode, so that what it says does not depend on dropout.
+
+        Args:
+            mode (`bool`, *optional*, defaults to `True`): training or evaluation.
+
+        Returns:
+            The pair.
+        """
+        super().train(mode)
+        if mode and self.pilot_is_frozen:
+            self.pilot.eval()
+        return self
+
+    def active_copilot_weight(self, copilot_weight: float | None) -> float:
+        """λ of a call.
+
+        Args:
+            copilot_weight (`float`, *optional*): what the call was given; `None`: the configuration's.
+
+        Returns:
+            `float`
+        """
+        return check_copilot_weight(self.config.copilot_weight if copilot_weight is None else copilot_weight)
+
+    def pilot_embedding(self) -> Tensor | None:
+        """The Pilot's embedding matrix, read only, where the Copilot reads mistakes with it.
+
+        Returns:
+            `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
+        """
+        return None if self.config.copilot.head == "own" else self.get_input_embeddings().weight.detach()
+
+    def correction(self, states: Tensor) -> Tensor:
+        """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.
+
+        Args:
+            states (`torch.Tensor` of shape `(..., hidden_size)`): the Copilot's.
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., vocab)`.
+        """
+        return self.copilot.correction(states, self._read_pilot_head)
+
+    def _read_pilot_head(self, states: Tensor) -> Tensor:
+        head = self.pilot.get_output_embeddings()
+        if type(head) is nn.Linear:
+            return F.linear(states.to(head.weight.dtype), head.weight.detach())
+        detached = {name: parameter.detach() for name, parameter in head.named_parameters()}
+        output = torch.func.functional_call(head, detached, (states,))
+        return output if getattr(head, "bias", None) is None else output - head.bias.detach()
+
+    def _pilot_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Those arguments that are set and that the Pilot's `forward` takes."""
+        takes_all = "kwargs" in self._pilot_parameters
+        extra = {"output_attentions", "output_hidden_states"}
+        return {
+            name: value
+            for name, value in arguments.items()
+            if value is not None and (name in self._pilot_parameters or (takes_all and name in extra))
+        }
+
+    def copilot_loss(self, batch: MistakeBatch, num_items: Tensor | float | None = None) -> Tensor:
+        """The Copilot's objective on one round (Eq. 7). No gradient reaches the Pilot.
+
+        Args:
+            batch ([`MistakeBatch`]): the round.
+            num_items (`float` or tensor, *optional*): see [`copilot_objective`].
+
+        Returns:
+            `torch.FloatTensor`, a scalar; 0 where the round has no supervised position.
+        """
+        question = batch.question
+        if question is None:
+            with torch.no_grad():
+                question = self.get_input_embeddings()(batch.token_ids)
+        states = copilot_states(
+            self, batch.feedback(), question, batch.rationale, batch.attention_mask, batch.question_mask, batch.segments
+        )
+        supervised = batch.supervised(self.config.mistakes_from)
+        if not supervised.any():
+            return states.sum() * 0.0
+        token_ids, probabilities = (values[supervised] for values in batch.targets())
+        belief = PilotDistribution(batch.belief_ids[supervised], batch.belief_probabilities[supervised])
+        full = full_probabilities(belief, token_ids, probabilities, self.config.copilot.vocab_size)
+        correction = self.correction(states[supervised])
+        return copilot_objective(correction, full, token_ids, self.config.objective, self.config.fusion, num_items)
+
+    def own_cache(self, past_key_values: Cache | None) -> PilotCopilotCache | None:
+        """The pair's cache for what a call was given.
+
+        Args:
+            past_key_values (`Cache`, *optional*): the pair's own, or an empty one of the Pilot's.
+
+        Returns:
+            [`PilotCopilotCache`] or `None`.
+
+        Raises:
+            ValueError: it is static, or holds positions that the Copilot has not seen.
+        """
+        if past_key_values is None or isinstance(past_key_values, PilotCopilotCache):
+            return past_key_values
+        return self.wrap_cache(past_key_values)
+
+    @staticmethod
+    def alone_output(outputs: ModelOutput) -> PilotCopilotOutput:
+        """The output of a call at λ = 0.
+
+        Args:
+            outputs (`ModelOutput`): the Pilot's.
+
+        Returns:
+            [`PilotCopilotOutput`]
+        """
+        loss = outputs.get("loss")
+        return PilotCopilotOutput(
+            loss=loss,
+            logits=outputs.logits,
+            pilot_logits=outputs.logits,
+            pilot_loss=loss,
+            past_key_values=outputs.get("past_key_values"),
+            **PilotCopilotOutput.passed_on(outputs),
+        )
+
+    def _train_on(
+        self,
+        outputs: ModelOutput,
+        seen: PilotPass,
+        targets: Tensor,
+        mistake_round: MistakeBatch | None,
+        held_out: Tensor | None,
+        return_mistakes: bool,
+        **losses: Any,
+    ) -> PilotCopilotOutput:
+        """Training: the Pilot's loss on the batch, the Copilot's on a logged round, or on this one."""
+        pilot_loss = _pilot_loss(seen.logits, targets, held_out, losses)
+        current = None
+        if mistake_round is None or return_mistakes:
+            current = MistakeBatch.from_pilot(
+                seen.logits,
+                seen.token_ids,
+                targets,
+                seen.attention_mask,
+                seen.question,
+                seen.rationale,
+                self.config.mistake_top_k,
+                seen.question_mask,
+                seen.segments,
+            )
+        copilot_loss = self.copilot_loss(current if mistake_round is None else mistake_round, losses.get("copilot_items"))
+        loss = copilot_loss if self.pilot_is_frozen else pilot_loss + copilot_loss
+        return PilotCopilotOutput(
+            loss=loss,
+            logits=seen.logits,
+            pilot_loss=pilot_loss.detach(),
+            copilot_loss=copilot_loss.detach(),
+            mistakes=current if return_mistakes else None,
+            **PilotCopilotOutput.passed_on(outputs),
+        )
+
+    def _rectified(
+        self,
+        outputs: ModelOutput,
+        seen: PilotPass,
+        targets: Tensor | None,
+        cache: Any,
+        weight: float,
+        keep: slice,
+        state: RectifyState | None,
+    ) -> PilotCopilotOutput:
+        """Scoring and generating: f, then p̃, through the one fusion function."""
+        correction = run_copilot(self, seen, cache, keep, None if state is None else state.prompt_length)
+        kept = seen.logits[:, keep]
+        deferred = state is not None and state.deferred
+        if deferred:
+            state.shift = rectify_shift(kept[:, -1], correction[:, -1], weight, self.config.fusion)
+        result = PilotCopilotOutput(
+            logits=kept if deferred else rectify(kept, correction, weight, self.config.fusion),
+            pilot_logits=kept,
+            past_key_values=cache,
+            **PilotCopilotOutput.passed_on(outputs),
+        )
+        if targets is not None and not deferred:
+            self._add_losses(result, correction, targets[:, keep])
+        return result
+
+    def _add_losses(self, result: PilotCopilotOutput, correction: Tensor, targets: Tensor) -> None:
+        """Evaluation: cross-entropy of the rectified logits, and each part's own loss."""
+        result.loss = _pilot_loss(result.logits, targets, None, {})
+        result.pilot_loss = _pilot_loss(result.pilot_logits, targets, None, {})
+        supervised = targets >= 0
+        if supervised.any():
+            probabilities = torch.softmax(result.pilot_logits[supervised].float(), dim=-1)
+            result.copilot_loss = copilot_objective(
+                correction[supervised], probabilities, targets[supervised], self.config.objective, self.config.fusion
+            )
+
+
+def _question_size(pilot: PreTrainedModel) -> int:
+    """Width of X̃: the embedding layer's, or the encoder's output."""
+    if pilot.config.is_encoder_decoder:
+        return pilot.config.get_text_config(encoder=True).hidden_size
+    return pilot.get_input_embeddings().weight.shape[-1]
+
+
+def _keep_attention_plain(config: CopilotConfig) -> None:
+    """Eager or sdpa for the Copilot: its masks are its own, which flash kernels do not take."""
+    if config._attn_implementation not in ("eager", "sdpa", None):
+        config._attn_implementation = "sdpa"
+
+
+def _new_copilot(config: CopilotConfig, pilot: PreTrainedModel) -> CopilotModel:
+    """A fresh Copilot in float32, where the Pilot is."""
+    return CopilotModel(config).to(device=pilot.device, dtype=torch.float32)
+
+
+def _pilot_loss(logits: Tensor, targets: Tensor, held_out: Tensor | None, losses: dict[str, Any]) -> Tensor:
+    """Cross-entropy (Eq. 2) in float32; rows that are held out for the Copilot do not count."""
+    if held_out is not None:
+        targets = targets.masked_fill(held_out.bool().unsqueeze(-1), -100)
+    supervised = targets >= 0
+    if not supervised.any():
+        return logits[..., :1].float().sum() * 0.0
+    num_items = losses.get("num_items_in_batch")
+    smoothing = losses.get("label_smoothing") or 0.0
+    chosen, true = logits[supervised].float(), targets[supervised]
+    if num_items is None:
+        return F.cross_entropy(chosen, true, label_smoothing=smoothing)
+    return F.cross_entropy(chosen, true, label_smoothing=smoothing, reduction="sum") / num_items
+
+
+def kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:
+    """Which positions' logits a call is to return.
+
+    Args:
+        logits_to_keep (`int` or tensor): the last so many; 0: all; a tensor: these.
+
+    Returns:
+        `slice` or the tensor.
+    """
+    return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+
+
+__all__ = ["PilotCopilotPreTrainedModel", "kept_positions"]

@@ -1,0 +1,166 @@
+"""A decoder-only Pilot and its Copilot as one causal language model."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Cache, GenerationMixin
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .cache_pilot_copilot import PilotCopilotCache
+from .configuration_pilot_copilot import PilotCopilotConfig
+from .generation_pilot_copilot import RectifyState
+from .masks import packed_segments
+from .mistake_batch import MistakeBatch
+from .modeling_outputs import PilotCopilotOutput
+from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
+from .rectifying import PilotPass
+from .validation import check_labels
+
+
+class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
+    """A causal language model with a Copilot that corrects its next-token distribution (arXiv 2505.16270).
+
+    Make one with [`PilotCopilotForCausalLM.from_pilot`], load one with `from_pretrained` or
+    `AutoModelForCausalLM.from_pretrained`. It trains with any Trainer ([`CopilotTrainer`] adds the Mistake Log) and
+    answers `generate`.
+
+    Args:
+        config ([`PilotCopilotConfig`]): both configurations and the choices of how they work together.
+        pilot (`PreTrainedModel`, *optional*): a Pilot that exists already.
+        copilot ([`CopilotModel`], *optional*): a Copilot that exists already.
+    """
+
+    config: PilotCopilotConfig
+    config_class = PilotCopilotConfig
+    _auto_pilot_class = AutoModelForCausalLM
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        copilot_weight: float | None = None,
+        mistake_round: MistakeBatch | None = None,
+        held_out: Tensor | None = None,
+        return_mistakes: bool = False,
+        rectify_state: RectifyState | None = None,
+        **kwargs: Any,
+    ) -> PilotCopilotOutput:
+        """One pass of the Pilot, and of the Copilot beside it.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): tokens. Needed: mistakes are about tokens.
+            attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding, on either side.
+            position_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): handed to the Pilot; without a
+                mask, positions that start again mark the documents of a packed row.
+            past_key_values (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's.
+            inputs_embeds: refused.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): -100 where nothing is supervised; they
+                are shifted here, as in every causal model.
+            use_cache (`bool`, *optional*): return `past_key_values`. Never while training.
+            logits_to_keep (`int` or tensor, *optional*, defaults to 0): only the last so many positions' logits; 0:
+                all. The Pilot still computes all of them: each is a mistake to read.
+            copilot_weight (`float`, *optional*): λ of this call; defaults to the configuration's. 0 skips the Copilot.
+            mistake_round ([`MistakeBatch`], *optional*): training: the logged round the Copilot learns from. Without,
+                it learns from this batch.
+            held_out (`torch.BoolTensor` of shape `(batch,)`, *optional*): training: rows that the Pilot only reads.
+            return_mistakes (`bool`, *optional*, defaults to `False`): training: return this round's mistakes.
+            rectify_state ([`RectifyState`], *optional*): put there by `generate`.
+            **kwargs: `num_items_in_batch`, `copilot_items`, `label_smoothing` for the losses; the Pilot's own
+                arguments.
+
+        Returns:
+            [`PilotCopilotOutput`]
+
+        Raises:
+            ValueError: no tokens, an empty batch, labels past the vocabulary, or a cache or λ that can't be used.
+        """
+        if input_ids is None or inputs_embeds is not None:
+            raise ValueError(
+                "a pair needs `input_ids`: the Copilot reads which token was taken at each step, which embeddings do "
+                "not tell. Pass `input_ids`, or call `pair.pilot` for the Pilot alone."
+            )
+        if input_ids.numel() == 0:
+            raise ValueError(f"`input_ids` is empty (shape {tuple(input_ids.shape)}); give at least one token.")
+        if labels is not None:
+            check_labels(labels, self.config.vocab_size)
+        weight = self.active_copilot_weight(copilot_weight)
+        training = self.training and labels is not None
+        shared = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        if weight == 0.0 and not training:
+            return self._pilot_alone(input_ids, past_key_values, labels, use_cache, logits_to_keep, shared)
+        cache = self.own_cache(past_key_values)
+        past = 0 if cache is None else cache.get_seq_length()
+        outputs, seen = self._run_pilot(input_ids, attention_mask, position_ids, cache, past, training, use_cache, shared)
+        targets = None if labels is None else _next_labels(labels)
+        if training:
+            return self._train_on(outputs, seen, targets, mistake_round, held_out, return_mistakes, **kwargs)
+        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
+            cache = PilotCopilotCache(outputs.past_key_values)
+        return self._rectified(outputs, seen, targets, cache, weight, kept_positions(logits_to_keep), rectify_state)
+
+    def _run_pilot(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: PilotCopilotCache | None,
+        past: int,
+        training: bool,
+        use_cache: bool | None,
+        shared: dict[str, Any],
+    ) -> tuple[ModelOutput, PilotPass]:
+        """The Pilot's pass, with what its layers held."""
+        inner = None if cache is None else cache.pilot
+        arguments = self._pilot_arguments(
+            {**shared, "past_key_values": inner, "use_cache": False if training else use_cache}
+        )
+        frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
+        with self.recorder.capture() as captured, frozen:
+            outputs = self.pilot(input_ids=input_ids, return_dict=True, **arguments)
+        seen = PilotPass(
+            token_ids=input_ids,
+            logits=outputs.logits,
+            question=captured.question,
+            rationale=captured.rationale(),
+            attention_mask=attention_mask,
+            question_mask=None,
+            segments=packed_segments(position_ids, attention_mask, past),
+            past=past,
+        )
+        return outputs, seen
+
+    def _pilot_alone(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None,
+        labels: Tensor | None,
+        use_cache: bool | None,
+        logits_to_keep: int | Tensor,
+        shared: dict[str, Any],
+    ) -> PilotCopilotOutput:
+        """λ = 0: exactly the Pilot, at the Pilot's cost."""
+        inner = past_key_values.pilot if isinstance(past_key_values, PilotCopilotCache) else past_key_values
+        arguments = self._pilot_arguments(
+            {**shared, "past_key_values": inner, "use_cache": use_cache, "logits_to_keep": logits_to_keep}
+        )
+        outputs = self.pilot(input_ids=input_ids, labels=labels, return_dict=True, **arguments)
+        return self.alone_output(outputs)
+
+
+def _next_labels(labels: Tensor) -> Tensor:
+    """The label of position j's next token, which is what position j predicts."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+
+
+__all__ = ["PilotCopilotForCausalLM"]

@@ -1,0 +1,186 @@
+"""An encoder-decoder Pilot and its Copilot as one sequence-to-sequence language model."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, Cache, GenerationMixin
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .cache_pilot_copilot import PilotCopilotCache
+from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
+from .generation_pilot_copilot import RectifyState
+from .mistake_batch import MistakeBatch
+from .modeling_outputs import PilotCopilotOutput
+from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
+from .rectifying import PilotPass
+from .validation import check_labels
+
+
+class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
+    """A sequence-to-sequence model with a Copilot: the question X̃ is the encoder's output (App. A.1).
+
+    Args:
+        config ([`PilotCopilotSeq2SeqConfig`]): both configurations and the choices of how they work together.
+        pilot (`PreTrainedModel`, *optional*): a Pilot that exists already.
+        copilot ([`CopilotModel`], *optional*): a Copilot that exists already.
+    """
+
+    config: PilotCopilotSeq2SeqConfig
+    config_class = PilotCopilotSeq2SeqConfig
+    _auto_pilot_class = AutoModelForSeq2SeqLM
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """The Pilot's encoder."""
+        return self.pilot.get_encoder(*args, **kwargs)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """The decoder's input for some labels, as the Pilot makes it.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch, length)`): targets, -100 at padding.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`.
+        """
+        return self.pilot.prepare_decoder_input_ids_from_labels(labels=labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        copilot_weight: float | None = None,
+        mistake_round: MistakeBatch | None = None,
+        held_out: Tensor | None = None,
+        return_mistakes: bool = False,
+        rectify_state: RectifyState | None = None,
+        **kwargs: Any,
+    ) -> PilotCopilotOutput:
+        """One pass of the Pilot, and of the Copilot beside its decoder.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, source)`, *optional*): the encoder's tokens.
+            attention_mask (`torch.Tensor` of shape `(batch, source)`, *optional*): 0 at the encoder's padding.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): the decoder's tokens; made
+                from `labels` without.
+            decoder_attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
+            encoder_outputs (*optional*): the encoder's output, if it has run already.
+            past_key_values (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's.
+            inputs_embeds (`torch.Tensor`, *optional*): the encoder's input as embeddings.
+            decoder_inputs_embeds: refused.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): targets, not shifted, -100 at padding.
+            use_cache (`bool`, *optional*): return `past_key_values`. Never while training.
+            copilot_weight, mistake_round, held_out, return_mistakes, rectify_state: see
+                [`PilotCopilotForCausalLM.forward`].
+            **kwargs: losses' and the Pilot's own arguments.
+
+        Returns:
+            [`PilotCopilotOutput`]
+
+        Raises:
+            ValueError: no decoder tokens, an empty batch, labels past the vocabulary, or a cache or λ that can't be
+                used.
+        """
+        if labels is not None:
+            check_labels(labels, self.config.vocab_size)
+            if decoder_input_ids is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        _check_decoder_input(decoder_input_ids, decoder_inputs_embeds)
+        weight = self.active_copilot_weight(copilot_weight)
+        training = self.training and labels is not None
+        shared = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "decoder_attention_mask": decoder_attention_mask,
+            "encoder_outputs": encoder_outputs,
+            "inputs_embeds": inputs_embeds,
+            **kwargs,
+        }
+        if weight == 0.0 and not training:
+            return self._pilot_alone(decoder_input_ids, past_key_values, labels, use_cache, shared)
+        cache = self.own_cache(past_key_values)
+        outputs, seen = self._run_pilot(decoder_input_ids, cache, training, use_cache, shared)
+        if training:
+            return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
+        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
+            cache = PilotCopilotCache(outputs.past_key_values, fixed_questions=True)
+        return self._rectified(outputs, seen, labels, cache, weight, kept_positions(0), rectify_state)
+
+    def _run_pilot(
+        self,
+        decoder_input_ids: Tensor,
+        cache: PilotCopilotCache | None,
+        training: bool,
+        use_cache: bool | None,
+        shared: dict[str, Any],
+    ) -> tuple[ModelOutput, PilotPass]:
+        """The Pilot's pass, with what its decoder's layers held."""
+        past = 0 if cache is None else cache.get_seq_length()
+        arguments = self._pilot_arguments(
+            {
+                **shared,
+                "past_key_values": None if cache is None else cache.pilot,
+                "use_cache": False if training else use_cache,
+            }
+        )
+        frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
+        with self.recorder.capture() as captured, frozen:
+            outputs = self.pilot(decoder_input_ids=decoder_input_ids, return_dict=True, **arguments)
+        question = outputs.encoder_last_hidden_state
+        mask = shared["attention_mask"]
+        if mask is None:
+            mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
+        seen = PilotPass(
+            token_ids=decoder_input_ids,
+            logits=outputs.logits,
+            question=question,
+            rationale=captured.rationale(),
+            attention_mask=shared["decoder_attention_mask"],
+            question_mask=mask,
+            segments=None,
+            past=past,
+        )
+        return outputs, seen
+
+    def _pilot_alone(
+        self,
+        decoder_input_ids: Tensor,
+        past_key_values: Cache | None,
+        labels: Tensor | None,
+        use_cache: bool | None,
+        shared: dict[str, Any],
+    ) -> PilotCopilotOutput:
+        """λ = 0: exactly the Pilot, at the Pilot's cost."""
+        inner = past_key_values.pilot if isinstance(past_key_values, PilotCopilotCache) else past_key_values
+        arguments = self._pilot_arguments(
+            {**shared, "past_key_values": inner, "use_cache": use_cache, "labels": labels}
+        )
+        outputs = self.pilot(decoder_input_ids=decoder_input_ids, return_dict=True, **arguments)
+        return self.alone_output(outputs)
+
+
+def _check_decoder_input(decoder_input_ids: Tensor | None, decoder_inputs_embeds: Tensor | None) -> None:
+    if decoder_input_ids is None or decoder_inputs_embeds is not None:
+        raise ValueError(
+            "a pair needs `decoder_input_ids` (or `labels`, from which they are made): the Copilot reads which token "
+            "was taken at each step, which embeddings do not tell."
+        )
+    if decoder_input_ids.numel() == 0:
+        raise ValueError(
+            f"`decoder_input_ids` is empty (shape {tuple(decoder_input_ids.shape)}); give at least one token."
+        )
+
+
+__all__ = ["PilotCopilotForSeq2SeqLM"]

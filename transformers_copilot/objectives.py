@@ -1,0 +1,62 @@
+"""The Copilot's training objectives (§3.1 and the ablation of arXiv 2505.16270)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .fusion import rectified_log_probabilities
+
+
+# Added under the root of "rmse" so that its gradient at an exact fit is finite.
+_ROOT_EPS = 1e-12
+
+
+def copilot_objective(
+    correction: Tensor,
+    pilot_probabilities: Tensor,
+    token_ids: Tensor,
+    objective: str,
+    fusion: str,
+    num_items: Tensor | float | None = None,
+) -> Tensor:
+    r"""The Copilot's loss over the supervised positions of a round.
+
+    Args:
+        correction (`torch.Tensor` of shape `(positions, vocab)`): the Copilot's f.
+        pilot_probabilities (`torch.FloatTensor` of shape `(positions, vocab)`): p̂.
+        token_ids (`torch.LongTensor` of shape `(positions,)`): the true tokens.
+        objective (`str`):
+            - `"rmse"`: sqrt(mean_i ‖f_i − ℓ_i‖²), Eq. 7. The root is over the whole mini-batch: a root per token
+              would make the best f a median, which is about zero.
+            - `"mse"`: mean_i ‖f_i − ℓ_i‖².
+            - `"kl"`: mean_i KL(softmax(ℓ_i) ‖ softmax(f_i)).
+            - `"cross_entropy"`: mean_i −log p̃_i(true token), p̃ fused with λ = 1.
+        fusion (`str`): how `"cross_entropy"` fuses.
+        num_items (`float` or tensor, *optional*):
+            Divide sums by this instead of by the number of positions: the size of the whole round when it is read in
+            parts (gradient accumulation). Under `"rmse"` a part contributes its own root in proportion.
+
+    Returns:
+        `torch.FloatTensor`, a scalar.
+    """
+    positions = correction.shape[0]
+    items = positions if num_items is None else num_items
+    correction = correction.float()
+    if objective == "cross_entropy":
+        log_probabilities = pilot_probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+        rectified = rectified_log_probabilities(log_probabilities, correction, 1.0, fusion)
+        return -rectified.gather(-1, token_ids.unsqueeze(-1)).sum() / items
+    true = token_ids.unsqueeze(-1)
+    mistakes = (-pilot_probabilities).scatter_add(-1, true, torch.ones_like(true, dtype=correction.dtype))
+    if objective == "kl":
+        target, predicted = torch.log_softmax(mistakes, dim=-1), torch.log_softmax(correction, dim=-1)
+        return F.kl_div(predicted, target, reduction="sum", log_target=True) / items
+    squared = (correction - mistakes).square().sum()
+    if objective == "mse":
+        return squared / items
+    return (squared / positions + _ROOT_EPS).sqrt() * (positions / items)
+
+
+__all__ = ["copilot_objective"]

@@ -1,0 +1,146 @@
+"""Questions and rationales: what the Pilot's layers held, taken by forward hooks while it runs.
+
+The rationale h̄ of a position is the mean over the decoder layers' raw outputs (before the final norm), summed up as
+the layers run: one tensor of `(batch, length, hidden)` instead of one a layer (`output_hidden_states`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass
+class Capture:
+    """What one forward pass of the Pilot left behind.
+
+    Attributes:
+        owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
+        keep_layers (`bool`): whether to keep every layer's output beside the sum.
+        question (`torch.Tensor` of shape `(batch, length, question_size)`, *optional*): the embedding layer's output.
+        total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far.
+        count (`int`): how many layers have run.
+        layers (`list` of tensors): the outputs, with `keep_layers`.
+    """
+
+    owner: int
+    keep_layers: bool = False
+    question: Tensor | None = None
+    total: Tensor | None = None
+    count: int = 0
+    layers: list[Tensor] = field(default_factory=list)
+
+    def rationale(self) -> Tensor:
+        """h̄, the mean over the decoder layers.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, length, hidden)`, detached.
+
+        Raises:
+            ValueError: no decoder layer reported an output.
+        """
+        if self.total is None:
+            raise ValueError(
+                "no decoder layer of the Pilot reported its output, so there is no rationale; was the Pilot replaced, "
+                "or its layers wrapped, after the pair was made? Make the pair anew with `from_pilot`."
+            )
+        return self.total / self.count
+
+
+# A context variable and not an attribute: two threads may run one Pilot, each with its own capture.
+_ACTIVE: ContextVar[Capture | None] = ContextVar("transformers_copilot_capture", default=None)
+
+
+class RationaleRecorder:
+    """Hooks on a Pilot's embedding and decoder layers; idle, and free, outside [`RationaleRecorder.capture`].
+
+    Args:
+        pilot (`PreTrainedModel`): the Pilot.
+
+    Raises:
+        ValueError: its decoder layers cannot be found.
+    """
+
+    def __init__(self, pilot: PreTrainedModel) -> None:
+        layers = decoder_layers(pilot)
+        for layer in layers:
+            layer.register_forward_hook(self._on_layer)
+        pilot.get_input_embeddings().register_forward_hook(self._on_embedding)
+        self.num_layers = len(layers)
+
+    @contextmanager
+    def capture(self, keep_layers: bool = False) -> Iterator[Capture]:
+        """Collect what the Pilot does inside the `with` block.
+
+        Args:
+            keep_layers (`bool`, *optional*, defaults to `False`): keep every layer's output too.
+
+        Yields:
+            [`Capture`], filled when the Pilot has run.
+        """
+        captured = Capture(owner=id(self), keep_layers=keep_layers)
+        token = _ACTIVE.set(captured)
+        try:
+            yield captured
+        finally:
+            _ACTIVE.reset(token)
+
+    def _on_layer(self, module: nn.Module, args: Any, output: Any) -> None:
+        captured = _ACTIVE.get()
+        if captured is None or captured.owner != id(self):
+            return
+        hidden = (output[0] if isinstance(output, tuple) else output).detach()
+        if captured.keep_layers:
+            captured.layers.append(hidden)
+        captured.count += 1
+        if captured.total is None:
+            captured.total = hidden.float()
+        else:
+            captured.total = captured.total + hidden.to(captured.total.device)
+
+    def _on_embedding(self, module: nn.Module, args: Any, output: Any) -> None:
+        captured = _ACTIVE.get()
+        # The first call: a family that embeds twice (shared encoder and decoder) embeds its input first.
+        if captured is not None and captured.owner == id(self) and captured.question is None:
+            captured.question = output.detach()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RationaleRecorder:
+        # `copy.deepcopy(pair)` copies the hooks through `memo`, so they find this new recorder.
+        new = RationaleRecorder.__new__(RationaleRecorder)
+        memo[id(self)] = new
+        new.num_layers = self.num_layers
+        return new
+
+
+def decoder_layers(pilot: PreTrainedModel) -> list[nn.Module]:
+    """The Pilot's decoder layers, in order.
+
+    Args:
+        pilot (`PreTrainedModel`): a causal or encoder-decoder language model.
+
+    Returns:
+        `list[nn.Module]`
+
+    Raises:
+        ValueError: no list of `num_hidden_layers` equal blocks was found.
+    """
+    decoder = pilot.get_decoder()
+    config = pilot.config.get_text_config(decoder=True)
+    wanted = {config.num_hidden_layers, getattr(config, "num_decoder_layers", None)}
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) in wanted and len({type(m) for m in module}) == 1:
+            return list(module)
+    raise ValueError(
+        f"the decoder layers of {type(pilot).__name__} were not found: expected one `ModuleList` of "
+        f"{config.num_hidden_layers} blocks of the same class inside its decoder. A Pilot needs ordinary decoder layers."
+    )
+
+
+__all__ = ["Capture", "RationaleRecorder", "decoder_layers"]

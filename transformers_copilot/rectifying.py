@@ -1,0 +1,196 @@
+"""Running the Copilot beside a Pilot's forward pass: the one place where corrections are made.
+
+Scoring a whole text, generating step by step, chunked prefill and assisted decoding all come through
+[`run_copilot`]; they differ only in how many positions a call has and in what the cache holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .cache_copilot import CopilotCache
+from .cache_pilot_copilot import PilotCopilotCache
+from .configuration_pilot_copilot import PilotCopilotConfig
+from .fusion import rectified_log_probabilities
+from .masks import copilot_masks, key_visibility
+from .mistake_batch import feedback_validity, shifted
+from .mistakes import SparseMistake, observed_mistake, pilot_distribution, probability_of, sparse_vector
+from .modeling_copilot import CopilotModel
+
+
+class Corrector(Protocol):
+    """What [`run_copilot`] needs of a pair."""
+
+    config: PilotCopilotConfig
+    copilot: CopilotModel
+
+    def pilot_embedding(self) -> Tensor | None:
+        """The Pilot's embedding matrix, read only, with `head="pilot"`."""
+
+    def correction(self, states: Tensor) -> Tensor:
+        """f from the Copilot's states."""
+
+
+@dataclass
+class PilotPass:
+    """What one forward pass of the Pilot gives the Copilot.
+
+    Args:
+        token_ids (`torch.LongTensor` of shape `(batch, length)`): the (decoder's) tokens of this call.
+        logits (`torch.Tensor` of shape `(batch, length, vocab)`): the Pilot's.
+        question (`torch.Tensor` of shape `(batch, questions, question_size)`): X̃ of this call.
+        rationale (`torch.Tensor` of shape `(batch, length, hidden)`): h̄ of this call.
+        attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
+        question_mask (`torch.Tensor` of shape `(batch, questions)`, *optional*): encoder-decoder only.
+        segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
+        past (`int`): positions before this call.
+    """
+
+    token_ids: Tensor
+    logits: Tensor
+    question: Tensor
+    rationale: Tensor
+    attention_mask: Tensor | None
+    question_mask: Tensor | None
+    segments: Tensor | None
+    past: int
+
+
+def copilot_states(
+    pair: Corrector,
+    feedback: SparseMistake,
+    question: Tensor,
+    rationale: Tensor,
+    attention_mask: Tensor | None,
+    question_mask: Tensor | None,
+    segments: Tensor | None,
+    past: int = 0,
+    cache: CopilotCache | None = None,
+) -> Tensor:
+    """The Copilot's states g, for training and inference alike.
+
+    Args:
+        pair: the pair.
+        feedback ([`SparseMistake`] of shape `(batch, length, entries)`): ℓ_{j-1} at position j.
+        question (`torch.Tensor` of shape `(batch, questions, question_size)`): X̃.
+        rationale (`torch.Tensor` of shape `(batch, length, hidden)`): h̄.
+        attention_mask, question_mask, segments, past: see [`PilotPass`].
+        cache ([`CopilotCache`], *optional*): earlier positions, updated here.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length, hidden_size)`.
+    """
+    batch, length = rationale.shape[:2]
+    visible = key_visibility(attention_mask, segments, batch, length, past, rationale.device)
+    masks = copilot_masks(visible, past, pair.config.rationale_window, pair.copilot.dtype, question_mask)
+    return pair.copilot(feedback, question, rationale, masks, pair.pilot_embedding(), cache)
+
+
+def run_copilot(
+    pair: Corrector, seen: PilotPass, cache: PilotCopilotCache | None, keep: slice, prompt_length: int | None
+) -> Tensor:
+    """The correction f for the kept positions of this call.
+
+    Args:
+        pair: the pair.
+        seen ([`PilotPass`]): what the Pilot did.
+        cache ([`PilotCopilotCache`], *optional*): earlier positions; the Copilot's part is updated here.
+        keep (`slice`): positions of this call whose correction is wanted.
+        prompt_length (`int`, *optional*): under "predicted" feedback while generating: how many tokens were given;
+            later ones are fed the Copilot's own outputs. `None`: all of the text is given.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch, kept, vocab)`.
+    """
+    feedback = _observed_feedback(pair, seen, cache)
+    if pair.config.error_feedback == "predicted" and prompt_length is not None:
+        correction = _predicted(pair, seen, cache, feedback, prompt_length)[:, keep]
+    else:
+        states = _states(pair, seen, feedback, None if cache is None else cache.copilot, 0, seen.token_ids.shape[1])
+        correction = pair.correction(states[:, keep])
+        if cache is not None:
+            cache.keep_pending(seen.logits, None)
+    return correction
+
+
+def _states(
+    pair: Corrector, seen: PilotPass, feedback: SparseMistake, cache: CopilotCache | None, start: int, end: int
+) -> Tensor:
+    """States of positions start to end of a call, given their feedback; those before are in the cache."""
+    past = seen.past + start
+    fixed = seen.question_mask is not None
+    mask = None if seen.attention_mask is None else seen.attention_mask[:, : seen.past + end]
+    return copilot_states(
+        pair,
+        feedback,
+        seen.question if fixed else seen.question[:, start:end],
+        seen.rationale[:, start:end],
+        mask,
+        seen.question_mask,
+        seen.segments,
+        past,
+        cache,
+    )
+
+
+def _observed_feedback(pair: Corrector, seen: PilotPass, cache: PilotCopilotCache | None) -> SparseMistake:
+    """ℓ_{j-1} at every position of a call, the first from what the cache remembers."""
+    top_k = pair.config.mistake_top_k
+    known = _mistake_of(seen.logits[:, :-1], seen.token_ids[:, 1:], top_k)
+    last = None if cache is None or seen.past == 0 else cache.last_logits()
+    first = None if last is None else _mistake_of(last, seen.token_ids[:, :1], top_k)
+    valid = feedback_validity(seen.attention_mask, seen.segments, seen.token_ids.shape[1], seen.past)
+    return shifted(known, first, valid)
+
+
+def _mistake_of(logits: Tensor, token_ids: Tensor, top_k: int | None) -> SparseMistake:
+    return observed_mistake(pilot_distribution(logits, top_k), token_ids, probability_of(logits, token_ids))
+
+
+def predicted_feedback(logits: Tensor, correction: Tensor, fusion: str) -> Tensor:
+    """What the Copilot predicts the mistake to be: f itself (Algorithm 2), or under logits fusion p̃ − p̂ at λ = 1.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., vocab)`): the Pilot's.
+        correction (`torch.Tensor` of shape `(..., vocab)`): f.
+        fusion (`str`): the pair's.
+
+    Returns:
+        `torch.FloatTensor` of shape `(..., vocab)`.
+    """
+    if fusion == "probability":
+        return correction
+    log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+    return rectified_log_probabilities(log_probabilities, correction, 1.0, fusion).exp() - log_probabilities.exp()
+
+
+def _predicted(
+    pair: Corrector, seen: PilotPass, cache: PilotCopilotCache | None, observed: SparseMistake, prompt_length: int
+) -> Tensor:
+    """f at every position, given tokens read at once, generated ones one by one with f fed back (Algorithm 2)."""
+    length, config = seen.token_ids.shape[1], pair.config
+    inner = CopilotCache(seen.question_mask is not None) if cache is None else cache.copilot
+    given = min(max(prompt_length - seen.past, 0), length)
+    corrections: list[Tensor] = []
+    if given:
+        prompt = SparseMistake(observed.token_ids[:, :given], observed.values[:, :given])
+        corrections.append(pair.correction(_states(pair, seen, prompt, inner, 0, given)))
+    last = None if cache is None else cache.last_feedback()
+    if given:
+        last = predicted_feedback(seen.logits[:, given - 1 : given], corrections[-1][:, -1:], config.fusion)
+    for position in range(given, length):
+        own = sparse_vector(last, config.mistake_top_k)
+        step = _states(pair, seen, own, inner, position, position + 1)
+        corrections.append(pair.correction(step))
+        last = predicted_feedback(seen.logits[:, position : position + 1], corrections[-1], config.fusion)
+    result = torch.cat(corrections, dim=1)
+    if cache is not None:
+        cache.keep_pending(seen.logits, predicted_feedback(seen.logits, result, config.fusion))
+    return result
+
+
+__all__ = ["Corrector", "PilotPass", "copilot_states", "predicted_feedback", "run_copilot"]
