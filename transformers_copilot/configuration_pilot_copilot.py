@@ -80,6 +80,7 @@ class PilotCopilotConfig(PreTrainedConfig):
         "copilot_loss",
         "hidden_states",
         "attentions",
+        "correction",
         "mistakes",
         "encoder_last_hidden_state",
         "encoder_hidden_states",

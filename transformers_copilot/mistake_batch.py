@@ -39,6 +39,8 @@ class MistakeBatch:
         labels (`torch.LongTensor` of shape `(batch, length)`): the supervised token *after* position j, or -100.
         question_mask (`torch.BoolTensor` of shape `(batch, questions)`, *optional*): encoder-decoder: the encoder's.
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
+        layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output for
+            the first rows, for looking into.
     """
 
     token_ids: Tensor
@@ -52,6 +54,7 @@ class MistakeBatch:
     labels: Tensor
     question_mask: Tensor | None = None
     segments: Tensor | None = None
+    layers: Tensor | None = None
 
     @classmethod
     @torch.no_grad()
@@ -66,12 +69,13 @@ class MistakeBatch:
         top_k: int | None,
         question_mask: Tensor | None = None,
         segments: Tensor | None = None,
+        layers: Tensor | None = None,
     ) -> MistakeBatch:
         """A round as the Pilot's forward pass leaves it.
 
         Args:
             logits (`torch.Tensor` of shape `(batch, length, vocab)`): the Pilot's.
-            token_ids, labels, question, rationale, question_mask, segments: see the class.
+            token_ids, labels, question, rationale, question_mask, segments, layers: see the class.
             attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding; `None`: no padding.
             top_k (`int`, *optional*): how many tokens of p̂ to keep; `None` keeps all.
 
@@ -102,6 +106,7 @@ class MistakeBatch:
             labels=labels,
             question_mask=None if question_mask is None else question_mask.bool(),
             segments=segments,
+            layers=layers,
         )
 
     def feedback(self) -> SparseMistake:

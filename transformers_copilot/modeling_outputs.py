@@ -33,6 +33,8 @@ class PilotCopilotOutput(ModelOutput):
         decoder_hidden_states (tuple, *optional*): encoder-decoder, with `output_hidden_states=True`.
         decoder_attentions (tuple, *optional*): encoder-decoder, with `output_attentions=True`.
         cross_attentions (tuple, *optional*): encoder-decoder, with `output_attentions=True`.
+        correction (`torch.FloatTensor` of shape `(batch, length, vocab)`, *optional*): f, with
+            `return_correction=True`.
         mistakes ([`MistakeBatch`], *optional*): this round's, with `return_mistakes=True`.
     """
 
@@ -50,6 +52,7 @@ class PilotCopilotOutput(ModelOutput):
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+    correction: torch.Tensor | None = None
     mistakes: MistakeBatch | None = None
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -383,6 +384,29 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
             **PilotCopilotOutput.passed_on(outputs),
         )
 
+    @abstractmethod
+    def aligned_labels(self, labels: Tensor) -> Tensor:
+        """Labels put where they are predicted.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch, length)`): as `forward` takes them.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`: the token that position j predicts, or -100.
+        """
+
+    def copilot_only(self, mistake_round: MistakeBatch) -> PilotCopilotOutput:
+        """The Copilot's loss on a logged round, without a pass of the Pilot.
+
+        Args:
+            mistake_round ([`MistakeBatch`]): the round.
+
+        Returns:
+            [`PilotCopilotOutput`] with `loss` and `copilot_loss`.
+        """
+        loss = self.copilot_loss(mistake_round)
+        return PilotCopilotOutput(loss=loss, copilot_loss=loss.detach())
+
     def _train_on(
         self,
         outputs: ModelOutput,
@@ -407,8 +431,10 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
                 self.config.mistake_top_k,
                 seen.question_mask,
                 seen.segments,
+                seen.layers,
             )
-        copilot_loss = self.copilot_loss(current if mistake_round is None else mistake_round, losses.get("copilot_items"))
+        lessons = current if mistake_round is None else mistake_round
+        copilot_loss = self.copilot_loss(lessons, losses.get("copilot_items")) * losses.get("copilot_scale", 1.0)
         loss = copilot_loss if self.pilot_is_frozen else pilot_loss + copilot_loss
         return PilotCopilotOutput(
             loss=loss,
@@ -428,6 +454,7 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         weight: float,
         keep: slice,
         state: RectifyState | None,
+        return_correction: bool = False,
     ) -> PilotCopilotOutput:
         """Scoring and generating: f, then p̃, through the one fusion function."""
         correction = run_copilot(self, seen, cache, keep, None if state is None else state.prompt_length)
@@ -438,6 +465,7 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         result = PilotCopilotOutput(
             logits=kept if deferred else rectify(kept, correction, weight, self.config.fusion),
             pilot_logits=kept,
+            correction=correction if return_correction else None,
             past_key_values=cache,
             **PilotCopilotOutput.passed_on(outputs),
         )

@@ -38,6 +38,17 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
     config_class = PilotCopilotConfig
     _auto_pilot_class = AutoModelForCausalLM
 
+    def aligned_labels(self, labels: Tensor) -> Tensor:
+        """The label of position j's next token, which is what position j predicts.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch, length)`): as `forward` takes them.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`, -100 at the end.
+        """
+        return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+
     @can_return_tuple
     def forward(
         self,
@@ -72,12 +83,12 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
                 all. The Pilot still computes all of them: each is a mistake to read.
             copilot_weight (`float`, *optional*): λ of this call; defaults to the configuration's. 0 skips the Copilot.
             mistake_round ([`MistakeBatch`], *optional*): training: the logged round the Copilot learns from. Without,
-                it learns from this batch.
+                it learns from this batch. With it alone, only the Copilot runs.
             held_out (`torch.BoolTensor` of shape `(batch,)`, *optional*): training: rows that the Pilot only reads.
             return_mistakes (`bool`, *optional*, defaults to `False`): training: return this round's mistakes.
             rectify_state ([`RectifyState`], *optional*): put there by `generate`.
-            **kwargs: `num_items_in_batch`, `copilot_items`, `label_smoothing` for the losses; the Pilot's own
-                arguments.
+            **kwargs: `num_items_in_batch`, `copilot_items`, `copilot_scale`, `label_smoothing` for the losses;
+                `keep_layers`, sequences whose layers `return_mistakes` keeps; the Pilot's own arguments.
 
         Returns:
             [`PilotCopilotOutput`]
@@ -85,6 +96,8 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: no tokens, an empty batch, labels past the vocabulary, or a cache or λ that can't be used.
         """
+        if input_ids is None and mistake_round is not None:
+            return self.copilot_only(mistake_round)
         if input_ids is None or inputs_embeds is not None:
             raise ValueError(
                 "a pair needs `input_ids`: the Copilot reads which token was taken at each step, which embeddings do "
@@ -102,12 +115,15 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         cache = self.own_cache(past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
         outputs, seen = self._run_pilot(input_ids, attention_mask, position_ids, cache, past, training, use_cache, shared)
-        targets = None if labels is None else _next_labels(labels)
+        targets = None if labels is None else self.aligned_labels(labels)
         if training:
             return self._train_on(outputs, seen, targets, mistake_round, held_out, return_mistakes, **kwargs)
         if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
             cache = PilotCopilotCache(outputs.past_key_values)
-        return self._rectified(outputs, seen, targets, cache, weight, kept_positions(logits_to_keep), rectify_state)
+        correct = kwargs.get('return_correction', False)
+        return self._rectified(
+            outputs, seen, targets, cache, weight, kept_positions(logits_to_keep), rectify_state, correct
+        )
 
     def _run_pilot(
         self,
@@ -126,7 +142,7 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             {**shared, "past_key_values": inner, "use_cache": False if training else use_cache}
         )
         frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
-        with self.recorder.capture() as captured, frozen:
+        with self.recorder.capture(shared.get("keep_layers", 0)) as captured, frozen:
             outputs = self.pilot(input_ids=input_ids, return_dict=True, **arguments)
         seen = PilotPass(
             token_ids=input_ids,
@@ -137,6 +153,7 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             question_mask=None,
             segments=packed_segments(position_ids, attention_mask, past),
             past=past,
+            layers=captured.stacked_layers(),
         )
         return outputs, seen
 
@@ -156,11 +173,6 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         )
         outputs = self.pilot(input_ids=input_ids, labels=labels, return_dict=True, **arguments)
         return self.alone_output(outputs)
-
-
-def _next_labels(labels: Tensor) -> Tensor:
-    """The label of position j's next token, which is what position j predicts."""
-    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
 
 
 __all__ = ["PilotCopilotForCausalLM"]

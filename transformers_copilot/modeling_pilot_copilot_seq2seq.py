@@ -33,6 +33,17 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
     config_class = PilotCopilotSeq2SeqConfig
     _auto_pilot_class = AutoModelForSeq2SeqLM
 
+    def aligned_labels(self, labels: Tensor) -> Tensor:
+        """Labels as they are: the decoder's input is shifted already.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch, length)`): as `forward` takes them.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`.
+        """
+        return labels
+
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         """The Pilot's encoder."""
         return self.pilot.get_encoder(*args, **kwargs)
@@ -93,6 +104,8 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             ValueError: no decoder tokens, an empty batch, labels past the vocabulary, or a cache or λ that can't be
                 used.
         """
+        if mistake_round is not None and input_ids is None and encoder_outputs is None and inputs_embeds is None:
+            return self.copilot_only(mistake_round)
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
             if decoder_input_ids is None:
@@ -116,7 +129,10 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
         if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
             cache = PilotCopilotCache(outputs.past_key_values, fixed_questions=True)
-        return self._rectified(outputs, seen, labels, cache, weight, kept_positions(0), rectify_state)
+        correct = kwargs.get('return_correction', False)
+        return self._rectified(
+            outputs, seen, labels, cache, weight, kept_positions(0), rectify_state, correct
+        )
 
     def _run_pilot(
         self,
@@ -136,7 +152,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             }
         )
         frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
-        with self.recorder.capture() as captured, frozen:
+        with self.recorder.capture(shared.get("keep_layers", 0)) as captured, frozen:
             outputs = self.pilot(decoder_input_ids=decoder_input_ids, return_dict=True, **arguments)
         question = outputs.encoder_last_hidden_state
         mask = shared["attention_mask"]
@@ -151,6 +167,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             question_mask=mask,
             segments=None,
             past=past,
+            layers=captured.stacked_layers(),
         )
         return outputs, seen
 

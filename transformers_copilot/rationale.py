@@ -23,7 +23,7 @@ class Capture:
 
     Attributes:
         owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
-        keep_layers (`bool`): whether to keep every layer's output beside the sum.
+        keep_layers (`int`): for how many rows to keep every layer's output beside the sum.
         question (`torch.Tensor` of shape `(batch, length, question_size)`, *optional*): the embedding layer's output.
         total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far.
         count (`int`): how many layers have run.
@@ -31,11 +31,19 @@ class Capture:
     """
 
     owner: int
-    keep_layers: bool = False
+    keep_layers: int = 0
     question: Tensor | None = None
     total: Tensor | None = None
     count: int = 0
     layers: list[Tensor] = field(default_factory=list)
+
+    def stacked_layers(self) -> Tensor | None:
+        """Every layer's output for the first rows, where they were kept.
+
+        Returns:
+            `torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, or `None`.
+        """
+        return torch.stack(self.layers) if self.layers else None
 
     def rationale(self) -> Tensor:
         """h̄, the mean over the decoder layers.
@@ -76,11 +84,11 @@ class RationaleRecorder:
         self.num_layers = len(layers)
 
     @contextmanager
-    def capture(self, keep_layers: bool = False) -> Iterator[Capture]:
+    def capture(self, keep_layers: int = 0) -> Iterator[Capture]:
         """Collect what the Pilot does inside the `with` block.
 
         Args:
-            keep_layers (`bool`, *optional*, defaults to `False`): keep every layer's output too.
+            keep_layers (`int`, *optional*, defaults to 0): for so many rows keep every layer's output too.
 
         Yields:
             [`Capture`], filled when the Pilot has run.
@@ -98,7 +106,7 @@ class RationaleRecorder:
             return
         hidden = (output[0] if isinstance(output, tuple) else output).detach()
         if captured.keep_layers:
-            captured.layers.append(hidden)
+            captured.layers.append(hidden[: captured.keep_layers])
         captured.count += 1
         if captured.total is None:
             captured.total = hidden.float()

@@ -48,6 +48,7 @@ class PilotPass:
         question_mask (`torch.Tensor` of shape `(batch, questions)`, *optional*): encoder-decoder only.
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
         past (`int`): positions before this call.
+        layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output.
     """
 
     token_ids: Tensor
@@ -58,6 +59,7 @@ class PilotPass:
     question_mask: Tensor | None
     segments: Tensor | None
     past: int
+    layers: Tensor | None = None
 
 
 def copilot_states(

@@ -1,0 +1,152 @@
+"""Setting λ on a validation set after training (Eq. 8 and Theorem 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import default_data_collator
+
+from .fusion import rectify
+from .mistakes import mistake_size
+from .modeling_pair_base import PilotCopilotPreTrainedModel
+from .validation import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option
+
+
+DEFAULT_GRID = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0, 1.3, 1.6)
+METHODS = ("auto", "least_squares", "grid")
+
+
+@dataclass
+class CopilotWeightFit:
+    """λ and how it was found.
+
+    Attributes:
+        weight (`float`): λ, as written into the pair's configuration.
+        method (`str`): `"least_squares"` or `"grid"`.
+        criterion (`str`): what the grid was searched by: `"mistake_size"`, `"loss"` or `"metric"`.
+        set_name (`str`, *optional*): the validation set's name.
+        set_size (`int`): its examples.
+        scores (`dict`): what was measured at each λ; larger is better.
+    """
+
+    weight: float
+    method: str
+    criterion: str
+    set_name: str | None
+    set_size: int
+    scores: dict[str, float]
+
+
+def fit_copilot_weight(
+    pair: PilotCopilotPreTrainedModel,
+    dataset: Any,
+    *,
+    data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+    batch_size: int = 8,
+    method: str = "auto",
+    grid: Sequence[float] = DEFAULT_GRID,
+    criterion: str = "loss",
+    metric: Callable[[PilotCopilotPreTrainedModel, float], float] | None = None,
+    set_name: str | None = None,
+    progress: bool = True,
+) -> CopilotWeightFit:
+    r"""
+    Set λ on a validation set, and store it in `pair.config` with where it comes from.
+
+    Under probability fusion the least-squares value λ = Σ⟨ℓ, f⟩ / Σ⟨f, f⟩ minimises E‖p − p̂ − λf‖² and cannot make it
+    worse than λ = 0 there. Any fusion can be searched over a grid, by the tokens' likelihood or mistake, or by a
+    metric of your task.
+
+    Args:
+        pair: the pair.
+        dataset: tokenised validation examples with labels; only its length is used with `metric`.
+        data_collator (callable, *optional*): makes a batch of examples. Defaults to transformers' plain one.
+        batch_size (`int`, *optional*, defaults to 8): examples a batch.
+        method (`str`, *optional*, defaults to `"auto"`): `"least_squares"` (probability fusion only), `"grid"`, or
+            `"auto"`: least squares where it is exact and no metric is given, else the grid.
+        grid (sequence of `float`, *optional*): values of λ; the paper searches 0.1, 0.3, 0.5, 0.8 and 1.0.
+        criterion (`str`, *optional*, defaults to `"loss"`): the grid's measure on tokens: `"loss"`, the mean
+            log-likelihood, or `"mistake_size"`, E‖p − p̃‖².
+        metric (callable, *optional*): `metric(pair, weight)` gives a number, larger is better; searched over the grid.
+        set_name (`str`, *optional*): the set's name, kept with λ.
+        progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+
+    Returns:
+        [`CopilotWeightFit`]
+
+    Raises:
+        ValueError: the set is empty or has no label, or the method doesn't fit the fusion.
+    """
+    check_option("method", method, METHODS)
+    check_option("criterion", criterion, ("loss", "mistake_size"))
+    weights = [check_copilot_weight(weight) for weight in grid]
+    if len(dataset) == 0 or not weights:
+        raise ValueError("λ cannot be fitted on an empty validation set or over an empty grid.")
+    least_squares = method == "least_squares" or (
+        method == "auto" and metric is None and pair.config.fusion == "probability"
+    )
+    if least_squares and pair.config.fusion != "probability":
+        raise ValueError('least squares is exact for fusion="probability" only; use method="grid".')
+    if metric is not None:
+        scores = {weight: float(metric(pair, weight)) for weight in tqdm(weights, disable=not progress, desc="λ")}
+        criterion = "metric"
+    else:
+        loader = DataLoader(dataset, batch_size, collate_fn=data_collator or default_data_collator)
+        sums = _token_sums(pair, loader, weights, progress)
+        if least_squares:
+            weights = [min(max(sums["product"] / max(sums["square"], 1e-30), 0.0), MAX_COPILOT_WEIGHT)]
+            criterion = "mistake_size"
+            scores = {weights[0]: sums["product"] * weights[0] * 2 - sums["square"] * weights[0] ** 2}
+        else:
+            scores = {weight: -sums[criterion, weight] / sums["count"] for weight in weights}
+    best = max(weights, key=lambda weight: (scores[weight], -weight))
+    fit = CopilotWeightFit(
+        weight=best,
+        method="least_squares" if least_squares else "grid",
+        criterion=criterion,
+        set_name=set_name,
+        set_size=len(dataset),
+        scores={f"{weight:g}": score for weight, score in scores.items()},
+    )
+    pair.config.copilot_weight = best
+    pair.config.copilot_weight_fit = asdict(fit)
+    return fit
+
+
+@torch.no_grad()
+def _token_sums(
+    pair: PilotCopilotPreTrainedModel, loader: DataLoader, weights: list[float], progress: bool
+) -> dict[Any, float]:
+    """Sums over the supervised tokens: ⟨ℓ, f⟩, ⟨f, f⟩, and each λ's loss and mistake size."""
+    was_training = pair.training
+    pair.eval()
+    sums: dict[Any, float] = {"product": 0.0, "square": 0.0, "count": 0.0}
+    for batch in tqdm(loader, disable=not progress, desc="fitting λ"):
+        batch = {name: value.to(pair.device) for name, value in batch.items()}
+        outputs = pair(**batch, copilot_weight=1.0, use_cache=False, return_correction=True)
+        targets = pair.aligned_labels(batch["labels"])
+        supervised = targets >= 0
+        logits, correction, true = outputs.pilot_logits[supervised], outputs.correction[supervised], targets[supervised]
+        mistakes = -torch.softmax(logits.float(), dim=-1)
+        mistakes.scatter_add_(-1, true.unsqueeze(-1), torch.ones_like(mistakes[:, :1]))
+        sums["product"] += float((mistakes * correction).sum())
+        sums["square"] += float(correction.square().sum())
+        sums["count"] += len(true)
+        for weight in weights:
+            rectified = rectify(logits, correction, weight, pair.config.fusion).float()
+            loss = torch.nn.functional.cross_entropy(rectified, true, reduction="sum")
+            sums["loss", weight] = sums.get(("loss", weight), 0.0) + float(loss)
+            size = float(mistake_size(rectified, true).sum())
+            sums["mistake_size", weight] = sums.get(("mistake_size", weight), 0.0) + size
+    pair.train(was_training)
+    if not sums["count"]:
+        raise ValueError("no token of the validation set has a label, so λ cannot be fitted; check its `labels`.")
+    return sums
+
+
+__all__ = ["DEFAULT_GRID", "CopilotWeightFit", "fit_copilot_weight"]

@@ -1,0 +1,214 @@
+"""The Mistake Log: a bounded notebook of the Pilot's latest rounds, on the CPU (§2.2)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.utils import logging
+
+from .mistake_record import MistakeRecord
+from .validation import check_positive
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.get_logger(__name__)
+
+LOG_FORMAT = "transformers_copilot.mistake_log.v1"
+
+
+class MistakeLog:
+    """The most recent rounds, the oldest dropped first.
+
+    Args:
+        max_rounds (`int`, *optional*, defaults to 128): rounds that are kept (the paper's 128).
+        max_bytes (`int`, *optional*, defaults to 500,000,000): bytes that are kept; the oldest rounds go before.
+        fingerprint (`dict`, *optional*): what the Pilot is (vocabulary, width, …); a log of another Pilot is refused.
+
+    Raises:
+        ValueError: a bound is below 1.
+    """
+
+    def __init__(
+        self, max_rounds: int = 128, max_bytes: int = 500_000_000, fingerprint: dict[str, Any] | None = None
+    ) -> None:
+        check_positive("max_rounds", max_rounds)
+        check_positive("max_bytes", max_bytes)
+        self.max_rounds = max_rounds
+        self.max_bytes = max_bytes
+        self.fingerprint = dict(fingerprint or {})
+        self._rounds: deque[tuple[int, MistakeRecord]] = deque()
+        self._nbytes = 0
+        self.total_rounds = 0
+        self.skipped_rounds = 0
+
+    def append(self, record: MistakeRecord, round_number: int | None = None) -> None:
+        """Add a round; drop the oldest until the bounds hold.
+
+        Args:
+            record ([`MistakeRecord`]): the round.
+            round_number (`int`, *optional*): its number; defaults to how many were appended before.
+
+        Raises:
+            ValueError: the round alone is larger than `max_bytes`; the log stays as it was.
+        """
+        if record.nbytes > self.max_bytes:
+            raise ValueError(
+                f"one round takes {record.nbytes:,} bytes, more than the log's `max_bytes` of {self.max_bytes:,}. Raise "
+                "`mistake_log_max_bytes`, lower `mistake_top_k`, or use smaller batches."
+            )
+        self._rounds.append((self.total_rounds if round_number is None else round_number, record))
+        self._nbytes += record.nbytes
+        self.total_rounds += 1
+        while len(self._rounds) > self.max_rounds or self._nbytes > self.max_bytes:
+            _, dropped = self._rounds.popleft()
+            self._nbytes -= dropped.nbytes
+
+    def skip(self) -> None:
+        """Count a round that had nothing to log (no supervised token)."""
+        self.skipped_rounds += 1
+
+    def sample(self, generator: torch.Generator | None = None) -> MistakeRecord:
+        """A round drawn at random, all with the same probability (Algorithm 1).
+
+        Args:
+            generator (`torch.Generator`, *optional*): source of randomness; defaults to torch's.
+
+        Returns:
+            [`MistakeRecord`]
+
+        Raises:
+            ValueError: the log is empty.
+        """
+        if not self._rounds:
+            raise ValueError("the Mistake Log is empty; append a round before sampling one.")
+        return self[int(torch.randint(len(self._rounds), (), generator=generator))]
+
+    def __len__(self) -> int:
+        return len(self._rounds)
+
+    def __getitem__(self, index: int) -> MistakeRecord:
+        return self._rounds[index][1]
+
+    def __iter__(self) -> Iterator[MistakeRecord]:
+        return (record for _, record in self._rounds)
+
+    @property
+    def round_numbers(self) -> list[int]:
+        """The numbers of the kept rounds, oldest first."""
+        return [number for number, _ in self._rounds]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the kept rounds take."""
+        return self._nbytes
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the log to one safetensors file, whole or not at all.
+
+        Args:
+            path: the file; its folder is made if it isn't there.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            f"{place:06d}.{name}": tensor
+            for place, (_, record) in enumerate(self._rounds)
+            for name, tensor in record.tensors().items()
+        }
+        about = {
+            "rounds": self.round_numbers,
+            "total_rounds": self.total_rounds,
+            "skipped_rounds": self.skipped_rounds,
+            "fingerprint": self.fingerprint,
+        }
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata={"format": LOG_FORMAT, "log": json.dumps(about)})
+        os.replace(partial, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        max_rounds: int = 128,
+        max_bytes: int = 500_000_000,
+        fingerprint: dict[str, Any] | None = None,
+    ) -> MistakeLog:
+        """Read a log that [`MistakeLog.save`] wrote.
+
+        Args:
+            path: the file.
+            max_rounds (`int`, *optional*, defaults to 128): bound of the new log; older rounds are dropped.
+            max_bytes (`int`, *optional*, defaults to 500,000,000): bound of the new log.
+            fingerprint (`dict`, *optional*): what the Pilot at hand is; must be the file's, where both say.
+
+        Returns:
+            [`MistakeLog`]
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is cut off, no Mistake Log, or another model's.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no Mistake Log at {path}.")
+        about, records = _read(path)
+        _check_fingerprint(path, about["fingerprint"], fingerprint)
+        log = cls(max_rounds, max_bytes, about["fingerprint"])
+        for number, record in zip(about["rounds"], records, strict=True):
+            log.append(record, number)
+        log.total_rounds, log.skipped_rounds = about["total_rounds"], about["skipped_rounds"]
+        return log
+
+    def to_dataset(self) -> Dataset:
+        """The log as a `datasets.Dataset`, a row a token whose successor is known.
+
+        Returns:
+            `datasets.Dataset` with columns `round`, `sequence`, `position`, `token_id`, `true_token_id`,
+            `true_probability`, `predicted_token_id`, `predicted_probability`, `supervised` and `mistake_size`
+            (‖p − p̂‖² over the kept tokens).
+        """
+        from datasets import Dataset
+
+        from .mistake_dataset import FEATURES, mistake_rows
+
+        return Dataset.from_generator(mistake_rows, features=FEATURES, gen_kwargs={"log": self}, keep_in_memory=True)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[MistakeRecord]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != LOG_FORMAT:
+                raise ValueError(f"{path} is a safetensors file, but no Mistake Log of format {LOG_FORMAT!r}.")
+            about = json.loads(metadata["log"])
+            grouped: list[dict[str, torch.Tensor]] = [{} for _ in about["rounds"]]
+            for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                place, name = key.split(".", 1)
+                grouped[int(place)][name] = file.get_tensor(key)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read as a Mistake Log ({error}); it may be cut off. Delete it to start a new log, or "
+            "resume from an earlier checkpoint."
+        ) from error
+    return about, [MistakeRecord(**tensors) for tensors in grouped]
+
+
+def _check_fingerprint(path: Any, found: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    for name, value in (expected or {}).items():
+        if name in found and found[name] != value:
+            raise ValueError(
+                f"the Mistake Log at {path} is another model's: its {name} is {found[name]!r}, this Pilot's is "
+                f"{value!r}. Logs cannot be shared between Pilots; start a new one."
+            )
+
+
+__all__ = ["LOG_FORMAT", "MistakeLog"]

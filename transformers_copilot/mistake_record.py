@@ -1,0 +1,211 @@
+"""One round of the Mistake Log on the CPU: the padding dropped, the numbers narrowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .mistake_batch import MistakeBatch
+
+
+# Kept once a token; `question` too, but an encoder-decoder's has lengths of its own.
+_TOKEN_FIELDS = (
+    "token_ids",
+    "labels",
+    "rationale",
+    "belief_ids",
+    "belief_probabilities",
+    "next_probabilities",
+    "label_probabilities",
+)
+_HIDDEN_FIELDS = ("rationale", "question", "layers")
+_EXACT_FIELDS = ("next_probabilities", "label_probabilities")
+
+
+@dataclass
+class MistakeRecord:
+    """What the Pilot was asked, held and got wrong in one round (Eq. 3-5), for all of the round's sequences in a row.
+
+    Args:
+        lengths (`torch.IntTensor` of shape `(sequences,)`): tokens of each sequence; they add up to `tokens`.
+        token_ids (`torch.IntTensor` of shape `(tokens,)`): the tokens.
+        labels (`torch.IntTensor` of shape `(tokens,)`): the supervised token after each one, or -100.
+        rationale (`torch.Tensor` of shape `(tokens, hidden)`): h̄.
+        belief_ids (`torch.IntTensor` of shape `(tokens, top_k)`): most probable tokens of p̂.
+        belief_probabilities (`torch.Tensor` of shape `(tokens, top_k)`): their probabilities.
+        next_probabilities (`torch.Tensor` of shape `(tokens,)`): p̂ of the next token.
+        label_probabilities (`torch.Tensor` of shape `(tokens,)`): p̂ of the label.
+        question (`torch.Tensor` of shape `(question tokens, question_size)`, *optional*): X̃; `None` where the tokens
+            and a frozen embedding say it all.
+        question_lengths (`torch.IntTensor` of shape `(sequences,)`, *optional*): encoder-decoder: the sources' lengths.
+        layers (`torch.Tensor` of shape `(decoder layers, first tokens, hidden)`, *optional*): every layer's output for
+            the first sequences (`rationale="layers"`), for looking into.
+    """
+
+    lengths: Tensor
+    token_ids: Tensor
+    labels: Tensor
+    rationale: Tensor
+    belief_ids: Tensor
+    belief_probabilities: Tensor
+    next_probabilities: Tensor
+    label_probabilities: Tensor
+    question: Tensor | None = None
+    question_lengths: Tensor | None = None
+    layers: Tensor | None = None
+
+    @classmethod
+    def from_batch(
+        cls, batch: MistakeBatch, dtype: torch.dtype = torch.bfloat16, keep_question: bool = True
+    ) -> MistakeRecord:
+        """Drop padding, narrow, and move to the CPU.
+
+        Args:
+            batch ([`MistakeBatch`]): the round.
+            dtype (`torch.dtype`, *optional*, defaults to `torch.bfloat16`): of hidden states and probabilities.
+            keep_question (`bool`, *optional*, defaults to `True`): `False` where the embedding is frozen.
+
+        Returns:
+            [`MistakeRecord`]; packed rows come apart into their documents.
+        """
+        real = batch.attention_mask
+        values = {name: getattr(batch, name)[real] for name in _TOKEN_FIELDS}
+        lengths, question_lengths, question = _lengths(batch), None, None
+        if batch.question is not None and (keep_question or batch.question_mask is not None):
+            mask = real if batch.question_mask is None else batch.question_mask
+            question = batch.question[mask]
+            question_lengths = None if batch.question_mask is None else mask.sum(dim=-1)
+        layers = None if batch.layers is None else batch.layers[:, real[: batch.layers.shape[1]]]
+        tensors = {**values, "lengths": lengths, "question": question, "question_lengths": question_lengths}
+        tensors["layers"] = layers
+        return cls(**{name: _stored(name, tensor, dtype) for name, tensor in tensors.items()})
+
+    @classmethod
+    def join(cls, records: list[MistakeRecord]) -> MistakeRecord:
+        """One record of several, for instance of the micro-batches of one optimiser step.
+
+        Args:
+            records (list of [`MistakeRecord`]): at least one.
+
+        Returns:
+            [`MistakeRecord`]
+        """
+        if len(records) == 1:
+            return records[0]
+        joined = {}
+        for field in fields(cls):
+            parts = [getattr(record, field.name) for record in records]
+            if field.name == "layers":
+                joined[field.name] = parts[0]
+            else:
+                joined[field.name] = None if parts[0] is None else torch.cat(parts)
+        return cls(**joined)
+
+    def part(self, index: int, count: int) -> MistakeRecord:
+        """The sequences of one of `count` nearly equal parts, to be read under gradient accumulation.
+
+        Args:
+            index (`int`): which part, from 0.
+            count (`int`): how many parts.
+
+        Returns:
+            [`MistakeRecord`]; without sequences where there are fewer than parts.
+        """
+        if count == 1:
+            return self
+        bounds = [len(self.lengths) * edge // count for edge in (index, index + 1)]
+        tokens = slice(*(int(self.lengths[:edge].sum()) for edge in bounds))
+        chosen = {name: getattr(self, name)[tokens] for name in _TOKEN_FIELDS}
+        question, question_lengths = self.question, self.question_lengths
+        if question_lengths is not None:
+            sources = slice(*(int(question_lengths[:edge].sum()) for edge in bounds))
+            question, question_lengths = question[sources], question_lengths[slice(*bounds)]
+        elif question is not None:
+            question = question[tokens]
+        return MistakeRecord(
+            lengths=self.lengths[slice(*bounds)], question=question, question_lengths=question_lengths, **chosen
+        )
+
+    def to_batch(self, device: torch.device | str = "cpu") -> MistakeBatch:
+        """Pad again, on the right, on a device.
+
+        Args:
+            device (`torch.device`, *optional*, defaults to the CPU): where the Copilot is.
+
+        Returns:
+            [`MistakeBatch`]
+        """
+        lengths = self.lengths.tolist()
+        padded = {name: _padded(getattr(self, name), lengths, device) for name in _TOKEN_FIELDS}
+        attention_mask = _mask(lengths, device)
+        padded["labels"] = padded["labels"].masked_fill(~attention_mask, -100)
+        question, question_mask = None, None
+        if self.question is not None:
+            sources = lengths if self.question_lengths is None else self.question_lengths.tolist()
+            question = _padded(self.question, sources, device)
+            question_mask = None if self.question_lengths is None else _mask(sources, device)
+        return MistakeBatch(attention_mask=attention_mask, question=question, question_mask=question_mask, **padded)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, those that are there."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def count_supervised(self, mistakes_from: str) -> int:
+        """Positions that the Copilot's loss covers in this round.
+
+        Args:
+            mistakes_from (`str`): `"labels"` or `"all"`.
+
+        Returns:
+            `int`
+        """
+        labelled = self.labels >= 0
+        if mistakes_from == "all":
+            labelled = labelled | torch.ones_like(labelled)
+            labelled[self.lengths.long().cumsum(0) - 1] = (self.labels >= 0)[self.lengths.long().cumsum(0) - 1]
+        return int(labelled.sum())
+
+
+def _lengths(batch: MistakeBatch) -> Tensor:
+    """Tokens of each sequence; each document of a packed row is one."""
+    if batch.segments is None:
+        return batch.attention_mask.sum(dim=-1)
+    counts = [torch.bincount(row) for row in batch.segments]
+    return torch.cat([count[count > 0] for count in counts])
+
+
+def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Narrow one field: hidden states to `dtype`, the many probabilities to float16 (finer than bfloat16 near 1) where
+    that is narrow too, the true tokens' to float32, ids to int32."""
+    if tensor is None:
+        return None
+    if name in _HIDDEN_FIELDS:
+        narrow = dtype
+    elif name == "belief_probabilities":
+        narrow = torch.float16 if dtype.itemsize == 2 else torch.float32
+    else:
+        narrow = torch.float32 if name in _EXACT_FIELDS else torch.int32
+    return tensor.detach().to(narrow).to("cpu", copy=True).contiguous()
+
+
+def _padded(flat: Tensor, lengths: list[int], device: torch.device | str) -> Tensor:
+    sequences = pad_sequence(list(flat.split(lengths)), batch_first=True)
+    sequences = sequences.to(device)
+    return sequences.long() if sequences.dtype == torch.int32 else sequences.float()
+
+
+def _mask(lengths: list[int], device: torch.device | str) -> Tensor:
+    positions = torch.arange(max(lengths), device=device)
+    return positions < torch.tensor(lengths, device=device).unsqueeze(-1)
+
+
+__all__ = ["MistakeRecord"]

@@ -1,0 +1,109 @@
+"""The Trainer's callback that keeps the Mistake Log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .mistake_log import MistakeLog
+from .mistake_record import MistakeRecord
+
+
+class MistakeLogCallback(TrainerCallback):
+    """Is handed each micro-batch's record, and commits the round when the optimiser has stepped.
+
+    Callbacks see neither inputs nor outputs, so the trainer's `compute_loss` hands the records over.
+
+    Args:
+        log ([`MistakeLog`]): the log.
+        after_commit (callable, *optional*): called after each optimiser step, with nothing: the Copilot's further
+            steps of the round.
+    """
+
+    def __init__(self, log: MistakeLog, after_commit: Callable[[], None] | None = None) -> None:
+        self.log = log
+        self.after_commit = after_commit
+        self._pending: list[MistakeRecord] = []
+        self._seen = False
+
+    def hand(self, record: MistakeRecord | None) -> None:
+        """Take one micro-batch's record.
+
+        Args:
+            record ([`MistakeRecord`], *optional*): `None` where it has no supervised token.
+        """
+        self._seen = True
+        if record is not None:
+            self._pending.append(record)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget what an interrupted step left."""
+        self._pending, self._seen = [], False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Commit the round; `state.global_step` counts it already."""
+        if self._pending:
+            self.log.append(MistakeRecord.join(self._pending), state.global_step - 1)
+        elif self._seen:
+            self.log.skip()
+        self._pending, self._seen = [], False
+        if self.after_commit is not None:
+            self.after_commit()
+
+    def statistics(self) -> dict[str, float]:
+        """What `Trainer.log` shows of the log.
+
+        Returns:
+            `dict`: rounds and megabytes kept, and rounds skipped if any were.
+        """
+        numbers: dict[str, float] = {
+            "mistake_log_rounds": len(self.log),
+            "mistake_log_megabytes": round(self.log.nbytes / 1e6, 2),
+        }
+        if self.log.skipped_rounds:
+            numbers["mistake_log_skipped_rounds"] = self.log.skipped_rounds
+        return numbers
+
+    def save(self, folder: str | Path, rank: int) -> None:
+        """Write the log into a checkpoint.
+
+        Args:
+            folder (`str` or `Path`): the checkpoint.
+            rank (`int`): this process's number; each has a log of its own.
+        """
+        self.log.save(log_file(folder, rank))
+
+    def load(self, folder: str | Path, rank: int) -> None:
+        """Read the log of a checkpoint, in place.
+
+        Args:
+            folder (`str` or `Path`): the checkpoint.
+            rank (`int`): this process's number.
+
+        Raises:
+            ValueError: the log is cut off or another model's.
+        """
+        path = log_file(folder, rank)
+        if path.is_file():
+            self.log = MistakeLog.load(path, self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
+
+
+def log_file(folder: str | Path, rank: int) -> Path:
+    """Where a checkpoint keeps the log.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint.
+        rank (`int`): the process's number.
+
+    Returns:
+        `Path`
+    """
+    return Path(folder) / ("mistake_log.safetensors" if rank == 0 else f"mistake_log-{rank:05d}.safetensors")
+
+
+__all__ = ["MistakeLogCallback", "log_file"]

@@ -1,0 +1,376 @@
+"""Trainers that fine-tune a Pilot, keep its Mistake Log, and teach the Copilot from it (Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Seq2SeqTrainer, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from .checkpoints import last_whole_checkpoint
+from .held_out import HeldOutCollator, hold_out
+from .mistake_batch import MistakeBatch
+from .mistake_log import MistakeLog
+from .mistake_record import MistakeRecord
+from .mistakes import mistake_size
+from .modeling_pair_base import PilotCopilotPreTrainedModel
+from .optimization import has_own_schedule, joint_scheduler, split_parameter_groups
+from .trainer_callback_copilot import MistakeLogCallback
+from .training_args_copilot import CopilotArguments
+
+
+class CopilotTrainerMixin:
+    """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
+
+    One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
+    from the log, the batch's own among them. The two losses are on disjoint parameters and are added.
+
+    Args:
+        *args: the base Trainer's.
+        mistake_log ([`MistakeLog`], *optional*): a log to go on with; a new one by default.
+        **kwargs: the base Trainer's; `args` must have the fields of [`CopilotArguments`].
+
+    Raises:
+        TypeError: the model is no pair, or the arguments lack the Copilot's.
+        ValueError: an argument can't be used with the model or the data.
+    """
+
+    def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.args, CopilotArguments):
+            raise TypeError(
+                f"`args` is a {type(self.args).__name__}; give CopilotTrainingArguments, or mix CopilotArguments into "
+                "your own arguments' class."
+            )
+        pair = self.pair
+        if self.args.freeze_pilot:
+            pair.freeze_pilot()
+        if self.args.mistakes_from is not None:
+            pair.config.mistakes_from = self.args.mistakes_from
+        if self.args.held_out_mistakes > 0.0 and self.train_dataset is not None:
+            self.train_dataset = hold_out(self.train_dataset, self.args.held_out_mistakes, self.args.seed)
+            self.data_collator = HeldOutCollator(self.data_collator)
+        self._check_parallel()
+        log = mistake_log or MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
+        log.fingerprint = log.fingerprint or pair_fingerprint(pair)
+        self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps)
+        self.add_callback(self.mistake_callback)
+        # Both losses are divided by whole-step counts here, so Trainer must not divide them again.
+        self.loss_is_scaled_for_ga = True
+        self._micro_step = 0
+        self._drawn: MistakeRecord | None = None
+        self._supervised_in_step: int | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._summed_steps = 0
+        self._sizes: Tensor | None = None
+
+    def _check_parallel(self) -> None:
+        steps, frozen = self.args.copilot_steps_per_round, self.args.freeze_pilot
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"{self.args.n_gpu} devices in one process would use DataParallel, which splits logged rounds wrongly. "
+                "Start one process a device with `torchrun` or `accelerate launch`, or show this one a single device."
+            )
+        if self.args.world_size > 1 and steps > 1 and not frozen and not self.args.ddp_find_unused_parameters:
+            raise ValueError(
+                f"`copilot_steps_per_round={steps}` trains the Copilot alone between the Pilot's steps; under "
+                "distributed training that needs `ddp_find_unused_parameters=True` (or `freeze_pilot=True`)."
+            )
+
+    @property
+    def mistake_log(self) -> MistakeLog:
+        """The log."""
+        return self.mistake_callback.log
+
+    @property
+    def pair(self) -> PilotCopilotPreTrainedModel:
+        """The pair inside whatever wraps it."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not isinstance(model, PilotCopilotPreTrainedModel):
+            raise TypeError(
+                f"the model is a {type(model).__name__}; give a pair, for instance "
+                "PilotCopilotForCausalLM.from_pilot(model, {'num_hidden_layers': 6})."
+            )
+        return model
+
+    # ---- the losses ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Both losses of a (micro-)batch in one forward pass.
+
+        Args:
+            model (`nn.Module`): the pair, wrapped.
+            inputs (`dict`): the batch.
+            return_outputs (`bool`, *optional*, defaults to `False`): return the output too.
+            num_items_in_batch (`int` or tensor, *optional*): supervised tokens of the Pilot in the whole step.
+
+        Returns:
+            The loss, or the loss and the output.
+
+        Raises:
+            ValueError: the Pilot's logits hold NaN or inf; the round is named and not logged.
+        """
+        if not model.training:
+            outputs = model(**inputs)
+            self._add_sizes(outputs, inputs.get("labels"))
+            loss = outputs.loss
+        else:
+            outputs, loss = self._training_loss(model, inputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _training_loss(self, model: nn.Module, inputs: dict[str, Any], num_items: Any) -> tuple[Any, Tensor]:
+        micro_steps = max(1, self.current_gradient_accumulation_steps)
+        index, self._micro_step = self._micro_step, (self._micro_step + 1) % micro_steps
+        logging = self.args.use_mistake_log
+        extra: dict[str, Any] = {"return_mistakes": logging, "keep_layers": self.args.mistake_log_layers}
+        if logging:
+            if index == 0:
+                self._drawn = self._draw()
+            extra.update(self._part_of_round(index, micro_steps))
+        if num_items is not None and self.args.average_tokens_across_devices:
+            num_items = num_items / self.accelerator.num_processes  # gradients are averaged over processes
+        extra["num_items_in_batch"] = num_items
+        extra["label_smoothing"] = self.args.label_smoothing_factor
+        extra.setdefault("copilot_scale", 1.0 / micro_steps)
+        try:
+            outputs = model(**inputs, **extra)
+        except ValueError as error:
+            raise ValueError(f"round {self.state.global_step}: {error}") from error
+        if logging:
+            self._hand_over(outputs.mistakes)
+        self._add_losses(outputs)
+        loss = outputs.loss
+        return outputs, loss if num_items is not None or self.pair.pilot_is_frozen else loss / micro_steps
+
+    def _draw(self, again: int = 0) -> MistakeRecord | None:
+        """A round of the log, or `None` for the one under way, each with the same probability (Algorithm 1 appends
+        before it draws). The draw depends on seed and step only, so a resumed run draws as an uninterrupted one."""
+        log, step = self.mistake_log, self.state.global_step
+        oldest = 1 if not again and len(log) == log.max_rounds else 0
+        choices = len(log) - oldest + (0 if again else 1)
+        seed = (self.args.seed * 1_000_003 + step) * 1009 + again + self.args.process_index * 7_919
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        choice = oldest + int(torch.randint(choices, (), generator=generator))
+        return log[choice] if choice < len(log) else None
+
+    def _part_of_round(self, index: int, micro_steps: int) -> dict[str, Any]:
+        """The drawn round's part for this micro-batch, and what its sum is to be divided by."""
+        if self._drawn is None:
+            return {}
+        part = self._drawn.part(index, micro_steps)
+        if len(part.lengths) == 0:
+            part = self._drawn.part(0, len(self._drawn.lengths))
+            return {"mistake_round": part.to_batch(self.args.device), "copilot_scale": 0.0}
+        items = max(1, self._drawn.count_supervised(self.pair.config.mistakes_from))
+        return {"mistake_round": part.to_batch(self.args.device), "copilot_items": items, "copilot_scale": 1.0}
+
+    def _hand_over(self, mistakes: MistakeBatch) -> None:
+        dtype = getattr(torch, self.args.mistake_log_dtype)
+        keep_question = self.pair.get_input_embeddings().weight.requires_grad
+        empty = not mistakes.supervised(self.pair.config.mistakes_from).any()
+        self.mistake_callback.hand(None if empty else MistakeRecord.from_batch(mistakes, dtype, keep_question))
+
+    def _further_copilot_steps(self) -> None:
+        """The second and later steps of the Copilot in a round: only its own parameters have gradients."""
+        self._micro_step, self._drawn = 0, None
+        if not len(self.mistake_log):
+            return
+        for again in range(1, self.args.copilot_steps_per_round):
+            batch = self._draw(again).to_batch(self.args.device)
+            self.model_wrapped.train()
+            with self.compute_loss_context_manager():
+                loss = self.model_wrapped(mistake_round=batch).loss
+            self.accelerator.backward(loss)
+            self._clip_grad_norm(self.model_wrapped)
+            self.optimizer.step()
+            self.model_wrapped.zero_grad()
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Supervised tokens of the Pilot in the step; held-out rows are not its own."""
+        own = []
+        for batch in batch_samples:
+            if "held_out" in batch and "labels" in batch:
+                labels = batch["labels"].masked_fill(batch["held_out"].bool().unsqueeze(-1), -100)
+                batch = {**batch, "labels": labels}
+            own.append(batch)
+        items = super()._get_num_items_in_batch(own, device)
+        return items.clamp_min(1) if isinstance(items, Tensor) else items
+
+    # ---- optimiser and schedule ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One optimiser with groups of the Pilot's and the Copilot's own.
+
+        Args:
+            model (`nn.Module`, *optional*): the model to optimise, if it is not the trainer's.
+
+        Returns:
+            `torch.optim.Optimizer`
+        """
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh:
+            names = set(self.get_decay_parameter_names(self.model))
+            decay = {id(parameter) for name, parameter in self.model.named_parameters() if name in names}
+            split_parameter_groups(optimizer, self.pair.copilot, decay, self.args)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The Pilot's schedule for its groups, the Copilot's for its own.
+
+        Args:
+            num_training_steps (`int`): steps of the Pilot.
+            optimizer (`torch.optim.Optimizer`, *optional*): defaults to the trainer's.
+
+        Returns:
+            A learning rate scheduler.
+        """
+        if self.lr_scheduler is None and has_own_schedule(self.args):
+            self.lr_scheduler = joint_scheduler(optimizer or self.optimizer, self.args, num_training_steps)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip each part by its own norm; the Pilot's is returned, or the Copilot's beside a frozen Pilot."""
+        pair = self.pair
+        norm = super()._clip_grad_norm(pair.pilot) if not pair.pilot_is_frozen else None
+        if norm is None:
+            self.accelerator.unscale_gradients()
+        limit = self.args.of_copilot("max_grad_norm")
+        own = nn.utils.clip_grad_norm_(pair.copilot.parameters(), limit if limit > 0 else float("inf"))
+        self._add("copilot_grad_norm", own)
+        return own if norm is None else norm
+
+    # ---- what is logged ----
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+
+    def _add_losses(self, outputs: Any) -> None:
+        self._add("pilot_loss", outputs.pilot_loss)
+        self._add("copilot_loss", outputs.copilot_loss)
+        self._summed_steps += self._micro_step == 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log, with each part's loss and the Mistake Log's size.
+
+        Args:
+            logs (`dict`): values.
+            start_time (`float`, *optional*): start of training.
+        """
+        if "loss" in logs and self._summed_steps:
+            for name, total in self._sums.items():
+                logs[name] = round(self.accelerator.gather(total.reshape(1)).mean().item() / self._summed_steps, 4)
+            self._sums, self._summed_steps = {}, 0
+            if self.args.use_mistake_log:
+                logs.update(self.mistake_callback.statistics())
+        super().log(logs, start_time)
+
+    def _add_sizes(self, outputs: Any, labels: Tensor | None) -> None:
+        """Sums of ‖p − p̂‖², ‖p − p̃‖² and both log-likelihoods over an evaluation's supervised tokens."""
+        if labels is None or outputs.pilot_logits is None:
+            return
+        targets = self.pair.aligned_labels(labels)
+        supervised = targets >= 0
+        true = targets[supervised]
+        columns = []
+        for logits in (outputs.pilot_logits[supervised], outputs.logits[supervised]):
+            columns += [mistake_size(logits, true).sum(), nn.functional.cross_entropy(logits.float(), true, reduction="sum")]
+        sums = torch.stack([*columns, supervised.sum().float()]).double()
+        self._sizes = sums if self._sizes is None else self._sizes + sums
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate, and add each part's loss and the share of mistake removed, 1 − E‖p − p̃‖² / E‖p − p̂‖².
+
+        Args:
+            *args: the base Trainer's.
+            **kwargs: the base Trainer's.
+
+        Returns:
+            `EvalLoopOutput`
+        """
+        self._sizes = None
+        output = super().evaluation_loop(*args, **kwargs)
+        if self._sizes is not None and output.metrics is not None:
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            sums = self.accelerator.gather(self._sizes.unsqueeze(0)).sum(dim=0).tolist()
+            pilot, pilot_nll, pair, _, count = sums
+            output.metrics[f"{prefix}_pilot_loss"] = pilot_nll / max(count, 1.0)
+            output.metrics[f"{prefix}_pilot_mistake_size"] = pilot / max(count, 1.0)
+            output.metrics[f"{prefix}_mistake_size"] = pair / max(count, 1.0)
+            output.metrics[f"{prefix}_mistake_removed"] = 1.0 - pair / pilot if pilot > 0.0 else 0.0
+        return output
+
+    # ---- checkpoints ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; see `Trainer.train`. With `resume_from_checkpoint=True` from the last *whole* checkpoint.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint's folder, or `True` for the last one.
+            *args: the base Trainer's.
+            **kwargs: the base Trainer's.
+
+        Returns:
+            `TrainOutput`
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir) or True
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.args.use_mistake_log:
+            self.mistake_callback.save(output_dir, self.args.process_index)
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.args.use_mistake_log:
+            self.mistake_callback.load(checkpoint, self.args.process_index)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load weights as `from_pretrained` does: families whose saved names differ from their modules' (mixtures of
+        experts) would lose weights in Trainer's own way."""
+        if self.is_fsdp_enabled or (model is not None and model is not self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        pair = self.pair
+        loaded = type(pair).from_pretrained(resume_from_checkpoint, dtype="auto")
+        pair.load_state_dict(loaded.state_dict())
+
+
+def pair_fingerprint(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
+    """What a Mistake Log says of the Pilot that it is about.
+
+    Args:
+        pair: the pair.
+
+    Returns:
+        `dict`: architecture, vocabulary, width and decoder layers.
+    """
+    text = pair.pilot.config.get_text_config(decoder=True)
+    return {
+        "architecture": type(pair.pilot).__name__,
+        "vocab_size": text.vocab_size,
+        "hidden_size": text.hidden_size,
+        "decoder_layers": pair.recorder.num_layers,
+    }
+
+
+class CopilotTrainer(CopilotTrainerMixin, Trainer):
+    """[`CopilotTrainerMixin`] on `Trainer`, for causal language models."""
+
+
+class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
+    """[`CopilotTrainerMixin`] on `Seq2SeqTrainer`, for encoder-decoders and `predict_with_generate`."""
+
+
+__all__ = ["CopilotSeq2SeqTrainer", "CopilotTrainer", "CopilotTrainerMixin", "pair_fingerprint"]

@@ -1,0 +1,113 @@
+"""Arguments of [`CopilotTrainer`], beside all of TrainingArguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
+
+from .configuration_pilot_copilot import OPTION_VALUES
+from .validation import check_option, check_positive
+
+
+LOG_DTYPES = ("bfloat16", "float32")
+
+
+@dataclass
+class CopilotArguments:
+    r"""
+    What a Copilot's training has that others' has not; to be mixed into any TrainingArguments
+    (`class Arguments(CopilotArguments, SFTConfig)`).
+
+    Args:
+        copilot_learning_rate (`float`, *optional*):
+            Peak learning rate of the Copilot. Defaults to `learning_rate`. The paper: 5e-4 beside a Pilot's 3e-4.
+        copilot_lr_scheduler_type (`str`, *optional*):
+            Schedule of the Copilot's learning rate. Defaults to `lr_scheduler_type`.
+        copilot_warmup_steps (`float`, *optional*):
+            Its warm-up: a number of steps, or below 1 a share of them. Defaults to `warmup_steps`.
+        copilot_weight_decay (`float`, *optional*):
+            Its weight decay. Defaults to `weight_decay`.
+        copilot_max_grad_norm (`float`, *optional*):
+            Each part is clipped by its own norm; this is the Copilot's. Defaults to `max_grad_norm`.
+        use_mistake_log (`bool`, *optional*, defaults to `True`):
+            Keep a Mistake Log and learn from rounds drawn from it. `False`: the Copilot learns from each batch once.
+        mistake_log_rounds (`int`, *optional*, defaults to 128):
+            Rounds that the log keeps.
+        mistake_log_max_bytes (`int`, *optional*, defaults to 500,000,000):
+            Bytes that the log keeps.
+        mistake_log_dtype (`str`, *optional*, defaults to `"bfloat16"`):
+            Type of logged hidden states, `"bfloat16"` or `"float32"`.
+        mistake_log_layers (`int`, *optional*, defaults to 0):
+            For so many sequences of a round every layer's output is logged beside their mean, for looking into.
+        copilot_steps_per_round (`int`, *optional*, defaults to 1):
+            Optimiser steps of the Copilot for each of the Pilot's, each on a round drawn anew.
+        freeze_pilot (`bool`, *optional*, defaults to `False`):
+            Only read the Pilot: no gradient and no optimiser state.
+        held_out_mistakes (`float`, *optional*, defaults to 0.0):
+            Share of the training set that the Pilot only reads, so that its mistakes there stay fresh.
+        mistakes_from (`str`, *optional*):
+            `"labels"` or `"all"`; defaults to the pair's own setting.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    copilot_learning_rate: float | None = field(default=None, metadata={"help": "The Copilot's peak learning rate."})
+    copilot_lr_scheduler_type: str | None = field(default=None, metadata={"help": "The Copilot's schedule."})
+    copilot_warmup_steps: float | None = field(default=None, metadata={"help": "The Copilot's warm-up."})
+    copilot_weight_decay: float | None = field(default=None, metadata={"help": "The Copilot's weight decay."})
+    copilot_max_grad_norm: float | None = field(default=None, metadata={"help": "The Copilot's clipping norm."})
+    use_mistake_log: bool = field(default=True, metadata={"help": "Learn from rounds drawn from a Mistake Log."})
+    mistake_log_rounds: int = field(default=128, metadata={"help": "Rounds that the log keeps."})
+    mistake_log_max_bytes: int = field(default=500_000_000, metadata={"help": "Bytes that the log keeps."})
+    mistake_log_dtype: str = field(default="bfloat16", metadata={"help": "Type of logged hidden states."})
+    mistake_log_layers: int = field(default=0, metadata={"help": "Sequences a round with every layer logged."})
+    copilot_steps_per_round: int = field(default=1, metadata={"help": "The Copilot's steps for each of the Pilot's."})
+    freeze_pilot: bool = field(default=False, metadata={"help": "Only read the Pilot."})
+    held_out_mistakes: float = field(default=0.0, metadata={"help": "Share of the data that the Pilot only reads."})
+    mistakes_from: str | None = field(default=None, metadata={"help": "Lessons from 'labels' or 'all' positions."})
+
+    def __post_init__(self) -> None:
+        for name in ("mistake_log_rounds", "mistake_log_max_bytes", "copilot_steps_per_round"):
+            check_positive(name, getattr(self, name))
+        check_option("mistake_log_dtype", self.mistake_log_dtype, LOG_DTYPES)
+        if self.mistakes_from is not None:
+            check_option("mistakes_from", self.mistakes_from, OPTION_VALUES["mistakes_from"])
+        if not 0.0 <= self.held_out_mistakes < 1.0:
+            raise ValueError(
+                f"`held_out_mistakes` is {self.held_out_mistakes}; it is the share of the training set that the Pilot "
+                "only reads, from 0 to below 1."
+            )
+        if self.copilot_steps_per_round > 1 and not self.use_mistake_log:
+            raise ValueError(
+                f"`copilot_steps_per_round` is {self.copilot_steps_per_round}, but without a Mistake Log there is only "
+                "one round to read. Set `use_mistake_log=True`."
+            )
+        super().__post_init__()  # type: ignore[misc]
+
+    def of_copilot(self, name: str) -> Any:
+        """A training argument as it holds for the Copilot.
+
+        Args:
+            name (`str`): e.g. `"learning_rate"`.
+
+        Returns:
+            The value of `copilot_{name}` if it is set, else that of `{name}`.
+        """
+        own = getattr(self, f"copilot_{name}")
+        return getattr(self, name) if own is None else own
+
+
+@dataclass
+class CopilotTrainingArguments(CopilotArguments, TrainingArguments):
+    """TrainingArguments with those of [`CopilotArguments`], for [`CopilotTrainer`]."""
+
+
+@dataclass
+class CopilotSeq2SeqTrainingArguments(CopilotArguments, Seq2SeqTrainingArguments):
+    """Seq2SeqTrainingArguments with those of [`CopilotArguments`], for [`CopilotSeq2SeqTrainer`]."""
+
+
+__all__ = ["CopilotArguments", "CopilotSeq2SeqTrainingArguments", "CopilotTrainingArguments"]
