@@ -17,10 +17,14 @@ NORM_TYPES = ("rms_norm", "layer_norm")
 _INTERMEDIATE_NAMES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size")
 _ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "dense_act_fn", "activation_function", "afn")
 _RMS_EPS_NAMES = ("rms_norm_eps",)
-_LAYER_EPS_NAMES = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "layer_norm_eps")
+_LAYER_EPS_NAMES = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 # Families whose feed-forward part has no gate; T5 says so in its configuration.
-_PLAIN_MLP = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "codegen", "phi", "bart", "mbart", "pegasus")
-_ATTENTION_BIAS = ("gpt2", "gpt_neox", "opt", "bloom", "phi", "bart", "mbart", "pegasus", "qwen2")
+_PLAIN_MLP = (
+    *("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "codegen", "phi", "bart", "mbart", "pegasus"),
+    *("falcon", "starcoder2", "gpt_bigcode"),
+)
+_ATTENTION_BIAS = ("gpt2", "gpt_neox", "opt", "bloom", "phi", "bart", "mbart", "pegasus", "qwen2", "starcoder2")
+_T5_LIKE = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 
 
 @strict
@@ -173,7 +177,7 @@ def _first(config: PreTrainedConfig, names: tuple[str, ...], default: Any) -> An
 
 def _values_of_source(source: PreTrainedConfig) -> dict[str, Any]:
     """The Copilot's fields as the source model's configuration has them."""
-    is_t5 = source.model_type in ("t5", "mt5", "umt5")
+    is_t5 = source.model_type in _T5_LIKE
     hidden_size = source.hidden_size
     heads = source.num_attention_heads
     rms_eps = _first(source, _RMS_EPS_NAMES, None)

@@ -48,7 +48,13 @@ def make_norm(config: CopilotConfig, size: int) -> nn.Module:
 
 
 def eager_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **kwargs: object
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    **kwargs: object,
 ) -> tuple[Tensor, Tensor]:
     """Attention written out, for `attn_implementation="eager"` and as the reference.
 

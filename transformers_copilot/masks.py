@@ -69,7 +69,9 @@ def copilot_masks(
         [`CopilotMasks`]
     """
     batch, queries, keys = visible.shape
-    offsets = torch.arange(keys, device=visible.device) - torch.arange(past, past + queries, device=visible.device)[:, None]
+    offsets = (
+        torch.arange(keys, device=visible.device) - torch.arange(past, past + queries, device=visible.device)[:, None]
+    )
     # A padded query sees at least itself: a row without any key has no softmax. Nothing real ever reads it.
     own = offsets == 0
     mistakes = visible | own

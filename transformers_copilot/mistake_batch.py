@@ -162,9 +162,7 @@ def _check_finite(normalizer: Tensor, real: Tensor) -> None:
         )
 
 
-def feedback_validity(
-    attention_mask: Tensor | None, segments: Tensor | None, length: int, past: int
-) -> Tensor | None:
+def feedback_validity(attention_mask: Tensor | None, segments: Tensor | None, length: int, past: int) -> Tensor | None:
     """Where the mistake of the token before is one: that token exists, is no padding and is of the same document.
 
     Args:

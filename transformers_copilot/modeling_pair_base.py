@@ -16,23 +16,22 @@ from transformers.utils import ModelOutput, logging
 from .cache_pilot_copilot import PilotCopilotCache
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
+from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
 from .mistake_batch import MistakeBatch
 from .mistakes import PilotDistribution, full_probabilities
 from .modeling_copilot import CopilotModel
 from .modeling_outputs import PilotCopilotOutput
-from .objectives import copilot_objective
+from .objectives import copilot_objective, pilot_loss_of
+from .pair_building import copilot_config_for, keep_attention_plain, load_pilot, new_copilot, question_size
 from .pairing import check_pairing, check_pilot
 from .rationale import RationaleRecorder
 from .rectifying import PilotPass, copilot_states, run_copilot
-from .fusion import rectify, rectify_shift
 from .validation import check_copilot_weight
 from .weight_copying import copy_decoder_weights
 
 
 logger = logging.get_logger(__name__)
-
-_DEFAULT_COPILOT_LAYERS = 6
 
 
 class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
@@ -66,8 +65,8 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         super().__init__(config)
         self.pilot = self._auto_pilot_class.from_config(config.pilot) if pilot is None else pilot
         check_pilot(self.pilot, bool(config.is_encoder_decoder))
-        check_pairing(self.pilot.config, config.copilot, _question_size(self.pilot))
-        _keep_attention_plain(config.copilot)
+        check_pairing(self.pilot.config, config.copilot, question_size(self.pilot))
+        keep_attention_plain(config.copilot)
         self.copilot = CopilotModel(config.copilot) if copilot is None else copilot
         self.config.pilot, self.config.copilot = self.pilot.config, self.copilot.config
         self.recorder = RationaleRecorder(self.pilot)
@@ -107,10 +106,10 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         """
         own = dict(config.option_values()) if config is not None else {}
         own.update({name: options.pop(name) for name in PAPER_OPTIONS if name in options})
-        pilot = cls._load_pilot(pilot, options)
+        pilot = load_pilot(cls._auto_pilot_class, pilot, options)
         check_pilot(pilot, cls.config_class().is_encoder_decoder)
-        copilot_config, source = cls._copilot_config(pilot, copilot, head)
-        check_pairing(pilot.config, copilot_config, _question_size(pilot))
+        copilot_config, source = copilot_config_for(cls._auto_pilot_class, pilot, copilot, head)
+        check_pairing(pilot.config, copilot_config, question_size(pilot))
         pair_config = cls.config_class(
             pilot=pilot.config,
             copilot=copilot_config,
@@ -119,52 +118,12 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
             attn_implementation=pilot.config._attn_implementation,
             **own,
         )
-        _keep_attention_plain(copilot_config)
-        pair = cls(pair_config, pilot=pilot, copilot=_new_copilot(copilot_config, pilot))
+        keep_attention_plain(copilot_config)
+        pair = cls(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
         copy_decoder_weights(pair.copilot, source)
         pair.generation_config = copy.deepcopy(pilot.generation_config)
         pair.train(pilot.training)
         return pair
-
-    @classmethod
-    def _load_pilot(cls, pilot: PreTrainedModel | str, options: dict[str, Any]) -> PreTrainedModel:
-        if isinstance(pilot, str):
-            return cls._auto_pilot_class.from_pretrained(pilot, **options)
-        if options:
-            raise TypeError(
-                f"unknown options {sorted(options)}: expected {sorted(PAPER_OPTIONS)}. Keywords of `from_pretrained` "
-                "are taken only when the Pilot is given by its id or path."
-            )
-        return pilot
-
-    @classmethod
-    def _copilot_config(
-        cls, pilot: PreTrainedModel, copilot: CopilotConfig | dict[str, Any] | str | None, head: str | None
-    ) -> tuple[CopilotConfig, PreTrainedModel]:
-        """The Copilot's configuration, and the model that its layers are copied from."""
-        source = pilot
-        if isinstance(copilot, CopilotConfig):
-            config = copy.deepcopy(copilot)
-        else:
-            fields: dict[str, Any] = {}
-            if isinstance(copilot, str):
-                source = cls._auto_pilot_class.from_pretrained(copilot)
-            elif isinstance(copilot, dict):
-                fields = dict(copilot)
-            elif copilot is None:
-                layers = pilot.config.get_text_config(decoder=True).num_hidden_layers
-                fields = {"num_hidden_layers": max(2, min(_DEFAULT_COPILOT_LAYERS, layers))}
-            else:
-                raise TypeError(
-                    f"`copilot` is a {type(copilot).__name__}; give a CopilotConfig, a dict of its fields such as "
-                    '{"num_hidden_layers": 6}, or the id or path of a checkpoint to copy.'
-                )
-            width = pilot.config.get_text_config(decoder=True).hidden_size
-            fields = {"pilot_hidden_size": width, "question_size": _question_size(pilot), **fields}
-            config = CopilotConfig.from_pilot(source.config, **fields)
-        if head is not None:
-            config = CopilotConfig(**{**config.to_dict(), "head": head})
-        return config, source
 
     @classmethod
     def from_pretrained(
@@ -242,6 +201,7 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         """
         embeddings = self.pilot.resize_token_embeddings(new_num_tokens, *args, **kwargs)
         self.copilot.resize_vocabulary(self.pilot.config.get_text_config(decoder=True).vocab_size)
+        self.recorder.remove()
         self.recorder = RationaleRecorder(self.pilot)  # the embedding layer is a new one
         return embeddings
 
@@ -418,7 +378,7 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         **losses: Any,
     ) -> PilotCopilotOutput:
         """Training: the Pilot's loss on the batch, the Copilot's on a logged round, or on this one."""
-        pilot_loss = _pilot_loss(seen.logits, targets, held_out, losses)
+        pilot_loss = pilot_loss_of(seen.logits, targets, held_out, losses)
         current = None
         if mistake_round is None or return_mistakes:
             current = MistakeBatch.from_pilot(
@@ -475,47 +435,14 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
 
     def _add_losses(self, result: PilotCopilotOutput, correction: Tensor, targets: Tensor) -> None:
         """Evaluation: cross-entropy of the rectified logits, and each part's own loss."""
-        result.loss = _pilot_loss(result.logits, targets, None, {})
-        result.pilot_loss = _pilot_loss(result.pilot_logits, targets, None, {})
+        result.loss = pilot_loss_of(result.logits, targets, None, {})
+        result.pilot_loss = pilot_loss_of(result.pilot_logits, targets, None, {})
         supervised = targets >= 0
         if supervised.any():
             probabilities = torch.softmax(result.pilot_logits[supervised].float(), dim=-1)
             result.copilot_loss = copilot_objective(
                 correction[supervised], probabilities, targets[supervised], self.config.objective, self.config.fusion
             )
-
-
-def _question_size(pilot: PreTrainedModel) -> int:
-    """Width of X̃: the embedding layer's, or the encoder's output."""
-    if pilot.config.is_encoder_decoder:
-        return pilot.config.get_text_config(encoder=True).hidden_size
-    return pilot.get_input_embeddings().weight.shape[-1]
-
-
-def _keep_attention_plain(config: CopilotConfig) -> None:
-    """Eager or sdpa for the Copilot: its masks are its own, which flash kernels do not take."""
-    if config._attn_implementation not in ("eager", "sdpa", None):
-        config._attn_implementation = "sdpa"
-
-
-def _new_copilot(config: CopilotConfig, pilot: PreTrainedModel) -> CopilotModel:
-    """A fresh Copilot in float32, where the Pilot is."""
-    return CopilotModel(config).to(device=pilot.device, dtype=torch.float32)
-
-
-def _pilot_loss(logits: Tensor, targets: Tensor, held_out: Tensor | None, losses: dict[str, Any]) -> Tensor:
-    """Cross-entropy (Eq. 2) in float32; rows that are held out for the Copilot do not count."""
-    if held_out is not None:
-        targets = targets.masked_fill(held_out.bool().unsqueeze(-1), -100)
-    supervised = targets >= 0
-    if not supervised.any():
-        return logits[..., :1].float().sum() * 0.0
-    num_items = losses.get("num_items_in_batch")
-    smoothing = losses.get("label_smoothing") or 0.0
-    chosen, true = logits[supervised].float(), targets[supervised]
-    if num_items is None:
-        return F.cross_entropy(chosen, true, label_smoothing=smoothing)
-    return F.cross_entropy(chosen, true, label_smoothing=smoothing, reduction="sum") / num_items
 
 
 def kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:

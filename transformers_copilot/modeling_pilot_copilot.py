@@ -114,13 +114,15 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             return self._pilot_alone(input_ids, past_key_values, labels, use_cache, logits_to_keep, shared)
         cache = self.own_cache(past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
-        outputs, seen = self._run_pilot(input_ids, attention_mask, position_ids, cache, past, training, use_cache, shared)
+        outputs, seen = self._run_pilot(
+            input_ids, attention_mask, position_ids, cache, past, training, use_cache, shared
+        )
         targets = None if labels is None else self.aligned_labels(labels)
         if training:
             return self._train_on(outputs, seen, targets, mistake_round, held_out, return_mistakes, **kwargs)
         if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
             cache = PilotCopilotCache(outputs.past_key_values)
-        correct = kwargs.get('return_correction', False)
+        correct = kwargs.get("return_correction", False)
         return self._rectified(
             outputs, seen, targets, cache, weight, kept_positions(logits_to_keep), rectify_state, correct
         )

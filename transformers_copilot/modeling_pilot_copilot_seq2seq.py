@@ -129,10 +129,8 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
         if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
             cache = PilotCopilotCache(outputs.past_key_values, fixed_questions=True)
-        correct = kwargs.get('return_correction', False)
-        return self._rectified(
-            outputs, seen, labels, cache, weight, kept_positions(0), rectify_state, correct
-        )
+        correct = kwargs.get("return_correction", False)
+        return self._rectified(outputs, seen, labels, cache, weight, kept_positions(0), rectify_state, correct)
 
     def _run_pilot(
         self,

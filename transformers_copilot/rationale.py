@@ -78,10 +78,15 @@ class RationaleRecorder:
 
     def __init__(self, pilot: PreTrainedModel) -> None:
         layers = decoder_layers(pilot)
-        for layer in layers:
-            layer.register_forward_hook(self._on_layer)
-        pilot.get_input_embeddings().register_forward_hook(self._on_embedding)
+        self._handles = [layer.register_forward_hook(self._on_layer) for layer in layers]
+        self._handles.append(pilot.get_input_embeddings().register_forward_hook(self._on_embedding))
         self.num_layers = len(layers)
+
+    def remove(self) -> None:
+        """Take the hooks off the Pilot."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     @contextmanager
     def capture(self, keep_layers: int = 0) -> Iterator[Capture]:
@@ -124,6 +129,7 @@ class RationaleRecorder:
         new = RationaleRecorder.__new__(RationaleRecorder)
         memo[id(self)] = new
         new.num_layers = self.num_layers
+        new._handles = []  # a handle knows the old modules only
         return new
 
 

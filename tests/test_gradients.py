@@ -1,0 +1,145 @@
+"""What each loss may move: the Pilot's only the Pilot, the Copilot's only the Copilot."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from training_helpers import collate, make_pair, make_pilot, make_trainer, reversal_rows, state
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+
+
+CASES = [
+    ("llama", "own", {}),
+    ("llama", "pilot", {}),
+    ("llama-tied", "pilot", {}),
+    ("llama-tied", "pilot", {"fusion": "probability", "objective": "rmse", "mistakes_from": "all"}),
+    ("gpt2", "pilot", {"objective": "kl", "rationale_window": "current"}),
+    ("t5", "own", {"objective": "mse"}),
+    ("t5", "pilot", {}),
+]
+
+
+def training_pair(family, head, options):
+    """A pair in training mode whose Copilot has something to say, and a batch."""
+    pair = make_pair(family, head=head, random_head=True, **options).train()
+    return pair, collate(reversal_rows(4, seq2seq=family == "t5"))
+
+
+def with_gradient(module: nn.Module) -> list[str]:
+    return [name for name, parameter in module.named_parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize(("family", "head", "options"), CASES)
+def test_the_copilot_loss_reaches_the_copilot_alone(family, head, options):
+    pair, batch = training_pair(family, head, options)
+    record = pair(**batch, return_mistakes=True).mistakes
+    pair(mistake_round=record).loss.backward()
+    assert with_gradient(pair.pilot) == []
+    assert with_gradient(pair.copilot) == [name for name, _ in pair.copilot.named_parameters()]
+    assert all(parameter.grad.abs().sum() > 0 for parameter in pair.copilot.parameters())
+
+
+@pytest.mark.parametrize(("family", "head", "options"), CASES)
+def test_the_copilot_loss_on_the_batch_itself_does_not_reach_the_pilot(family, head, options):
+    pair, batch = training_pair(family, head, options)
+    pair(**batch, copilot_scale=0.0).loss.backward()
+    without = {name: parameter.grad for name, parameter in pair.pilot.named_parameters()}
+    pair.zero_grad()
+    pair(**batch, copilot_scale=1000.0).loss.backward()
+    for name, parameter in pair.pilot.named_parameters():
+        assert torch.equal(parameter.grad, without[name]), name
+
+
+@pytest.mark.parametrize(("family", "head", "options"), CASES)
+def test_the_pilot_loss_reaches_the_pilot_alone(family, head, options):
+    pair, batch = training_pair(family, head, options)
+    expected = copy.deepcopy(pair.pilot)
+    expected(**batch).loss.backward()
+    pair(**batch, copilot_scale=0.0).loss.backward()
+    assert all(p.grad is None or not p.grad.any() for p in pair.copilot.parameters())
+    for (name, ours), theirs in zip(pair.pilot.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+@pytest.mark.parametrize(("family", "head"), [("llama", "own"), ("llama-tied", "pilot"), ("t5", "pilot")])
+def test_a_frozen_pilot_is_only_read(tmp_path, family, head):
+    pair = make_pair(family, head=head)
+    before = state(pair)
+    arguments = {"weight_decay": 0.1, "copilot_steps_per_round": 2, "gradient_accumulation_steps": 2}
+    trainer = make_trainer(tmp_path, pair, freeze_pilot=True, **arguments)
+    trainer.train()
+    after = state(pair)
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("pilot."))
+    assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith("copilot."))
+    own = {id(parameter) for parameter in pair.copilot.parameters()}
+    optimised = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    assert optimised == own
+    assert {id(parameter) for parameter in trainer.optimizer.state} == own
+    assert with_gradient(pair.pilot) == []
+
+
+def test_a_frozen_pilot_has_no_dropout(tmp_path):
+    pair = make_pair("gpt2", pilot=make_pilot("gpt2", resid_pdrop=0.5, embd_pdrop=0.5))
+    trainer = make_trainer(tmp_path, pair, freeze_pilot=True)
+    trainer.train()
+    assert not pair.pilot.training and not any(module.training for module in pair.pilot.modules())
+    assert pair.copilot.training
+    pair.train()
+    batch = collate(reversal_rows(4))
+    assert torch.equal(pair(**batch).logits, pair.pilot(**{n: batch[n] for n in ("input_ids", "attention_mask")}).logits)
+
+
+def collator_for(pilot):
+    """With the decoder's input, which transformers' label smoothing of an encoder-decoder needs."""
+    if not pilot.config.is_encoder_decoder:
+        return collate
+
+    def collator(rows):
+        batch = collate(rows)
+        return {**batch, "decoder_input_ids": pilot.prepare_decoder_input_ids_from_labels(labels=batch["labels"])}
+
+    return collator
+
+
+def train_alone(folder, pilot, rows, **arguments):
+    """The Pilot alone with transformers' own Trainer."""
+    seq2seq = pilot.config.is_encoder_decoder
+    given = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, **arguments}
+    args = (Seq2SeqTrainingArguments if seq2seq else TrainingArguments)(str(folder), **given)
+    trainer = (Seq2SeqTrainer if seq2seq else Trainer)(
+        model=pilot, args=args, train_dataset=rows, data_collator=collator_for(pilot)
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "arguments", "own"),
+    [
+        ("llama", "own", {}, {}),
+        ("llama-tied", "pilot", {"weight_decay": 0.1, "max_grad_norm": 0.05}, {}),
+        ("llama", "own", {"gradient_accumulation_steps": 2}, {"copilot_steps_per_round": 3}),
+        ("llama", "own", {"lr_scheduler_type": "cosine", "warmup_steps": 2}, {"copilot_warmup_steps": 1}),
+        ("llama", "own", {"label_smoothing_factor": 0.1}, {"mistakes_from": "all"}),
+        ("llama", "own", {"max_grad_norm": 0.0}, {"copilot_max_grad_norm": 0.5}),
+        ("llama", "own", {}, {"use_mistake_log": False}),
+        ("llama", "pilot", {"bf16": True}, {}),
+        ("gpt2-dropout", "own", {}, {}),
+        ("t5", "own", {"label_smoothing_factor": 0.1}, {}),
+        ("t5", "pilot", {"optim": "adafactor"}, {}),
+    ],
+)
+def test_the_pilot_learns_as_it_would_alone(tmp_path, family, head, arguments, own):
+    """Same data, seed and clipping: a Copilot beside it doesn't change what the Pilot becomes."""
+    changes = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2} if "dropout" in family else {}
+    alone = make_pilot(family.removesuffix("-dropout"), **changes)
+    pair = make_pair(pilot=copy.deepcopy(alone), head=head)
+    rows = reversal_rows(22, seq2seq=family == "t5")  # an epoch ends with a smaller batch, and an incomplete step
+    shared = {"num_train_epochs": 2, "max_steps": -1, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    shared = {**shared, "seed": 7, **arguments}
+    make_trainer(tmp_path / "pair", pair, rows=rows, data_collator=collator_for(alone), **shared, **own).train()
+    train_alone(tmp_path / "alone", alone, rows, **shared)
+    expected, trained = state(alone), state(pair.pilot)
+    for name in expected:
+        torch.testing.assert_close(trained[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
