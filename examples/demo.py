@@ -34,8 +34,10 @@ from transformers.utils import logging
 
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, PilotCopilotForCausalLM, fit_copilot_weight
 
+
 HIDDEN_SIZE = 64
 BATCH_SIZE = 64
+INITIALIZER_RANGE = 0.1  # transformers' 0.02 suits wider models; at this width learning takes half as long again
 MAX_ANSWER_TOKENS = 8
 
 
@@ -55,8 +57,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dev_questions", type=int, default=1000, help="questions that λ is chosen on")
     parser.add_argument("--pilot_layers", type=int, default=2, help="the Pilot's layers")
     parser.add_argument("--copilot_layers", type=int, default=4, help="the Copilot's layers")
-    parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak learning rate of Pilots")
-    parser.add_argument("--copilot_learning_rate", type=float, default=3e-3, help="peak learning rate of the Copilot")
+    parser.add_argument("--learning_rate", type=float, default=4e-3, help="peak learning rate of Pilots")
+    parser.add_argument("--copilot_learning_rate", type=float, default=1.5e-3, help="peak learning rate of the Copilot")
     parser.add_argument("--output_dir", default="outputs/demo", help="folder for results.json")
     parser.add_argument("--quick", action="store_true", help="a run of seconds that shows nothing but that it runs")
     options = parser.parse_args(arguments)
@@ -87,26 +89,24 @@ def build_pilot(layers: int, hidden_size: int, seed: int) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
+        initializer_range=INITIALIZER_RANGE,
     )
     set_seed(seed)
     return LlamaForCausalLM(config)
 
 
-def build_rival(pilot_layers: int, at_least: int, seed: int) -> LlamaForCausalLM:
-    """The smallest Pilot of as many layers, only wider, that has as many weights as the pair.
+def build_rival(pair_size: int, seed: int) -> LlamaForCausalLM:
+    """A Pilot of the pair's size: of the same width, with so many layers that its weights come nearest to the pair's.
 
     Args:
-        pilot_layers: The Pilot's layers.
-        at_least: The pair's number of weights.
+        pair_size: The pair's number of weights.
         seed: Seed of the weights.
 
     Returns:
         The model.
     """
-    hidden_size = HIDDEN_SIZE
-    while (rival := build_pilot(pilot_layers, hidden_size, seed)).num_parameters() < at_least:
-        hidden_size += 8
-    return rival
+    one, two = (build_pilot(layers, HIDDEN_SIZE, seed).num_parameters() for layers in (1, 2))
+    return build_pilot(1 + max(1, round((pair_size - one) / (two - one))), HIDDEN_SIZE, seed)
 
 
 class Demo:
@@ -140,6 +140,7 @@ class Demo:
             lr_scheduler_type="cosine",
             warmup_steps=min(100, options.steps // 4),
             weight_decay=0.0,
+            adam_beta2=0.98,
             logging_steps=max(1, options.steps // 10),
             save_strategy="no",
             report_to="none",
@@ -186,13 +187,14 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     demo = Demo(options)
     pilot = build_pilot(options.pilot_layers, HIDDEN_SIZE, options.seed)
-    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot={"num_hidden_layers": options.copilot_layers})
+    copilot = {"num_hidden_layers": options.copilot_layers, "initializer_range": INITIALIZER_RANGE}
+    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot=copilot)
     seconds = {"training the pair": demo.train(CopilotTrainer, pair, "the pair")}
     collator = DataCollatorForSeq2Seq(demo.tokenizer)
     dev = demo.encode(demo.dev)
-    fit = fit_copilot_weight(pair, dev, data_collator=collator, batch_size=200, set_name="fresh sums")
+    fit = fit_copilot_weight(pair, dev, data_collator=collator, batch_size=200, set_name="fresh sums", progress=False)
     print(f"λ = {fit.weight:g}, chosen on {len(dev):,} other questions")
-    rival = build_rival(options.pilot_layers, pair.num_parameters(), options.seed)
+    rival = build_rival(pair.num_parameters(), options.seed)
     seconds["training the larger Pilot"] = demo.train(Trainer, rival, "a Pilot alone of the pair's size")
     alone = demo.answer("Pilot alone", pair, pair.pilot.num_parameters(), copilot_weight=0.0)
     together = demo.answer("Pilot + Copilot", pair, pair.num_parameters())

@@ -1,7 +1,7 @@
 """Fine-tune a pair on a task, and compare it with its Pilot alone on the task's test questions.
 
     python examples/finetune_task.py --task mawps --pilot meta-llama/Llama-3.2-1B --output_dir outputs/mawps
-    python examples/finetune_task.py --task boolq --pilot Qwen/Qwen2.5-0.5B --data_dir my_data --output_dir outputs/boolq
+    python examples/finetune_task.py --task boolq --pilot Qwen/Qwen2.5-0.5B --data_dir data --output_dir outputs/boolq
     python examples/finetune_task.py --task svamp --train_tasks mawps,gsm8k --pilot ... --output_dir outputs/svamp
 
 Questions come from the Hub, or from a local folder with `{arithmetic,commonsense}/{task}/{train,dev,test}.jsonl`
@@ -36,7 +36,6 @@ from transformers import (
     Trainer,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from transformers_copilot import (
@@ -46,6 +45,7 @@ from transformers_copilot import (
     PilotCopilotForSeq2SeqLM,
     fit_copilot_weight,
 )
+from transformers_copilot.checkpoints import last_whole_checkpoint
 
 
 class TaskRun:
@@ -169,7 +169,9 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def checkpoint_to_resume(options: TaskArguments, training: CopilotTrainingArguments) -> str | None:
-    """The checkpoint to go on from: the one named, or with `--resume` the last one in the output folder, if any.
+    """The checkpoint to go on from: the one named, or with `--resume` the last whole one in the output folder, if any.
+
+    A run that was killed while it wrote a checkpoint goes on from the one before.
 
     Args:
         options: The script's options.
@@ -180,8 +182,7 @@ def checkpoint_to_resume(options: TaskArguments, training: CopilotTrainingArgume
     """
     if training.resume_from_checkpoint or not options.resume:
         return training.resume_from_checkpoint
-    folder = Path(training.output_dir)
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    return last_whole_checkpoint(training.output_dir)
 
 
 def describe(run: TaskRun) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+
 Z_95 = 1.959964
 NUMBER_TOLERANCE = Decimal("0.001")
 

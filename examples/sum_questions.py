@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+
 CHARACTERS = "0123456789+-*="
 PAD, END = "<pad>", "<end>"
 
@@ -41,17 +42,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 class SumStream:
-    """Makes questions, never one twice.
+    """Makes questions, never one twice: sums and differences of numbers of 1 to 4 digits, each length as likely as
+    another, and products of such a number with one of a single digit.
 
     Args:
         seed: Seed of the questions.
-        largest: Largest operand of a sum or difference.
-        largest_factor: Largest operand of a product.
+        digits: Most digits of a number.
     """
 
-    def __init__(self, seed: int, largest: int = 999, largest_factor: int = 99) -> None:
+    def __init__(self, seed: int, digits: int = 4) -> None:
         self._random = random.Random(seed)
-        self._limits = {"+": largest, "-": largest, "*": largest_factor}
+        self._digits = digits
         self._made: set[str] = set()
 
     def take(self, count: int) -> list[Sum]:
@@ -64,10 +65,11 @@ class SumStream:
             The questions, none of which this stream has made before.
 
         Raises:
-            ValueError: The operands' range has too few questions left.
+            ValueError: There are too few questions of such numbers left.
         """
-        room = sum((limit + 1) ** 2 for limit in self._limits.values())
-        if len(self._made) + count > room // 2:
+        # Two numbers of the most digits alone make this many sums; far fewer are taken before repeats become common.
+        room = 10 ** (2 * self._digits) // 10
+        if len(self._made) + count > room:
             raise ValueError(f"{count} more questions beside {len(self._made)} ask for too much of {room}.")
         questions: list[Sum] = []
         while len(questions) < count:
@@ -77,8 +79,12 @@ class SumStream:
                 questions.append(question)
         return questions
 
+    def _number(self, digits: int) -> int:
+        return self._random.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+
     def _draw(self) -> Sum:
         sign = self._random.choice("+-*")
-        left, right = (self._random.randint(0, self._limits[sign]) for _ in range(2))
+        left = self._number(self._random.randint(1, self._digits))
+        right = self._number(1 if sign == "*" else self._random.randint(1, self._digits))
         result = {"+": left + right, "-": left - right, "*": left * right}[sign]
         return Sum(f"{left}{sign}{right}=", str(result))

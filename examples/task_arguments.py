@@ -31,14 +31,13 @@ class TaskArguments:
     num_beams: int = field(default=1, metadata={"help": "Beams; the paper takes 4."})
     copilot: str | None = field(default=None, metadata={"help": "Id or folder of a Copilot to start from."})
     copilot_layers: int = field(default=6, metadata={"help": "Layers of a Copilot that is built from the Pilot."})
-    head: str = field(default="own", metadata={"help": "The Copilot's vocabulary matrices.", "choices": ["own", "pilot"]})
+    head: str = field(
+        default="own", metadata={"help": "The Copilot's vocabulary matrices.", "choices": ["own", "pilot"]}
+    )
     error_feedback: str = field(default="observed", metadata={"choices": ["observed", "predicted"]})
     fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
     objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
     rationale_window: str = field(default="preceding", metadata={"choices": ["preceding", "current"]})
-    mistakes: str = field(
-        default="labels", metadata={"help": "Positions that the Copilot learns from.", "choices": ["labels", "all"]}
-    )
     dtype: str = field(default="float32", metadata={"help": "Type of the weights.", "choices": ["float32", "bfloat16"]})
     control: str | None = field(
         default=None, metadata={"help": "Id or folder of another model to fine-tune alone and compare with."}
@@ -72,7 +71,6 @@ class TaskArguments:
             "fusion": self.fusion,
             "objective": self.objective,
             "rationale_window": self.rationale_window,
-            "mistakes_from": self.mistakes,
         }
 
 

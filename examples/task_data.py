@@ -1,7 +1,7 @@
 """A task's training, validation and test questions, no question in two of them.
 
-A local folder has `{arithmetic,commonsense}/{task}/{train,dev,test}.jsonl`. Where dev is missing a part of train serves;
-where train is missing (SVAMP) other tasks are named to train on.
+A local folder has `{arithmetic,commonsense}/{task}/{train,dev,test}.jsonl`. Where dev is missing a part of train
+serves; where train is missing (SVAMP) other tasks are named to train on.
 """
 
 import random
@@ -13,6 +13,7 @@ from pathlib import Path
 from task_hub import load_hub_rows
 from task_prompts import TASKS, Question, Task
 from task_rows import question_from_row, read_jsonl
+
 
 Item = tuple[Task, Question]
 SplitReader = Callable[[Task, str], list[Question] | None]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import load_dataset
-
 from task_prompts import Task
+
 
 Row = Mapping[str, Any]
 

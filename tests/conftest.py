@@ -35,7 +35,7 @@ _SIZES = {
 }
 _WIDE_HEADS = {**_SIZES, "head_dim": 12}  # heads · head_dim is not the width: nothing may take it for granted
 _GPT2 = {"vocab_size": VOCAB, "n_embd": WIDTH, "n_layer": 3, "n_head": 4, "n_positions": 128}
-_T5 = {"vocab_size": VOCAB, "d_model": WIDTH, "d_ff": 48, "d_kv": 6, "num_heads": 4, "num_layers": 2}
+_T5 = {"vocab_size": VOCAB, "d_model": WIDTH, "d_ff": 48, "d_kv": 6, "num_heads": 4, "num_layers": 3}
 
 # Of each family: configuration class and its fields.
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,7 +45,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", {**_WIDE_HEADS, "sliding_window": None}),
     "gemma": ("GemmaConfig", _WIDE_HEADS),
     "gpt2": ("GPT2Config", _GPT2),
-    "t5": ("T5Config", {**_T5, "num_decoder_layers": 3, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0}),
+    "t5": ("T5Config", {**_T5, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0}),
 }
 DECODER_ONLY = [name for name in TINY if name != "t5"]
 

@@ -49,7 +49,9 @@ def pilot_pass(pilot: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, list
     seq2seq, layers, inputs = pilot.config.is_encoder_decoder, [], []
     decoder = pilot.get_decoder()
     blocks = decoder.block if seq2seq else decoder.layers
-    hooks = [b.register_forward_hook(lambda m, a, out: layers.append(out[0] if type(out) is tuple else out)) for b in blocks]
+    hooks = [
+        b.register_forward_hook(lambda m, a, out: layers.append(out[0] if type(out) is tuple else out)) for b in blocks
+    ]
     hooks.append(pilot.get_input_embeddings().register_forward_hook(lambda m, a, out: inputs.append(out)))
     out = pilot(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"])
     for hook in hooks:
@@ -68,10 +70,14 @@ def pilot_pass(pilot: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, list
     return out.loss, entry
 
 
-def algorithm1(pair: Any, batches: list[dict[str, Tensor]], drawn: list[int], pilot_lr: float, copilot_lr: float) -> None:
+def algorithm1(
+    pair: Any, batches: list[dict[str, Tensor]], drawn: list[int], pilot_lr: float, copilot_lr: float
+) -> None:
     """Train a pair in place: a round a batch, the Copilot on the logged round of each number in `drawn`."""
     pilot, copilot, log = pair.pilot, pair.copilot, []
-    optimizers = [torch.optim.AdamW(m.parameters(), lr, weight_decay=0.0) for m, lr in ((pilot, pilot_lr), (copilot, copilot_lr))]
+    optimizers = [
+        torch.optim.AdamW(m.parameters(), lr, weight_decay=0.0) for m, lr in ((pilot, pilot_lr), (copilot, copilot_lr))
+    ]
     for batch, number in zip(batches, drawn, strict=True):
         loss, entry = pilot_pass(pilot, batch)
         log.append(entry)

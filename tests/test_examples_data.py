@@ -1,13 +1,9 @@
 """The examples' data: reading rows, keeping sets apart, the Hub's form, prompts, targets and answers."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
 from task_data import hub_reader, load_task, local_reader, question_key
 from task_hub import HUB_SOURCES, local_form
 from task_prompts import TASKS, Question, extract_answer, plain_equation, prompt_of, target_of
@@ -26,7 +22,8 @@ def sum_row(number: int, question: str | None = None) -> dict:
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"question": "How many?", "answer": "1"', b"not json", b'{"question": "caf\xe9", "answer": "1"}', b"{'a': 1}"]
+    "line",
+    [b'{"question": "How many?", "answer": "1"', b"not json", b'{"question": "caf\xe9", "answer": "1"}', b"{'a': 1}"],
 )
 def test_malformed_line_names_file_and_line(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "train.jsonl"

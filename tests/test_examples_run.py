@@ -6,16 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import finetune_task
 import pytest
+import smollm2
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
 
-import finetune_task
-import smollm2
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_example(script: str, *arguments: object) -> str:
@@ -118,8 +117,11 @@ def test_demo_prints_the_whole_report(tmp_path: Path) -> None:
     for words in ("Pilot alone", "Pilot + Copilot", "larger Pilot alone", "95% interval", "95% paired interval", "λ ="):
         assert words in printed
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    alone, together, larger = (results["models"][name] for name in ("Pilot alone", "Pilot + Copilot", "larger Pilot alone"))
-    assert alone["weights"] < together["weights"] <= larger["weights"] <= 1.1 * together["weights"]
+    alone, together, larger = (
+        results["models"][name] for name in ("Pilot alone", "Pilot + Copilot", "larger Pilot alone")
+    )
+    assert alone["weights"] < together["weights"]
+    assert larger["weights"] == pytest.approx(together["weights"], rel=0.05)
     assert alone["total"] == together["total"] == larger["total"] == 40
 
 
@@ -161,7 +163,7 @@ def test_malformed_data_stops_the_script_before_training(tmp_path: Path) -> None
     (folder / "train.jsonl").write_text('{"question": "1 and 2 ?", "answer": "3"}\n{"question": \n')
     (folder / "test.jsonl").write_text('{"question": "1 and 5 ?", "answer": "6"}\n')
     with pytest.raises(ValueError, match=r"train\.jsonl:2"):
-        finetune_task.main(common_arguments("mawps", tmp_path / "no pilot", tmp_path, tmp_path / "out")[:8])
+        finetune_task.main(common_arguments("mawps", tmp_path / "no_pilot", tmp_path, tmp_path / "out"))
 
 
 def test_missing_smollm2_package_is_explained() -> None:

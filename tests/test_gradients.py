@@ -87,7 +87,9 @@ def test_a_frozen_pilot_has_no_dropout(tmp_path):
     assert pair.copilot.training
     pair.train()
     batch = collate(reversal_rows(4))
-    assert torch.equal(pair(**batch).logits, pair.pilot(**{n: batch[n] for n in ("input_ids", "attention_mask")}).logits)
+    assert torch.equal(
+        pair(**batch).logits, pair.pilot(**{n: batch[n] for n in ("input_ids", "attention_mask")}).logits
+    )
 
 
 def collator_for(pilot):
@@ -141,5 +143,7 @@ def test_the_pilot_learns_as_it_would_alone(tmp_path, family, head, arguments, o
     make_trainer(tmp_path / "pair", pair, rows=rows, data_collator=collator_for(alone), **shared, **own).train()
     train_alone(tmp_path / "alone", alone, rows, **shared)
     expected, trained = state(alone), state(pair.pilot)
+    # transformers' own label smoothing sums in another order, and AdamW makes much of a gradient near zero.
+    tolerance = 1e-3 if family == "t5" and arguments else 1e-6
     for name in expected:
-        torch.testing.assert_close(trained[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(trained[name], expected[name], rtol=0.0, atol=tolerance, msg=name)

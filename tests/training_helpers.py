@@ -84,7 +84,12 @@ def make_pilot(family: str = "llama", seed: int = 0, **changes: Any) -> PreTrain
 
 
 def make_pair(
-    family: str = "llama", *, pilot: PreTrainedModel | None = None, paper: bool = False, random_head: bool = False, **options: Any
+    family: str = "llama",
+    *,
+    pilot: PreTrainedModel | None = None,
+    paper: bool = False,
+    random_head: bool = False,
+    **options: Any,
 ) -> Any:
     """A tiny pair. `paper`: with the paper's options; `random_head`: with f other than zero from the start."""
     pilot = make_pilot(family) if pilot is None else pilot

@@ -1,4 +1,4 @@
-"""A Copilot for any Hugging Face language model: it learns from the model's logged mistakes and corrects it as it writes.
+"""A Copilot for any Hugging Face language model: it learns from the model's mistakes and corrects it as it writes.
 
 Importing the package registers its configurations and models with the Auto classes; the training parts are imported
 when they are first asked for. The method is that of "Transformer Copilot" (arXiv 2505.16270).

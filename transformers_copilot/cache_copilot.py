@@ -29,11 +29,18 @@ class CopilotCache:
     def _all(self) -> list[DynamicCache]:
         return [self.mistakes, self.questions, self.rationales]
 
+    def get_seq_length(self) -> int:
+        """Positions seen so far."""
+        return self.mistakes.get_seq_length()
+
     def has_questions(self, layer_index: int) -> bool:
         """Whether a cross-attention's fixed questions are already there.
 
         Args:
             layer_index (`int`): number of the cross-attention, from 0.
+
+        Returns:
+            `bool`
         """
         return self.fixed_questions and self.questions.get_seq_length(layer_index) > 0
 
@@ -42,6 +49,9 @@ class CopilotCache:
 
         Args:
             layer_index (`int`): number of the cross-attention, from 0.
+
+        Returns:
+            Two tensors of shape `(batch, key heads, questions, head width)`.
         """
         layer = self.questions.layers[layer_index]
         return layer.keys, layer.values

@@ -47,6 +47,19 @@ class PilotCopilotCache(Cache):
             return new[:, -1:].clone()
         return new if old is None else torch.cat([old, new], dim=1)
 
+    def check_in_step(self) -> None:
+        """Refuse to go on where only the Pilot has.
+
+        Raises:
+            ValueError: the Pilot's part holds positions that the Copilot's does not.
+        """
+        ahead = self.get_seq_length() - self.copilot.get_seq_length()
+        if ahead:
+            raise ValueError(
+                f"`past_key_values` holds {ahead} positions that the Copilot has not seen: the Pilot read them alone, "
+                "with λ = 0 or by itself. Read the text again with a new cache, or go on with λ = 0."
+            )
+
     def last_logits(self) -> Tensor | None:
         """The Pilot's logits of the last position.
 
@@ -64,7 +77,11 @@ class PilotCopilotCache(Cache):
         return None if self.pending_logits is None else self.pending_logits[:, -1:]
 
     def last_feedback(self) -> Tensor | None:
-        """The Copilot's own output at the last position, `(batch, 1, vocab)`, under "predicted" feedback."""
+        """The Copilot's own output at the last position, under "predicted" feedback.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, 1, vocab)`, or `None` where it is not known.
+        """
         return None if self.pending_feedback is None else self.pending_feedback[:, -1:]
 
     @property
@@ -79,23 +96,63 @@ class PilotCopilotCache(Cache):
         return self.pilot.is_updated
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Hand keys and values on to the Pilot's cache; see `Cache.update`."""
+        """Hand keys and values on to the Pilot's cache; see `Cache.update`.
+
+        Args:
+            key_states (`torch.Tensor` of shape `(batch, key heads, length, head width)`): new keys.
+            value_states (`torch.Tensor` of the same shape): new values.
+            layer_idx (`int`): their layer.
+            *args: handed on.
+            **kwargs: handed on.
+
+        Returns:
+            All keys and values of the layer.
+        """
         return self.pilot.update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions seen so far; see `Cache.get_seq_length`."""
+        """Positions seen so far; see `Cache.get_seq_length`.
+
+        Args:
+            layer_idx (`int`, *optional*): one of the Pilot's cache layers.
+
+        Returns:
+            `int`
+        """
         return self.pilot.get_seq_length(layer_idx)
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """The longest sequence that fits; see `Cache.get_max_length`."""
+        """The longest sequence that fits; see `Cache.get_max_length`.
+
+        Args:
+            layer_idx (`int`, *optional*): one of the Pilot's cache layers.
+
+        Returns:
+            `int`, -1 where there is no limit.
+        """
         return self.pilot.get_max_length(layer_idx)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Key length and offset for masks; see `Cache.get_mask_sizes`."""
+        """Key length and offset for masks; see `Cache.get_mask_sizes`.
+
+        Args:
+            query_length (`int`): positions of the call.
+            layer_idx (`int`): one of the Pilot's cache layers.
+
+        Returns:
+            Two `int`.
+        """
         return self.pilot.get_mask_sizes(query_length, layer_idx)
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Offset of the queries; see `Cache.get_query_offset`."""
+        """Offset of the queries; see `Cache.get_query_offset`.
+
+        Args:
+            layer_idx (`int`, *optional*): one of the Pilot's cache layers.
+
+        Returns:
+            `int`
+        """
         return self.pilot.get_query_offset(layer_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -110,19 +167,31 @@ class PilotCopilotCache(Cache):
         self.pending_feedback = _cropped(self.pending_feedback, tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Put the rows in the beams' new order; see `Cache.reorder_cache`."""
+        """Put the rows in the beams' new order; see `Cache.reorder_cache`.
+
+        Args:
+            beam_idx (`torch.LongTensor` of shape `(batch,)`): for each row the one it continues.
+        """
         self.pilot.reorder_cache(beam_idx)
         self.copilot.reorder_cache(beam_idx)
         self._map_pending(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row; see `Cache.batch_repeat_interleave`."""
+        """Repeat every row; see `Cache.batch_repeat_interleave`.
+
+        Args:
+            repeats (`int`): how many times.
+        """
         self.pilot.batch_repeat_interleave(repeats)
         self.copilot.batch_repeat_interleave(repeats)
         self._map_pending(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some of the rows; see `Cache.batch_select_indices`."""
+        """Keep some of the rows; see `Cache.batch_select_indices`.
+
+        Args:
+            indices (`torch.Tensor` of shape `(kept,)`): which, as numbers or as a mask.
+        """
         self.pilot.batch_select_indices(indices)
         self.copilot.batch_select_indices(indices)
         self._map_pending(lambda tensor: tensor[indices])
@@ -190,7 +259,7 @@ def _cropped(pending: Tensor | None, tokens_to_remove: int) -> Tensor | None:
     """What is left of pending positions; only the last one is needed once the past before it is certain."""
     if pending is None:
         return None
-    left = pending[:, : pending.shape[1] - abs(tokens_to_remove)] if tokens_to_remove else pending
+    left = pending[:, : max(0, pending.shape[1] - abs(tokens_to_remove))]
     return left[:, -1:].clone() if left.shape[1] > 0 else None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -112,6 +113,9 @@ class CopilotConfig(PreTrainedConfig):
     is_encoder_decoder: bool = False
     initializer_range: float = 0.02
 
+    # Set by `registration`: called once, by the first configuration that is made. Every pair's holds one of these.
+    register_models: ClassVar[Callable[[], None] | None] = None
+
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -123,6 +127,10 @@ class CopilotConfig(PreTrainedConfig):
             self.question_size = self.pilot_hidden_size
         self._check()
         super().__post_init__(**kwargs)
+        register_models = CopilotConfig.register_models
+        if register_models is not None:
+            register_models()
+            CopilotConfig.register_models = None
 
     def _check(self) -> None:
         check_option("head", self.head, HEADS)
@@ -177,6 +185,8 @@ def _first(config: PreTrainedConfig, names: tuple[str, ...], default: Any) -> An
 
 def _values_of_source(source: PreTrainedConfig) -> dict[str, Any]:
     """The Copilot's fields as the source model's configuration has them."""
+    if source.is_heterogeneous:
+        source = source.per_layer_config[0]  # layers of different shapes (Gemma 4): the Copilot's are the first one's
     is_t5 = source.model_type in _T5_LIKE
     hidden_size = source.hidden_size
     heads = source.num_attention_heads
@@ -186,11 +196,12 @@ def _values_of_source(source: PreTrainedConfig) -> dict[str, Any]:
     layers = _first(source, ("num_decoder_layers", "decoder_layers"), None) if source.is_encoder_decoder else None
     has_bias = source.model_type in _ATTENTION_BIAS or bool(_first(source, ("attention_bias",), False))
     plain_bias = source.model_type in _PLAIN_MLP
+    inner = _first(source, _INTERMEDIATE_NAMES, 4 * hidden_size)
     return {
         "vocab_size": source.vocab_size,
         "hidden_size": hidden_size,
         "pilot_hidden_size": hidden_size,
-        "intermediate_size": _first(source, _INTERMEDIATE_NAMES, 4 * hidden_size),
+        "intermediate_size": inner[0] if isinstance(inner, (list, tuple)) else inner,  # Gemma 3n: one a layer
         "num_hidden_layers": layers if layers is not None else source.num_hidden_layers,
         "num_attention_heads": heads,
         "num_key_value_heads": _first(source, ("num_key_value_heads",), heads),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -28,6 +28,18 @@ PAPER_OPTIONS: dict[str, Any] = {
     "mistake_top_k": None,
     "copilot_weight": 1.0,
 }
+
+
+def _of_pilot(name: str) -> property:
+    """A field of the Pilot's text configuration, which trainers and scripts read and set on the pair's."""
+
+    def read(config: PilotCopilotConfig) -> Any:
+        return getattr(config.get_text_config(decoder=True), name, None)
+
+    def write(config: PilotCopilotConfig, value: Any) -> None:
+        setattr(config.get_text_config(decoder=True), name, value)
+
+    return property(read, write)
 
 
 @strict
@@ -104,12 +116,21 @@ class PilotCopilotConfig(PreTrainedConfig):
     pilot_name_or_path: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.check_options()
+        super().__post_init__(**kwargs)
+
+    def check_options(self) -> None:
+        """Refuse unknown values; models ask again, since `from_pretrained(..., fusion=...)` sets options afterwards.
+
+        Raises:
+            ValueError: an option has a value that is not among its allowed ones; the message names them.
+            TypeError: λ is not a number.
+        """
         for name, allowed in OPTION_VALUES.items():
             check_option(name, getattr(self, name), allowed)
         self.copilot_weight = check_copilot_weight(self.copilot_weight)
         if self.mistake_top_k is not None and self.mistake_top_k < 1:
             raise ValueError(f"`mistake_top_k` is {self.mistake_top_k}; give at least 1, or None to keep every token.")
-        super().__post_init__(**kwargs)
 
     @classmethod
     def paper(cls, **kwargs: Any) -> PilotCopilotConfig:
@@ -141,7 +162,12 @@ class PilotCopilotConfig(PreTrainedConfig):
         Returns:
             `PreTrainedConfig`
         """
-        return self.pilot.get_text_config(decoder=decoder, encoder=encoder)
+        pilot = cast(PreTrainedConfig, self.pilot)  # no dict any more, nor None, once `__post_init__` has run
+        return pilot.get_text_config(decoder=decoder, encoder=encoder)
+
+    pad_token_id = _of_pilot("pad_token_id")
+    bos_token_id = _of_pilot("bos_token_id")
+    eos_token_id = _of_pilot("eos_token_id")
 
     @property
     def vocab_size(self) -> int:

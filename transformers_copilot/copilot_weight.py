@@ -58,9 +58,9 @@ def fit_copilot_weight(
     r"""
     Set λ on a validation set, and store it in `pair.config` with where it comes from.
 
-    Under probability fusion the least-squares value λ = Σ⟨ℓ, f⟩ / Σ⟨f, f⟩ minimises E‖p − p̂ − λf‖² and cannot make it
-    worse than λ = 0 there. Any fusion can be searched over a grid, by the tokens' likelihood or mistake, or by a
-    metric of your task.
+    Under probability fusion the least-squares value λ = Σ⟨ℓ, f⟩ / Σ⟨f, f⟩ minimises E‖p − p̂ − λf‖². Where clamping and
+    renormalising p̂ + λf make E‖p − p̃‖² worse than the Pilot's in spite of it, λ is 0. Any fusion can be searched over a
+    grid, by the tokens' likelihood or mistake, or by a metric of your task.
 
     Args:
         pair: the pair.
@@ -97,13 +97,14 @@ def fit_copilot_weight(
         criterion = "metric"
     else:
         loader = DataLoader(dataset, batch_size, collate_fn=data_collator or default_data_collator)
-        sums = _token_sums(pair, loader, weights, progress)
         if least_squares:
-            weights = [min(max(sums["product"] / max(sums["square"], 1e-30), 0.0), MAX_COPILOT_WEIGHT)]
             criterion = "mistake_size"
-            scores = {weights[0]: sums["product"] * weights[0] * 2 - sums["square"] * weights[0] ** 2}
-        else:
-            scores = {weight: -sums[criterion, weight] / sums["count"] for weight in weights}
+            sums = _token_sums(pair, loader, [], progress)
+            solution = min(max(sums["product"] / max(sums["square"], 1e-30), 0.0), MAX_COPILOT_WEIGHT)
+            # Least squares knows nothing of clamping and renormalising, which can make p̃ worse than p̂: then 0 wins.
+            weights = [0.0, solution]
+        sums = _token_sums(pair, loader, weights, progress)
+        scores = {weight: -sums[criterion, weight] / sums["count"] for weight in weights}
     best = max(weights, key=lambda weight: (scores[weight], -weight))
     fit = CopilotWeightFit(
         weight=best,

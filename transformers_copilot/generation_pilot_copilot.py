@@ -47,7 +47,7 @@ class CopilotLogitsProcessor(LogitsProcessor):
     def __init__(self, state: RectifyState) -> None:
         self.state = state
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
         """Rectify one step.
 
         Args:
@@ -74,14 +74,18 @@ class PilotCopilotGenerationMixin(GenerationMixin):
         max_cache_length: int,
     ) -> None:
         """Wrap the Pilot's cache, and start this call's [`RectifyState`]."""
+        if "past_key_values" not in self._pilot_parameters:
+            generation_config.use_cache = False  # GPT-1 knows no cache, and reads the whole text at every step
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        if self.active_copilot_weight(model_kwargs.get("copilot_weight")) == 0.0:
-            return
         cache = model_kwargs.get("past_key_values")
         if cache is not None and not isinstance(cache, PilotCopilotCache):
-            wrapped = self.wrap_cache(self._lazy_if_uneven(cache))
+            cache = model_kwargs["past_key_values"] = self._lazy_if_uneven(cache)
+        if self.active_copilot_weight(model_kwargs.get("copilot_weight")) == 0.0:
+            return
+        if cache is not None and not isinstance(cache, PilotCopilotCache):
+            wrapped = self.wrap_cache(cache)
             if generation_config.is_assistant:
                 wrapped.activate_past_recording()
             model_kwargs["past_key_values"] = wrapped
@@ -94,6 +98,8 @@ class PilotCopilotGenerationMixin(GenerationMixin):
         text = self.config.get_text_config(decoder=True)
         layers = getattr(text, "num_decoder_layers", None)
         if layers is None or layers == text.num_hidden_layers or not isinstance(cache, EncoderDecoderCache):
+            return cache
+        if cache.is_compileable or cache.get_seq_length() > 0:
             return cache
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
@@ -150,6 +156,10 @@ class PilotCopilotGenerationMixin(GenerationMixin):
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: continuous batching packs tokens of many requests into one row.
+
+        Args:
+            *args: not used.
+            **kwargs: not used.
 
         Raises:
             NotImplementedError: always.

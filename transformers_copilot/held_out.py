@@ -46,9 +46,18 @@ class HeldOutCollator:
 
         Returns:
             The collator's batch, with `held_out` of shape `(batch,)` where the examples had it.
+
+        Raises:
+            ValueError: the collator joins examples into one row.
         """
         flags = [feature["held_out"] for feature in features if "held_out" in feature]
         batch = self.collator([{k: v for k, v in feature.items() if k != "held_out"} for feature in features])
+        if flags and len(batch["input_ids"]) != len(flags):
+            raise ValueError(
+                f"`held_out_mistakes` flags whole rows, but the collator made {len(batch['input_ids'])} of "
+                f"{len(flags)} examples. Set `held_out_mistakes=0`, or a collator that does not join examples "
+                "(`padding_free=False`)."
+            )
         if flags:
             batch["held_out"] = torch.tensor(flags, dtype=torch.bool)
         return batch
@@ -73,8 +82,10 @@ def hold_out(dataset: Any, share: float, seed: int) -> Any:
             "`held_out_mistakes` needs a training set of known length and of two examples at least, since it sets some "
             "of them aside; load it without streaming, or set `held_out_mistakes=0`."
         )
-    count = max(1, round(share * len(dataset)))
-    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
+    count = min(max(1, round(share * len(dataset))), len(dataset) - 1)  # and one at least for the Pilot
+    # Not the seed itself: the sampler's first epoch is its permutation, which would begin with all of the chosen.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + 17) % 2**63)
+    chosen = torch.randperm(len(dataset), generator=generator)[:count]
     flags = torch.zeros(len(dataset), dtype=torch.bool)
     flags[chosen] = True
     if isinstance(dataset, datasets.Dataset):

@@ -29,7 +29,14 @@ class CopilotRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Norm `(..., size)` over its last dimension."""
+        """Norm `(..., size)` over its last dimension.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(..., size)`): what is normed.
+
+        Returns:
+            `torch.Tensor` of the same shape and type.
+        """
         hidden = hidden_states.float()
         hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
         return (self.weight * hidden).to(hidden_states.dtype)
@@ -41,6 +48,9 @@ def make_norm(config: CopilotConfig, size: int) -> nn.Module:
     Args:
         config ([`CopilotConfig`]): names the kind.
         size (`int`): width of the last dimension.
+
+    Returns:
+        `nn.Module`
     """
     if config.norm_type == "rms_norm":
         return CopilotRMSNorm(size, config.norm_eps)
@@ -156,7 +166,14 @@ class CopilotMLP(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map `(B, T, d)` to `(B, T, d)`."""
+        """Map each position by itself.
+
+        Args:
+            states (`torch.Tensor` of shape `(B, T, d)`): normed states.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, d)`.
+        """
         if self.gate_proj is None:
             return self.down_proj(self.activation(self.up_proj(states)))
         return self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))

@@ -131,14 +131,7 @@ class MistakeBatch:
         Returns:
             `torch.BoolTensor` of shape `(batch, length)`.
         """
-        labelled = (self.labels >= 0) & self.attention_mask
-        if mistakes_from == "labels":
-            return labelled
-        known = torch.zeros_like(labelled)
-        known[:, :-1] = self.attention_mask[:, :-1] & self.attention_mask[:, 1:]
-        if self.segments is not None:
-            known[:, :-1] &= self.segments[:, :-1] == self.segments[:, 1:]
-        return labelled | known
+        return lesson_positions(self.labels, self.attention_mask, self.segments, mistakes_from)
 
     def targets(self) -> tuple[Tensor, Tensor]:
         """The true token after every position and p̂ of it: the label where there is one, else the next token.
@@ -150,6 +143,40 @@ class MistakeBatch:
         labelled = self.labels >= 0
         probabilities = torch.where(labelled, self.label_probabilities, self.next_probabilities)
         return torch.where(labelled, self.labels, following), probabilities
+
+
+def lesson_positions(labels: Tensor, real: Tensor, segments: Tensor | None, mistakes_from: str) -> Tensor:
+    """Positions that the Copilot's loss covers.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch, length)`): the supervised token after each position, or -100.
+        real (`torch.BoolTensor` of shape `(batch, length)`): `False` where there is padding.
+        segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
+        mistakes_from (`str`): `"labels"`, those with a label, or `"all"`, every one whose next token is known.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch, length)`.
+    """
+    labelled = (labels >= 0) & real
+    if mistakes_from == "labels":
+        return labelled
+    known = torch.zeros_like(labelled)
+    known[:, :-1] = real[:, :-1] & real[:, 1:]
+    if segments is not None:
+        known[:, :-1] &= segments[:, :-1] == segments[:, 1:]
+    return labelled | known
+
+
+def target_mask(labels: Tensor) -> Tensor:
+    """An encoder-decoder's decoder positions up to a row's last label: what follows is padding.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch, length)`): targets, -100 at padding.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch, length)`.
+    """
+    return (labels >= 0).flip(-1).cummax(dim=-1).values.flip(-1)
 
 
 def _check_finite(normalizer: Tensor, real: Tensor) -> None:
@@ -208,4 +235,4 @@ def shifted(known: SparseMistake, first: SparseMistake | None, valid: Tensor | N
     return SparseMistake(token_ids, values)
 
 
-__all__ = ["MistakeBatch", "feedback_validity", "shifted"]
+__all__ = ["MistakeBatch", "feedback_validity", "lesson_positions", "shifted", "target_mask"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,31 +29,36 @@ FEATURES = Features(
 )
 
 
-def mistake_rows(log: MistakeLog) -> Iterator[dict[str, Any]]:
-    """Rows of a log, a round at a time.
+def mistake_columns(log: MistakeLog) -> dict[str, list[Any]]:
+    """Columns of a log, a row a token whose successor is known.
 
     Args:
         log ([`MistakeLog`]): the log.
 
-    Yields:
-        `dict` with the columns of `FEATURES`.
+    Returns:
+        `dict` with the columns of `FEATURES`, empty lists where the log has no such token.
     """
+    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
     for number, record in zip(log.round_numbers, log, strict=True):
         batch = record.to_batch()
         true, probability = batch.targets()
-        columns = {
-            "token_id": batch.token_ids,
-            "true_token_id": true,
-            "true_probability": probability,
-            "predicted_token_id": batch.belief_ids[..., 0],
-            "predicted_probability": batch.belief_probabilities[..., 0],
-            "supervised": batch.supervised("labels"),
-            "mistake_size": _sizes(batch, true, probability),
-        }
         known = batch.supervised("all")
-        for sequence, position in known.nonzero().tolist():
-            row = {name: column[sequence, position].item() for name, column in columns.items()}
-            yield {"round": number, "sequence": sequence, "position": position, **row}
+        sequence, position = known.nonzero(as_tuple=True)
+        values = {
+            "round": torch.full_like(sequence, number),
+            "sequence": sequence,
+            "position": position,
+            "token_id": batch.token_ids[known],
+            "true_token_id": true[known],
+            "true_probability": probability[known],
+            "predicted_token_id": batch.belief_ids[..., 0][known],
+            "predicted_probability": batch.belief_probabilities[..., 0][known],
+            "supervised": batch.supervised("labels")[known],
+            "mistake_size": _sizes(batch, true, probability)[known],
+        }
+        for name, value in values.items():
+            columns[name] += value.tolist()
+    return columns
 
 
 def _sizes(batch: MistakeBatch, true: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
@@ -63,4 +67,4 @@ def _sizes(batch: MistakeBatch, true: torch.Tensor, probability: torch.Tensor) -
     return (1.0 - probability).square() + others.square().sum(dim=-1)
 
 
-__all__ = ["FEATURES", "mistake_rows"]
+__all__ = ["FEATURES", "mistake_columns"]

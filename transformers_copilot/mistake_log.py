@@ -63,8 +63,8 @@ class MistakeLog:
         """
         if record.nbytes > self.max_bytes:
             raise ValueError(
-                f"one round takes {record.nbytes:,} bytes, more than the log's `max_bytes` of {self.max_bytes:,}. Raise "
-                "`mistake_log_max_bytes`, lower `mistake_top_k`, or use smaller batches."
+                f"one round takes {record.nbytes:,} bytes, more than the log's `max_bytes` of {self.max_bytes:,}. "
+                "Raise `mistake_log_max_bytes`, lower `mistake_top_k`, or use smaller batches."
             )
         self._rounds.append((self.total_rounds if round_number is None else round_number, record))
         self._nbytes += record.nbytes
@@ -132,7 +132,7 @@ class MistakeLog:
             "fingerprint": self.fingerprint,
         }
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"format": LOG_FORMAT, "log": json.dumps(about)})
+        save_file(_apart(tensors), partial, metadata={"format": LOG_FORMAT, "log": json.dumps(about)})
         os.replace(partial, path)
 
     @classmethod
@@ -161,7 +161,7 @@ class MistakeLog:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no Mistake Log at {path}.")
         about, records = _read(path)
-        _check_fingerprint(path, about["fingerprint"], fingerprint)
+        check_fingerprint(f"at {path}", about["fingerprint"], fingerprint)
         log = cls(max_rounds, max_bytes, about["fingerprint"])
         for number, record in zip(about["rounds"], records, strict=True):
             log.append(record, number)
@@ -178,9 +178,21 @@ class MistakeLog:
         """
         from datasets import Dataset
 
-        from .mistake_dataset import FEATURES, mistake_rows
+        from .mistake_dataset import FEATURES, mistake_columns
 
-        return Dataset.from_generator(mistake_rows, features=FEATURES, gen_kwargs={"log": self}, keep_in_memory=True)
+        return Dataset.from_dict(mistake_columns(self), features=FEATURES)
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of those that share memory with another (a round that was appended twice, or in parts), which safetensors
+    refuses to write."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return result
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[MistakeRecord]]:
@@ -202,13 +214,23 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[MistakeRec
     return about, [MistakeRecord(**tensors) for tensors in grouped]
 
 
-def _check_fingerprint(path: Any, found: dict[str, Any], expected: dict[str, Any] | None) -> None:
+def check_fingerprint(which: str, found: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """Refuse a log of another Pilot.
+
+    Args:
+        which (`str`): the log, for the message.
+        found (`dict`): the log's fingerprint; what it does not say is not checked.
+        expected (`dict`, *optional*): the Pilot's.
+
+    Raises:
+        ValueError: they differ; the message gives both values.
+    """
     for name, value in (expected or {}).items():
         if name in found and found[name] != value:
             raise ValueError(
-                f"the Mistake Log at {path} is another model's: its {name} is {found[name]!r}, this Pilot's is "
+                f"the Mistake Log {which} is another model's: its {name} is {found[name]!r}, this Pilot's is "
                 f"{value!r}. Logs cannot be shared between Pilots; start a new one."
             )
 
 
-__all__ = ["LOG_FORMAT", "MistakeLog"]
+__all__ = ["LOG_FORMAT", "MistakeLog", "check_fingerprint"]

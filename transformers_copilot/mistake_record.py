@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,8 @@ class MistakeRecord:
         layers = None if batch.layers is None else batch.layers[:, real[: batch.layers.shape[1]]]
         tensors = {**values, "lengths": lengths, "question": question, "question_lengths": question_lengths}
         tensors["layers"] = layers
-        return cls(**{name: _stored(name, tensor, dtype) for name, tensor in tensors.items()})
+        stored: dict[str, Any] = {name: _stored(name, tensor, dtype) for name, tensor in tensors.items()}
+        return cls(**stored)
 
     @classmethod
     def join(cls, records: list[MistakeRecord]) -> MistakeRecord:
@@ -120,7 +122,7 @@ class MistakeRecord:
         tokens = slice(*(int(self.lengths[:edge].sum()) for edge in bounds))
         chosen = {name: getattr(self, name)[tokens] for name in _TOKEN_FIELDS}
         question, question_lengths = self.question, self.question_lengths
-        if question_lengths is not None:
+        if question is not None and question_lengths is not None:
             sources = slice(*(int(question_lengths[:edge].sum()) for edge in bounds))
             question, question_lengths = question[sources], question_lengths[slice(*bounds)]
         elif question is not None:
@@ -150,7 +152,11 @@ class MistakeRecord:
         return MistakeBatch(attention_mask=attention_mask, question=question, question_mask=question_mask, **padded)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by name, those that are there."""
+        """Its tensors by name, those that are there.
+
+        Returns:
+            `dict`: field name to tensor.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 

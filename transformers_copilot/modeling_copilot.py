@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,10 +112,9 @@ class CopilotModel(CopilotPreTrainedModel):
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
         """
         states = self.embed_mistakes(mistakes, pilot_embedding).to(self.dtype)
-        question = self.question_norm(question.to(self.dtype))
-        rationale = self.rationale_norm(rationale.to(self.dtype))
-        question = self.question_projection(question) + self.segments[0]
-        rationale = self.rationale_projection(rationale) + self.segments[1]
+        if cache is None or not cache.has_questions(0):  # an encoder's output is read once
+            question = self.question_projection(self.question_norm(question.to(self.dtype))) + self.segments[0]
+        rationale = self.rationale_projection(self.rationale_norm(rationale.to(self.dtype))) + self.segments[1]
         for layer in self.layers:
             states = layer(states, question, rationale, masks.mistakes, masks.memory, cache)
         return self.norm(states)
@@ -149,11 +149,11 @@ def _align(source: int, target: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _resized(module: nn.Module, rows: int, std: float) -> nn.Module:
+def _resized(module: nn.Embedding | nn.Linear, rows: int, std: float) -> Any:
     """A copy of an embedding or a head with another number of vocabulary rows."""
     old = module.weight
     if isinstance(module, nn.Embedding):
-        new: nn.Module = nn.Embedding(rows, old.shape[1], device=old.device, dtype=old.dtype)
+        new: nn.Embedding | nn.Linear = nn.Embedding(rows, old.shape[1], device=old.device, dtype=old.dtype)
     else:
         new = nn.Linear(old.shape[1], rows, bias=False, device=old.device, dtype=old.dtype)
     new.weight.normal_(0.0, std)

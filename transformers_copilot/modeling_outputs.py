@@ -38,11 +38,11 @@ class PilotCopilotOutput(ModelOutput):
         mistakes ([`MistakeBatch`], *optional*): this round's, with `return_mistakes=True`.
     """
 
-    loss: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     pilot_logits: torch.Tensor | None = None
-    pilot_loss: torch.FloatTensor | None = None
-    copilot_loss: torch.FloatTensor | None = None
+    pilot_loss: torch.Tensor | None = None
+    copilot_loss: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None

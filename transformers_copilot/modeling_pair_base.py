@@ -1,40 +1,30 @@
-"""What both kinds of pair share: building from a Pilot, loading, the vocabulary, losses, and rectifying a pass."""
+"""What both kinds of pair share: building from a Pilot, loading, the vocabulary, and freezing."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from .cache_pilot_copilot import PilotCopilotCache
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
-from .fusion import rectify, rectify_shift
-from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
-from .mistake_batch import MistakeBatch
-from .mistakes import PilotDistribution, full_probabilities
+from .generation_pilot_copilot import PilotCopilotGenerationMixin
 from .modeling_copilot import CopilotModel
-from .modeling_outputs import PilotCopilotOutput
-from .objectives import copilot_objective, pilot_loss_of
 from .pair_building import copilot_config_for, keep_attention_plain, load_pilot, new_copilot, question_size
-from .pairing import check_pairing, check_pilot
+from .pair_passes import PairPassesMixin
+from .pairing import check_head, check_pairing, check_pilot
 from .rationale import RationaleRecorder
-from .rectifying import PilotPass, copilot_states, run_copilot
 from .validation import check_copilot_weight
 from .weight_copying import copy_decoder_weights
 
 
-logger = logging.get_logger(__name__)
-
-
-class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
+class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, PreTrainedModel):
     """Base of [`PilotCopilotForCausalLM`] and [`PilotCopilotForSeq2SeqLM`]: holds `pilot` and `copilot`.
 
     Args:
@@ -57,20 +47,27 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
     _supports_attention_backend = True
     # A Copilot is small and learns from small differences; in a bfloat16 pair it stays float32.
     _keep_in_fp32_modules_strict = {"copilot"}
-    _auto_pilot_class: type
+    _auto_pilot_class: Any
 
     def __init__(
         self, config: PilotCopilotConfig, pilot: PreTrainedModel | None = None, copilot: CopilotModel | None = None
     ) -> None:
         super().__init__(config)
+        config.check_options()
         self.pilot = self._auto_pilot_class.from_config(config.pilot) if pilot is None else pilot
         check_pilot(self.pilot, bool(config.is_encoder_decoder))
-        check_pairing(self.pilot.config, config.copilot, question_size(self.pilot))
-        keep_attention_plain(config.copilot)
-        self.copilot = CopilotModel(config.copilot) if copilot is None else copilot
+        copilot_config = cast(CopilotConfig, config.copilot)  # no dict any more, nor None
+        check_pairing(self.pilot.config, copilot_config, question_size(self.pilot))
+        check_head(self.pilot, copilot_config)
+        keep_attention_plain(copilot_config)
+        self.copilot = CopilotModel(copilot_config) if copilot is None else copilot
         self.config.pilot, self.config.copilot = self.pilot.config, self.copilot.config
         self.recorder = RationaleRecorder(self.pilot)
         self._pilot_parameters = frozenset(inspect.signature(self.pilot.forward).parameters)
+        if pilot is not None:
+            # Or `post_init` would draw anew what was put into it later, such as an adapter's weights.
+            for module in pilot.modules():
+                module._is_hf_initialized = True
         self.post_init()
 
     @classmethod
@@ -161,7 +158,11 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
-        """The Pilot's embedding layer."""
+        """The Pilot's embedding layer.
+
+        Returns:
+            `nn.Module`
+        """
         return self.pilot.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -173,7 +174,11 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         self.pilot.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The Pilot's language model head."""
+        """The Pilot's language model head.
+
+        Returns:
+            `nn.Module`
+        """
         return self.pilot.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -185,7 +190,11 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         self.pilot.set_output_embeddings(new_embeddings)
 
     def get_decoder(self) -> nn.Module:
-        """The Pilot's decoder."""
+        """The Pilot's decoder.
+
+        Returns:
+            `nn.Module`
+        """
         return self.pilot.get_decoder()
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
@@ -251,7 +260,7 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return None if self.config.copilot.head == "own" else self.get_input_embeddings().weight.detach()
+        return None if self.copilot.config.head == "own" else self.pilot.get_input_embeddings().weight.detach()
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.
@@ -272,78 +281,6 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
         output = torch.func.functional_call(head, detached, (states,))
         return output if getattr(head, "bias", None) is None else output - head.bias.detach()
 
-    def _pilot_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Those arguments that are set and that the Pilot's `forward` takes."""
-        takes_all = "kwargs" in self._pilot_parameters
-        extra = {"output_attentions", "output_hidden_states"}
-        return {
-            name: value
-            for name, value in arguments.items()
-            if value is not None and (name in self._pilot_parameters or (takes_all and name in extra))
-        }
-
-    def copilot_loss(self, batch: MistakeBatch, num_items: Tensor | float | None = None) -> Tensor:
-        """The Copilot's objective on one round (Eq. 7). No gradient reaches the Pilot.
-
-        Args:
-            batch ([`MistakeBatch`]): the round.
-            num_items (`float` or tensor, *optional*): see [`copilot_objective`].
-
-        Returns:
-            `torch.FloatTensor`, a scalar; 0 where the round has no supervised position.
-        """
-        question = batch.question
-        if question is None:
-            with torch.no_grad():
-                question = self.get_input_embeddings()(batch.token_ids)
-        states = copilot_states(
-            self, batch.feedback(), question, batch.rationale, batch.attention_mask, batch.question_mask, batch.segments
-        )
-        supervised = batch.supervised(self.config.mistakes_from)
-        if not supervised.any():
-            return states.sum() * 0.0
-        token_ids, probabilities = (values[supervised] for values in batch.targets())
-        belief = PilotDistribution(batch.belief_ids[supervised], batch.belief_probabilities[supervised])
-        full = full_probabilities(belief, token_ids, probabilities, self.config.copilot.vocab_size)
-        correction = self.correction(states[supervised])
-        return copilot_objective(correction, full, token_ids, self.config.objective, self.config.fusion, num_items)
-
-    def own_cache(self, past_key_values: Cache | None) -> PilotCopilotCache | None:
-        """The pair's cache for what a call was given.
-
-        Args:
-            past_key_values (`Cache`, *optional*): the pair's own, or an empty one of the Pilot's.
-
-        Returns:
-            [`PilotCopilotCache`] or `None`.
-
-        Raises:
-            ValueError: it is static, or holds positions that the Copilot has not seen.
-        """
-        if past_key_values is None or isinstance(past_key_values, PilotCopilotCache):
-            return past_key_values
-        return self.wrap_cache(past_key_values)
-
-    @staticmethod
-    def alone_output(outputs: ModelOutput) -> PilotCopilotOutput:
-        """The output of a call at λ = 0.
-
-        Args:
-            outputs (`ModelOutput`): the Pilot's.
-
-        Returns:
-            [`PilotCopilotOutput`]
-        """
-        loss = outputs.get("loss")
-        return PilotCopilotOutput(
-            loss=loss,
-            logits=outputs.logits,
-            pilot_logits=outputs.logits,
-            pilot_loss=loss,
-            past_key_values=outputs.get("past_key_values"),
-            **PilotCopilotOutput.passed_on(outputs),
-        )
-
     @abstractmethod
     def aligned_labels(self, labels: Tensor) -> Tensor:
         """Labels put where they are predicted.
@@ -355,106 +292,5 @@ class PilotCopilotPreTrainedModel(PilotCopilotGenerationMixin, PreTrainedModel):
             `torch.LongTensor` of shape `(batch, length)`: the token that position j predicts, or -100.
         """
 
-    def copilot_only(self, mistake_round: MistakeBatch) -> PilotCopilotOutput:
-        """The Copilot's loss on a logged round, without a pass of the Pilot.
 
-        Args:
-            mistake_round ([`MistakeBatch`]): the round.
-
-        Returns:
-            [`PilotCopilotOutput`] with `loss` and `copilot_loss`.
-        """
-        loss = self.copilot_loss(mistake_round)
-        return PilotCopilotOutput(loss=loss, copilot_loss=loss.detach())
-
-    def _train_on(
-        self,
-        outputs: ModelOutput,
-        seen: PilotPass,
-        targets: Tensor,
-        mistake_round: MistakeBatch | None,
-        held_out: Tensor | None,
-        return_mistakes: bool,
-        **losses: Any,
-    ) -> PilotCopilotOutput:
-        """Training: the Pilot's loss on the batch, the Copilot's on a logged round, or on this one."""
-        pilot_loss = pilot_loss_of(seen.logits, targets, held_out, losses)
-        current = None
-        if mistake_round is None or return_mistakes:
-            current = MistakeBatch.from_pilot(
-                seen.logits,
-                seen.token_ids,
-                targets,
-                seen.attention_mask,
-                seen.question,
-                seen.rationale,
-                self.config.mistake_top_k,
-                seen.question_mask,
-                seen.segments,
-                seen.layers,
-            )
-        lessons = current if mistake_round is None else mistake_round
-        copilot_loss = self.copilot_loss(lessons, losses.get("copilot_items")) * losses.get("copilot_scale", 1.0)
-        loss = copilot_loss if self.pilot_is_frozen else pilot_loss + copilot_loss
-        return PilotCopilotOutput(
-            loss=loss,
-            logits=seen.logits,
-            pilot_loss=pilot_loss.detach(),
-            copilot_loss=copilot_loss.detach(),
-            mistakes=current if return_mistakes else None,
-            **PilotCopilotOutput.passed_on(outputs),
-        )
-
-    def _rectified(
-        self,
-        outputs: ModelOutput,
-        seen: PilotPass,
-        targets: Tensor | None,
-        cache: Any,
-        weight: float,
-        keep: slice,
-        state: RectifyState | None,
-        return_correction: bool = False,
-    ) -> PilotCopilotOutput:
-        """Scoring and generating: f, then p̃, through the one fusion function."""
-        correction = run_copilot(self, seen, cache, keep, None if state is None else state.prompt_length)
-        kept = seen.logits[:, keep]
-        deferred = state is not None and state.deferred
-        if deferred:
-            state.shift = rectify_shift(kept[:, -1], correction[:, -1], weight, self.config.fusion)
-        result = PilotCopilotOutput(
-            logits=kept if deferred else rectify(kept, correction, weight, self.config.fusion),
-            pilot_logits=kept,
-            correction=correction if return_correction else None,
-            past_key_values=cache,
-            **PilotCopilotOutput.passed_on(outputs),
-        )
-        if targets is not None and not deferred:
-            self._add_losses(result, correction, targets[:, keep])
-        return result
-
-    def _add_losses(self, result: PilotCopilotOutput, correction: Tensor, targets: Tensor) -> None:
-        """Evaluation: cross-entropy of the rectified logits, and each part's own loss."""
-        result.loss = pilot_loss_of(result.logits, targets, None, {})
-        result.pilot_loss = pilot_loss_of(result.pilot_logits, targets, None, {})
-        supervised = targets >= 0
-        if supervised.any():
-            probabilities = torch.softmax(result.pilot_logits[supervised].float(), dim=-1)
-            result.copilot_loss = copilot_objective(
-                correction[supervised], probabilities, targets[supervised], self.config.objective, self.config.fusion
-            )
-
-
-def kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:
-    """Which positions' logits a call is to return.
-
-    Args:
-        logits_to_keep (`int` or tensor): the last so many; 0: all; a tensor: these.
-
-    Returns:
-        `slice` or the tensor.
-    """
-    return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-
-
-__all__ = ["PilotCopilotPreTrainedModel", "kept_positions"]
+__all__ = ["PilotCopilotPreTrainedModel"]

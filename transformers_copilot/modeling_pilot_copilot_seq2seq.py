@@ -13,10 +13,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .cache_pilot_copilot import PilotCopilotCache
 from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
 from .generation_pilot_copilot import RectifyState
-from .mistake_batch import MistakeBatch
+from .mistake_batch import MistakeBatch, target_mask
 from .modeling_outputs import PilotCopilotOutput
-from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
-from .rectifying import PilotPass
+from .modeling_pair_base import PilotCopilotPreTrainedModel
+from .pair_passes import kept_positions
+from .rectifying import PilotPass, share_head
 from .validation import check_labels
 
 
@@ -45,7 +46,15 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         return labels
 
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """The Pilot's encoder."""
+        """The Pilot's encoder.
+
+        Args:
+            *args: handed on.
+            **kwargs: handed on.
+
+        Returns:
+            `nn.Module`
+        """
         return self.pilot.get_encoder(*args, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
@@ -110,7 +119,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             check_labels(labels, self.config.vocab_size)
             if decoder_input_ids is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        _check_decoder_input(decoder_input_ids, decoder_inputs_embeds)
+        decoder_input_ids = _checked_decoder_input(decoder_input_ids, decoder_inputs_embeds)
         weight = self.active_copilot_weight(copilot_weight)
         training = self.training and labels is not None
         shared = {
@@ -124,8 +133,10 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         if weight == 0.0 and not training:
             return self._pilot_alone(decoder_input_ids, past_key_values, labels, use_cache, shared)
         cache = self.own_cache(past_key_values)
-        outputs, seen = self._run_pilot(decoder_input_ids, cache, training, use_cache, shared)
-        if training:
+        outputs, seen = self._run_pilot(decoder_input_ids, cache, training, use_cache, rectify_state, shared)
+        if training and labels is not None:
+            if seen.attention_mask is None:
+                seen.attention_mask = target_mask(labels)
             return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
         if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
             cache = PilotCopilotCache(outputs.past_key_values, fixed_questions=True)
@@ -138,6 +149,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         cache: PilotCopilotCache | None,
         training: bool,
         use_cache: bool | None,
+        rectify_state: RectifyState | None,
         shared: dict[str, Any],
     ) -> tuple[ModelOutput, PilotPass]:
         """The Pilot's pass, with what its decoder's layers held."""
@@ -151,6 +163,12 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         )
         frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
         with self.recorder.capture(shared.get("keep_layers", 0)) as captured, frozen:
+            encoded = shared["encoder_outputs"]
+            if encoded is not None and shared["attention_mask"] is not None:
+                share_head(
+                    *(self, captured, decoder_input_ids, shared["decoder_attention_mask"], shared["attention_mask"]),
+                    *(encoded[0], cache, past, None if rectify_state is None else rectify_state.prompt_length),
+                )
             outputs = self.pilot(decoder_input_ids=decoder_input_ids, return_dict=True, **arguments)
         question = outputs.encoder_last_hidden_state
         mask = shared["attention_mask"]
@@ -166,6 +184,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             segments=None,
             past=past,
             layers=captured.stacked_layers(),
+            correction=captured.correction(),
         )
         return outputs, seen
 
@@ -186,7 +205,9 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         return self.alone_output(outputs)
 
 
-def _check_decoder_input(decoder_input_ids: Tensor | None, decoder_inputs_embeds: Tensor | None) -> None:
+def _checked_decoder_input(
+    decoder_input_ids: torch.LongTensor | None, decoder_inputs_embeds: Tensor | None
+) -> torch.LongTensor:
     if decoder_input_ids is None or decoder_inputs_embeds is not None:
         raise ValueError(
             "a pair needs `decoder_input_ids` (or `labels`, from which they are made): the Copilot reads which token "
@@ -196,6 +217,7 @@ def _check_decoder_input(decoder_input_ids: Tensor | None, decoder_inputs_embeds
         raise ValueError(
             f"`decoder_input_ids` is empty (shape {tuple(decoder_input_ids.shape)}); give at least one token."
         )
+    return decoder_input_ids
 
 
 __all__ = ["PilotCopilotForSeq2SeqLM"]

@@ -44,6 +44,9 @@ def has_own_schedule(args: CopilotArguments) -> bool:
 
     Args:
         args ([`CopilotArguments`]): the arguments.
+
+    Returns:
+        `bool`
     """
     return args.copilot_lr_scheduler_type is not None or args.copilot_warmup_steps is not None
 
@@ -86,7 +89,8 @@ def _step_factor(kind: Any, warmup: int, steps: int, kwargs: Any) -> Callable[[i
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(
             f"the schedule {kind!r} is not a function of the step alone, so Pilot and Copilot cannot have schedules of "
-            "their own with it. Leave `copilot_lr_scheduler_type` and `copilot_warmup_steps` unset, or use e.g. 'cosine'."
+            "their own with it. Leave `copilot_lr_scheduler_type` and `copilot_warmup_steps` unset, or use e.g. "
+            "'cosine'."
         )
     return scheduler.lr_lambdas[0]
 

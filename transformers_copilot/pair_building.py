@@ -97,7 +97,8 @@ def question_size(pilot: PreTrainedModel) -> int:
         `int`
     """
     if pilot.config.is_encoder_decoder:
-        return pilot.config.get_text_config(encoder=True).hidden_size
+        encoder = getattr(pilot.get_encoder(), "config", None)  # a few old encoders are no models of their own
+        return (pilot.config.get_text_config(encoder=True) if encoder is None else encoder).hidden_size
     return pilot.get_input_embeddings().weight.shape[-1]
 
 

@@ -6,10 +6,11 @@ the layers run: one tensor of `(batch, length, hidden)` instead of one a layer (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ class Capture:
         total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far.
         count (`int`): how many layers have run.
         layers (`list` of tensors): the outputs, with `keep_layers`.
+        head_rows (callable, *optional*): gives rows `(batch, 1, hidden)` that the Pilot's head maps along with its own,
+            called when all layers have run. One reading of the head's weights then serves both parts.
+        head_output (`torch.Tensor` of shape `(batch, 1, vocab)`, *optional*): what became of those rows.
     """
 
     owner: int
@@ -36,6 +40,8 @@ class Capture:
     total: Tensor | None = None
     count: int = 0
     layers: list[Tensor] = field(default_factory=list)
+    head_rows: Callable[[], Tensor] | None = None
+    head_output: Tensor | None = None
 
     def stacked_layers(self) -> Tensor | None:
         """Every layer's output for the first rows, where they were kept.
@@ -44,6 +50,30 @@ class Capture:
             `torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, or `None`.
         """
         return torch.stack(self.layers) if self.layers else None
+
+    def correction(self) -> Tensor | None:
+        """f, where the Pilot's head has mapped the Copilot's row.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, 1, vocab)`, or `None`.
+        """
+        return None if self.head_output is None else self.head_output.float()
+
+    def embeddings(self) -> Tensor:
+        """X̃ of a decoder-only Pilot: what its embedding layer gave.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, length, question_size)`, detached.
+
+        Raises:
+            ValueError: the embedding layer did not run.
+        """
+        if self.question is None:
+            raise ValueError(
+                "the Pilot's embedding layer did not run, so there is no question; was it replaced after the pair was "
+                "made? Change it with `pair.resize_token_embeddings`, or make the pair anew with `from_pilot`."
+            )
+        return self.question
 
     def rationale(self) -> Tensor:
         """h̄, the mean over the decoder layers.
@@ -80,6 +110,10 @@ class RationaleRecorder:
         layers = decoder_layers(pilot)
         self._handles = [layer.register_forward_hook(self._on_layer) for layer in layers]
         self._handles.append(pilot.get_input_embeddings().register_forward_hook(self._on_embedding))
+        head = pilot.get_output_embeddings()
+        if head is not None:
+            self._handles.append(head.register_forward_pre_hook(self._before_head))
+            self._handles.append(head.register_forward_hook(self._after_head))
         self.num_layers = len(layers)
 
     def remove(self) -> None:
@@ -109,7 +143,7 @@ class RationaleRecorder:
         captured = _ACTIVE.get()
         if captured is None or captured.owner != id(self):
             return
-        hidden = (output[0] if isinstance(output, tuple) else output).detach()
+        hidden = (output[0] if isinstance(output, (tuple, list)) else output).detach()
         if captured.keep_layers:
             captured.layers.append(hidden[: captured.keep_layers])
         captured.count += 1
@@ -123,6 +157,20 @@ class RationaleRecorder:
         # The first call: a family that embeds twice (shared encoder and decoder) embeds its input first.
         if captured is not None and captured.owner == id(self) and captured.question is None:
             captured.question = output.detach()
+
+    def _before_head(self, module: nn.Module, args: Any) -> Any:
+        captured = _ACTIVE.get()
+        if captured is None or captured.owner != id(self) or captured.head_rows is None:
+            return None
+        rows = captured.head_rows()
+        return (torch.cat([args[0], rows.to(args[0].dtype)], dim=1), *args[1:])
+
+    def _after_head(self, module: nn.Module, args: Any, output: Any) -> Any:
+        captured = _ACTIVE.get()
+        if captured is None or captured.owner != id(self) or captured.head_rows is None:
+            return None
+        captured.head_output = output[:, -1:]
+        return output[:, :-1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RationaleRecorder:
         # `copy.deepcopy(pair)` copies the hooks through `memo`, so they find this new recorder.
@@ -145,15 +193,17 @@ def decoder_layers(pilot: PreTrainedModel) -> list[nn.Module]:
     Raises:
         ValueError: no list of `num_hidden_layers` equal blocks was found.
     """
-    decoder = pilot.get_decoder()
     config = pilot.config.get_text_config(decoder=True)
     wanted = {config.num_hidden_layers, getattr(config, "num_decoder_layers", None)}
-    for module in decoder.modules():
+    # Where a family calls its head "decoder" (ModernBERT), `get_decoder` finds that; the base model is right then.
+    whole = [] if pilot.config.is_encoder_decoder else [pilot.base_model]
+    for module in chain.from_iterable(part.modules() for part in [pilot.get_decoder(), *whole]):
         if isinstance(module, nn.ModuleList) and len(module) in wanted and len({type(m) for m in module}) == 1:
             return list(module)
     raise ValueError(
         f"the decoder layers of {type(pilot).__name__} were not found: expected one `ModuleList` of "
-        f"{config.num_hidden_layers} blocks of the same class inside its decoder. A Pilot needs ordinary decoder layers."
+        f"{config.num_hidden_layers} blocks of the same class inside its decoder. A Pilot needs ordinary decoder "
+        "layers."
     )
 
 

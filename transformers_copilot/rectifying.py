@@ -7,10 +7,10 @@ Scoring a whole text, generating step by step, chunked prefill and assisted deco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cache_copilot import CopilotCache
 from .cache_pilot_copilot import PilotCopilotCache
@@ -20,6 +20,7 @@ from .masks import copilot_masks, key_visibility
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake, observed_mistake, pilot_distribution, probability_of, sparse_vector
 from .modeling_copilot import CopilotModel
+from .rationale import Capture
 
 
 class Corrector(Protocol):
@@ -29,10 +30,28 @@ class Corrector(Protocol):
     copilot: CopilotModel
 
     def pilot_embedding(self) -> Tensor | None:
-        """The Pilot's embedding matrix, read only, with `head="pilot"`."""
+        """The Pilot's embedding matrix, read only, with `head="pilot"`.
+
+        Returns:
+            `torch.Tensor` of shape `(vocab, question_size)`, or `None`.
+        """
 
     def correction(self, states: Tensor) -> Tensor:
-        """f from the Copilot's states."""
+        """f from the Copilot's states.
+
+        Args:
+            states (`torch.Tensor` of shape `(..., hidden_size)`): g.
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., vocab)`.
+        """
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The Pilot's language model head.
+
+        Returns:
+            `nn.Module`
+        """
 
 
 @dataclass
@@ -49,6 +68,10 @@ class PilotPass:
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
         past (`int`): positions before this call.
         layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output.
+        correction (`torch.FloatTensor` of shape `(batch, 1, vocab)`, *optional*): f, if it came with the Pilot's head.
+
+    Raises:
+        ValueError: the attention mask is not one number a token, or the rationale not one state a token.
     """
 
     token_ids: Tensor
@@ -60,6 +83,21 @@ class PilotPass:
     segments: Tensor | None
     past: int
     layers: Tensor | None = None
+    correction: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows, length = self.token_ids.shape
+        if self.attention_mask is not None and self.attention_mask.shape != (rows, self.past + length):
+            raise ValueError(
+                f"the attention mask has the shape {tuple(self.attention_mask.shape)}; for {length} tokens after "
+                f"{self.past} in the cache it must be {(rows, self.past + length)}, 0 at padding and 1 elsewhere."
+            )
+        if self.rationale.shape[:-1] != self.token_ids.shape:
+            raise ValueError(
+                f"the Pilot's decoder layers give outputs of shape {tuple(self.rationale.shape)} for tokens of shape "
+                f"{tuple(self.token_ids.shape)}; a rationale needs one state a token, (batch, length, hidden_size). A "
+                "family with several residual streams, or with time before batch, cannot be a Pilot."
+            )
 
 
 def copilot_states(
@@ -93,7 +131,7 @@ def copilot_states(
 
 
 def run_copilot(
-    pair: Corrector, seen: PilotPass, cache: PilotCopilotCache | None, keep: slice, prompt_length: int | None
+    pair: Corrector, seen: PilotPass, cache: PilotCopilotCache | None, keep: slice | Tensor, prompt_length: int | None
 ) -> Tensor:
     """The correction f for the kept positions of this call.
 
@@ -101,22 +139,116 @@ def run_copilot(
         pair: the pair.
         seen ([`PilotPass`]): what the Pilot did.
         cache ([`PilotCopilotCache`], *optional*): earlier positions; the Copilot's part is updated here.
-        keep (`slice`): positions of this call whose correction is wanted.
+        keep (`slice` or tensor): positions of this call whose correction is wanted.
         prompt_length (`int`, *optional*): under "predicted" feedback while generating: how many tokens were given;
             later ones are fed the Copilot's own outputs. `None`: all of the text is given.
 
     Returns:
         `torch.FloatTensor` of shape `(batch, kept, vocab)`.
     """
+    if seen.correction is not None and cache is not None:
+        _keep(pair, seen, cache, seen.correction, prompt_length)
+        return seen.correction
     feedback = _observed_feedback(pair, seen, cache)
-    if pair.config.error_feedback == "predicted" and prompt_length is not None:
+    if prompt_length is not None and _feeds_back(pair, prompt_length):
         correction = _predicted(pair, seen, cache, feedback, prompt_length)[:, keep]
     else:
         states = _states(pair, seen, feedback, None if cache is None else cache.copilot, 0, seen.token_ids.shape[1])
         correction = pair.correction(states[:, keep])
         if cache is not None:
-            cache.keep_pending(seen.logits, None)
+            _keep(pair, seen, cache, correction, prompt_length)
     return correction
+
+
+def share_head(
+    pair: Corrector,
+    captured: Capture,
+    token_ids: Tensor,
+    attention_mask: Tensor | None,
+    question_mask: Tensor | None,
+    question: Tensor | None,
+    cache: PilotCopilotCache | None,
+    past: int,
+    prompt_length: int | None,
+) -> None:
+    """Let the Pilot's head map the Copilot's row along with its own, where that is possible: one generated position
+    with `head="pilot"`. Generation is bound by reading weights, and the head's are then read once instead of twice.
+
+    Args:
+        pair: the pair.
+        captured ([`Capture`]): the Pilot's pass, about to begin.
+        token_ids, attention_mask, question_mask, question, cache, past, prompt_length: see [`step_rows`].
+    """
+    if cache is None or past == 0 or token_ids.shape[1] != 1 or pair.copilot.config.head != "pilot":
+        return
+    head = pair.get_output_embeddings()
+    # With gradients the head has to be detached for this use, which a shared product cannot be.
+    if type(head) is not nn.Linear or cast(Tensor | None, head.bias) is not None or torch.is_grad_enabled():
+        return
+    captured.head_rows = lambda: step_rows(
+        pair, captured, token_ids, attention_mask, question_mask, question, cache, past, prompt_length
+    )
+
+
+def step_rows(
+    pair: Corrector,
+    captured: Capture,
+    token_ids: Tensor,
+    attention_mask: Tensor | None,
+    question_mask: Tensor | None,
+    question: Tensor | None,
+    cache: PilotCopilotCache,
+    past: int,
+    prompt_length: int | None,
+) -> Tensor:
+    """One generated position, inside the Pilot's pass: the row that its head is to map beside its own.
+
+    Everything that the Copilot needs of a position is there when the Pilot's layers have run and its head has not.
+
+    Args:
+        pair: the pair, with `head="pilot"`.
+        token_ids (`torch.LongTensor` of shape `(batch, 1)`): the token taken last.
+        captured ([`Capture`]): the Pilot's pass so far.
+        attention_mask, question_mask, past: see [`PilotPass`].
+        question (`torch.Tensor`, *optional*): an encoder's output; else the captured embeddings.
+        cache ([`PilotCopilotCache`]): earlier positions; the Copilot's part is updated here.
+        prompt_length (`int`, *optional*): see [`run_copilot`].
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 1, pilot_hidden_size)`.
+    """
+    if _feeds_back(pair, prompt_length) and past >= (prompt_length or 0):
+        feedback = _own_feedback(cache.last_feedback(), pair.config.mistake_top_k)
+    else:
+        valid = feedback_validity(attention_mask, None, 1, past)
+        last = cast(Tensor, cache.last_logits())  # there, as there is a past
+        feedback = _mistake_of(last, token_ids, pair.config.mistake_top_k)
+        feedback = shifted(SparseMistake(*(tensor[:, :0] for tensor in feedback)), feedback, valid)
+    states = copilot_states(
+        pair,
+        feedback,
+        captured.embeddings() if question is None else question,
+        captured.rationale(),
+        attention_mask,
+        question_mask,
+        None,
+        past,
+        cache.copilot,
+    )
+    return pair.copilot.correction_head(states)
+
+
+def _feeds_back(pair: Corrector, prompt_length: int | None) -> bool:
+    """Whether generated positions read the Copilot's own outputs (Algorithm 2)."""
+    return pair.config.error_feedback == "predicted" and prompt_length is not None
+
+
+def _keep(
+    pair: Corrector, seen: PilotPass, cache: PilotCopilotCache, correction: Tensor, prompt_length: int | None
+) -> None:
+    """Leave in the cache what the next call's first mistake is made of."""
+    own = predicted_feedback(seen.logits, correction, pair.config.fusion) if _feeds_back(pair, prompt_length) else None
+    cache.keep_pending(seen.logits, own)
 
 
 def _states(
@@ -153,6 +285,17 @@ def _mistake_of(logits: Tensor, token_ids: Tensor, top_k: int | None) -> SparseM
     return observed_mistake(pilot_distribution(logits, top_k), token_ids, probability_of(logits, token_ids))
 
 
+def _own_feedback(last: Tensor | None, top_k: int | None) -> SparseMistake:
+    """Feedback of the "predicted" kind: from what the Copilot wrote last (Algorithm 2)."""
+    if last is None:
+        raise ValueError(
+            "this cache does not hold what the Copilot wrote last, which error_feedback='predicted' feeds back to it: "
+            "it was cropped, or not made by `generate`. Give `generate` the whole text without `past_key_values`, or "
+            "call `past_key_values.activate_past_recording()` before the forward passes that may be undone."
+        )
+    return sparse_vector(last, top_k)
+
+
 def predicted_feedback(logits: Tensor, correction: Tensor, fusion: str) -> Tensor:
     """What the Copilot predicts the mistake to be: f itself (Algorithm 2), or under logits fusion p̃ − p̂ at λ = 1.
 
@@ -185,14 +328,14 @@ def _predicted(
     if given:
         last = predicted_feedback(seen.logits[:, given - 1 : given], corrections[-1][:, -1:], config.fusion)
     for position in range(given, length):
-        own = sparse_vector(last, config.mistake_top_k)
+        own = _own_feedback(last, config.mistake_top_k)
         step = _states(pair, seen, own, inner, position, position + 1)
         corrections.append(pair.correction(step))
         last = predicted_feedback(seen.logits[:, position : position + 1], corrections[-1], config.fusion)
     result = torch.cat(corrections, dim=1)
     if cache is not None:
-        cache.keep_pending(seen.logits, predicted_feedback(seen.logits, result, config.fusion))
+        _keep(pair, seen, cache, result, prompt_length)
     return result
 
 
-__all__ = ["Corrector", "PilotPass", "copilot_states", "predicted_feedback", "run_copilot"]
+__all__ = ["Corrector", "PilotPass", "copilot_states", "predicted_feedback", "run_copilot", "share_head", "step_rows"]

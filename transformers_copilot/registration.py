@@ -6,15 +6,25 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
-from .modeling_copilot import CopilotModel
-from .modeling_pilot_copilot import PilotCopilotForCausalLM
-from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 
 
 def register() -> None:
-    """Register configurations and models; doing so again changes nothing."""
+    """Register configurations now, and models as soon as there is a configuration; doing so again changes nothing.
+
+    An Auto class looks a model up by its configuration's class, so it has made one by then. To import the models at
+    once would import transformers' modeling code too, which takes seconds that a bare import need not.
+    """
     for config_class in (CopilotConfig, PilotCopilotConfig, PilotCopilotSeq2SeqConfig):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    CopilotConfig.register_models = register_models
+
+
+def register_models() -> None:
+    """Register the models; doing so again changes nothing."""
+    from .modeling_copilot import CopilotModel
+    from .modeling_pilot_copilot import PilotCopilotForCausalLM
+    from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+
     AutoModel.register(CopilotConfig, CopilotModel, exist_ok=True)
     for auto_class, config_class, model_class in (
         (AutoModelForCausalLM, PilotCopilotConfig, PilotCopilotForCausalLM),
@@ -25,4 +35,4 @@ def register() -> None:
         AutoModel.register(config_class, model_class, exist_ok=True)
 
 
-__all__ = ["register"]
+__all__ = ["register", "register_models"]

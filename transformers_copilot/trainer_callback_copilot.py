@@ -42,11 +42,20 @@ class MistakeLogCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget what an interrupted step left."""
+        """Forget what an interrupted step left.
+
+        Args:
+            args, state, control, **kwargs: the Trainer's; not used.
+        """
         self._pending, self._seen = [], False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Commit the round; `state.global_step` counts it already."""
+        """Commit the round; `state.global_step` counts it already.
+
+        Args:
+            args, control, **kwargs: the Trainer's; not used.
+            state (`TrainerState`): where training stands.
+        """
         if self._pending:
             self.log.append(MistakeRecord.join(self._pending), state.global_step - 1)
         elif self._seen:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import last_whole_checkpoint
 from .held_out import HeldOutCollator, hold_out
-from .mistake_batch import MistakeBatch
-from .mistake_log import MistakeLog
+from .masks import packed_segments
+from .mistake_batch import MistakeBatch, lesson_positions, target_mask
+from .mistake_log import MistakeLog, check_fingerprint
 from .mistake_record import MistakeRecord
-from .mistakes import mistake_size
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .optimization import has_own_schedule, joint_scheduler, split_parameter_groups
 from .trainer_callback_copilot import MistakeLogCallback
+from .trainer_metrics import CopilotMetricsMixin
 from .training_args_copilot import CopilotArguments
 
 
-# The mixin is put before a Trainer class; type checkers are told so.
-_TrainerBase: Any = Trainer if TYPE_CHECKING else object
-
-
-class CopilotTrainerMixin(_TrainerBase):
+class CopilotTrainerMixin(CopilotMetricsMixin):
     """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
 
     One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
@@ -41,13 +40,15 @@ class CopilotTrainerMixin(_TrainerBase):
         ValueError: an argument can't be used with the model or the data.
     """
 
+    # The base Trainer's, which are set here too.
+    train_dataset: Any
+    data_collator: Any
+    lr_scheduler: Any
+    _signature_columns: Any
+
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not isinstance(self.args, CopilotArguments):
-            raise TypeError(
-                f"`args` is a {type(self.args).__name__}; give CopilotTrainingArguments, or mix CopilotArguments into "
-                "your own arguments' class."
-            )
+        _check_arguments(self.args)
         pair = self.pair
         if self.args.freeze_pilot:
             pair.freeze_pilot()
@@ -57,7 +58,10 @@ class CopilotTrainerMixin(_TrainerBase):
             self.train_dataset = hold_out(self.train_dataset, self.args.held_out_mistakes, self.args.seed)
             self.data_collator = HeldOutCollator(self.data_collator)
         self._check_parallel()
-        log = mistake_log or MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
+        log = mistake_log  # an empty one is false, and kept all the same
+        if log is None:
+            log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
+        check_fingerprint("given", log.fingerprint, pair_fingerprint(pair))
         log.fingerprint = log.fingerprint or pair_fingerprint(pair)
         self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps)
         self.add_callback(self.mistake_callback)
@@ -65,10 +69,7 @@ class CopilotTrainerMixin(_TrainerBase):
         self.loss_is_scaled_for_ga = True
         self._micro_step = 0
         self._drawn: MistakeRecord | None = None
-        self._supervised_in_step: int | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._summed_steps = 0
-        self._sizes: Tensor | None = None
+        self._lessons: Tensor | int = 0
 
     def _check_parallel(self) -> None:
         steps, frozen = self.args.copilot_steps_per_round, self.args.freeze_pilot
@@ -90,8 +91,14 @@ class CopilotTrainerMixin(_TrainerBase):
 
     @property
     def pair(self) -> PilotCopilotPreTrainedModel:
-        """The pair inside whatever wraps it."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        """The pair inside whatever wraps it.
+
+        Raises:
+            TypeError: the model is no pair.
+        """
+        model = self.model
+        if not isinstance(model, PilotCopilotPreTrainedModel):
+            model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(model, PilotCopilotPreTrainedModel):
             raise TypeError(
                 f"the model is a {type(model).__name__}; give a pair, for instance "
@@ -131,6 +138,11 @@ class CopilotTrainerMixin(_TrainerBase):
         return (loss, outputs) if return_outputs else loss
 
     def _training_loss(self, model: nn.Module, inputs: dict[str, Any], num_items: Any) -> tuple[Any, Tensor]:
+        if inputs.get("labels") is None:
+            raise ValueError(
+                f"a training batch has no `labels`, only {sorted(inputs)}: without the true tokens there is neither a "
+                "loss nor a mistake. Let the data or its collator give them, -100 where nothing is supervised."
+            )
         micro_steps = max(1, self.current_gradient_accumulation_steps)
         index, self._micro_step = self._micro_step, (self._micro_step + 1) % micro_steps
         logging = self.args.use_mistake_log
@@ -143,7 +155,8 @@ class CopilotTrainerMixin(_TrainerBase):
             num_items = num_items / self.accelerator.num_processes  # gradients are averaged over processes
         extra["num_items_in_batch"] = num_items
         extra["label_smoothing"] = self.args.label_smoothing_factor
-        extra.setdefault("copilot_scale", 1.0 / micro_steps)
+        extra.setdefault("copilot_items", self._lessons)
+        extra.setdefault("copilot_scale", 1.0)
         try:
             outputs = model(**inputs, **extra)
         except ValueError as error:
@@ -167,7 +180,7 @@ class CopilotTrainerMixin(_TrainerBase):
 
     def _part_of_round(self, index: int, micro_steps: int) -> dict[str, Any]:
         """The drawn round's part for this micro-batch, and what its sum is to be divided by."""
-        if self._drawn is None:
+        if self._drawn is None:  # the round under way
             return {}
         part = self._drawn.part(index, micro_steps)
         if len(part.lengths) == 0:
@@ -178,28 +191,32 @@ class CopilotTrainerMixin(_TrainerBase):
 
     def _hand_over(self, mistakes: MistakeBatch) -> None:
         dtype = getattr(torch, self.args.mistake_log_dtype)
-        keep_question = self.pair.get_input_embeddings().weight.requires_grad
+        keep_question = self.pair.pilot.get_input_embeddings().weight.requires_grad
         empty = not mistakes.supervised(self.pair.config.mistakes_from).any()
         self.mistake_callback.hand(None if empty else MistakeRecord.from_batch(mistakes, dtype, keep_question))
 
     def _further_copilot_steps(self) -> None:
         """The second and later steps of the Copilot in a round: only its own parameters have gradients."""
-        self._micro_step, self._drawn = 0, None
         if not len(self.mistake_log):
             return
         for again in range(1, self.args.copilot_steps_per_round):
-            batch = self._draw(again).to_batch(self.args.device)
+            record = self._draw(again)
+            if record is None:  # only a round's first draw can be the round under way
+                break
             self.model_wrapped.train()
             with self.compute_loss_context_manager():
-                loss = self.model_wrapped(mistake_round=batch).loss
+                loss = self.model_wrapped(mistake_round=record.to_batch(self.args.device)).loss
             self.accelerator.backward(loss)
-            self._clip_grad_norm(self.model_wrapped)
+            self.accelerator.unscale_gradients()
+            self._clip_copilot()
             self.optimizer.step()
             self.model_wrapped.zero_grad()
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Supervised tokens of the Pilot in the step; held-out rows are not its own."""
         own = []
+        self._micro_step = 0  # a step begins, whatever became of the one before
+        self._lessons = max(sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch), 1)
         for batch in batch_samples:
             if "held_out" in batch and "labels" in batch:
                 labels = batch["labels"].masked_fill(batch["held_out"].bool().unsqueeze(-1), -100)
@@ -207,6 +224,23 @@ class CopilotTrainerMixin(_TrainerBase):
             own.append(batch)
         items = super()._get_num_items_in_batch(own, device)
         return items.clamp_min(1) if isinstance(items, Tensor) else items
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The flags of held-out rows are the model's to see; TRL's trainers drop every column but their own."""
+        super()._set_signature_columns_if_needed()
+        if "held_out" not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, "held_out"]
+
+    def _count_lessons(self, batch: dict[str, Any]) -> Tensor:
+        """Positions of a batch that the Copilot is to learn from, as the pair will find them."""
+        targets, segments = self.pair.aligned_labels(batch["labels"]), None
+        if self.pair.config.is_encoder_decoder:
+            real = batch.get("decoder_attention_mask", target_mask(targets))
+        else:
+            real = batch.get("attention_mask")
+            segments = packed_segments(batch.get("position_ids"), real, 0)
+        real = torch.ones_like(targets) if real is None else real
+        return lesson_positions(targets, real.bool(), segments, self.pair.config.mistakes_from).sum()
 
     # ---- optimiser and schedule ----
 
@@ -244,77 +278,24 @@ class CopilotTrainerMixin(_TrainerBase):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip each part by its own norm; the Pilot's is returned, or the Copilot's beside a frozen Pilot."""
-        pair = self.pair
-        norm = super()._clip_grad_norm(pair.pilot) if not pair.pilot_is_frozen else None
-        if norm is None:
+        pair, norm = self.pair, None
+        if pair.pilot_is_frozen:
             self.accelerator.unscale_gradients()
-        limit = self.args.of_copilot("max_grad_norm")
-        own = nn.utils.clip_grad_norm_(pair.copilot.parameters(), limit if limit > 0 else float("inf"))
+        elif self.args.max_grad_norm > 0:
+            norm = super()._clip_grad_norm(pair.pilot)
+        else:
+            norm = super()._get_grad_norm(pair.pilot)
+        own = self._clip_copilot()
         self._add("copilot_grad_norm", own)
         return own if norm is None else norm
 
-    # ---- what is logged ----
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # With `max_grad_norm=0` Trainer only asks for the norm; the Copilot may have a bound of its own all the same.
+        return super()._get_grad_norm(model, self._clip_grad_norm(model) if grad_norm is None else grad_norm)
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
-
-    def _add_losses(self, outputs: Any) -> None:
-        self._add("pilot_loss", outputs.pilot_loss)
-        self._add("copilot_loss", outputs.copilot_loss)
-        self._summed_steps += self._micro_step == 0
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log, with each part's loss and the Mistake Log's size.
-
-        Args:
-            logs (`dict`): values.
-            start_time (`float`, *optional*): start of training.
-        """
-        if "loss" in logs and self._summed_steps:
-            for name, total in self._sums.items():
-                logs[name] = round(self.accelerator.gather(total.reshape(1)).mean().item() / self._summed_steps, 4)
-            self._sums, self._summed_steps = {}, 0
-            if self.args.use_mistake_log:
-                logs.update(self.mistake_callback.statistics())
-        super().log(logs, start_time)
-
-    def _add_sizes(self, outputs: Any, labels: Tensor | None) -> None:
-        """Sums of ‖p − p̂‖², ‖p − p̃‖² and both log-likelihoods over an evaluation's supervised tokens."""
-        if labels is None or outputs.pilot_logits is None:
-            return
-        targets = self.pair.aligned_labels(labels)
-        supervised = targets >= 0
-        true = targets[supervised]
-        columns = []
-        for logits in (outputs.pilot_logits[supervised], outputs.logits[supervised]):
-            columns += [
-                mistake_size(logits, true).sum(),
-                nn.functional.cross_entropy(logits.float(), true, reduction="sum"),
-            ]
-        sums = torch.stack([*columns, supervised.sum().float()]).double()
-        self._sizes = sums if self._sizes is None else self._sizes + sums
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate, and add each part's loss and the share of mistake removed, 1 − E‖p − p̃‖² / E‖p − p̂‖².
-
-        Args:
-            *args: the base Trainer's.
-            **kwargs: the base Trainer's.
-
-        Returns:
-            `EvalLoopOutput`
-        """
-        self._sizes = None
-        output = super().evaluation_loop(*args, **kwargs)
-        if self._sizes is not None and output.metrics is not None:
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            sums = self.accelerator.gather(self._sizes.unsqueeze(0)).sum(dim=0).tolist()
-            pilot, pilot_nll, pair, _, count = sums
-            output.metrics[f"{prefix}_pilot_loss"] = pilot_nll / max(count, 1.0)
-            output.metrics[f"{prefix}_pilot_mistake_size"] = pilot / max(count, 1.0)
-            output.metrics[f"{prefix}_mistake_size"] = pair / max(count, 1.0)
-            output.metrics[f"{prefix}_mistake_removed"] = 1.0 - pair / pilot if pilot > 0.0 else 0.0
-        return output
+    def _clip_copilot(self) -> Tensor:
+        limit = self.args.of_copilot("max_grad_norm")
+        return nn.utils.clip_grad_norm_(self.pair.copilot.parameters(), limit if limit > 0 else float("inf"))
 
     # ---- checkpoints ----
 
@@ -328,10 +309,25 @@ class CopilotTrainerMixin(_TrainerBase):
 
         Returns:
             `TrainOutput`
+
+        Raises:
+            ValueError: there is no whole checkpoint to resume from.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir) or True
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"there is no whole checkpoint in {self.args.output_dir} to resume from. Leave "
+                    "`resume_from_checkpoint` out to start anew, or give a checkpoint's folder."
+                )
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Trainer writes the state last. Where a checkpoint is written over, the old state would call a torn one whole.
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.use_mistake_log:
@@ -350,8 +346,26 @@ class CopilotTrainerMixin(_TrainerBase):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         pair = self.pair
-        loaded = type(pair).from_pretrained(resume_from_checkpoint, dtype="auto")
-        pair.load_state_dict(loaded.state_dict())
+        loaded = type(pair).from_pretrained(resume_from_checkpoint, dtype="auto").state_dict()
+        if loaded.keys() == pair.state_dict().keys():
+            pair.load_state_dict(loaded)
+        else:  # an adapter was put into the pair, whose weights only a module that has it can take
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(best)
+
+
+def _check_arguments(args: Any) -> None:
+    if not isinstance(args, CopilotArguments):
+        raise TypeError(
+            f"`args` is a {type(args).__name__}; give CopilotTrainingArguments, or mix CopilotArguments into your own "
+            "arguments' class."
+        )
 
 
 def pair_fingerprint(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
@@ -378,6 +392,33 @@ class CopilotTrainer(CopilotTrainerMixin, Trainer):
 
 class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
     """[`CopilotTrainerMixin`] on `Seq2SeqTrainer`, for encoder-decoders and `predict_with_generate`."""
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
+    ) -> Any:
+        """One batch of an evaluation. Where the base Trainer generates, it scores the labels without `compute_loss`;
+        that pass is measured here.
+
+        Args:
+            model (`nn.Module`): the pair, wrapped.
+            inputs (`dict`): the batch.
+            prediction_loss_only (`bool`): whether only the loss is wanted.
+            *args: the base Trainer's.
+            **kwargs: the base Trainer's, and those of `generate`.
+
+        Returns:
+            Loss, predictions and labels.
+        """
+        if prediction_loss_only or not self.args.predict_with_generate:
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+        hook = model.register_forward_hook(self._measure, with_kwargs=True)
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+        finally:
+            hook.remove()
+
+    def _measure(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        self._add_sizes(outputs, kwargs.get("labels"))
 
 
 __all__ = ["CopilotSeq2SeqTrainer", "CopilotTrainer", "CopilotTrainerMixin", "pair_fingerprint"]

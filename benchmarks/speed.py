@@ -1,0 +1,100 @@
+"""What a Copilot costs: time and memory of a pair, each as a ratio to its Pilot alone in the same run.
+
+    python benchmarks/speed.py --pilot HuggingFaceTB/SmolLM2-135M
+
+Without `--pilot`, a model of SmolLM2-135M's shape with random weights: speed does not depend on what the weights are.
+Variants run in turn, every ratio is of two measurements made one after the other, and the median of the rounds is
+printed with its quartiles. Beside it stands the ratio of the work that bounds it: operations where the processor is
+kept busy (training, prefill, several sequences), weights read where memory is (one sequence). `work.py` has the
+formulas. Runs on the CPU; about 15 minutes on 2 cores.
+"""
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from generation_speed import generation_rows
+from measuring import Row, as_json, describe_machine, markdown
+from memory import memory_rows
+from models import load_pilot, make_pair
+from options import add_options
+from training_speed import training_rows
+from transformers.utils import logging
+from work import count_parameters
+
+
+SMOLLM2_WEIGHTS = 134_515_008
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Args:
+        arguments: The command line without the program's name; the process's own if none is given.
+
+    Returns:
+        The options.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--repeats", type=int, default=7, help="rounds of generation and prefill")
+    parser.add_argument("--training_blocks", type=int, default=4, help="rounds of training")
+    parser.add_argument("--block_steps", type=int, default=2, help="timed steps of each in a round of training")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    options = parser.parse_args(arguments)
+    if not 0 < options.supervised < options.length:
+        parser.error(f"--supervised must be from 1 to below --length ({options.length})")
+    return options
+
+
+def measure(options: argparse.Namespace) -> tuple[list[Row], str]:
+    """All rows of the table.
+
+    Args:
+        options: The command line's options.
+
+    Returns:
+        The rows, and a line about the models.
+    """
+    pilot = load_pilot(options)  # a model of its own: the pair puts hooks on its Pilot
+    pair = make_pair(load_pilot(options), options)
+    work = count_parameters(pair)
+    writing = generation_rows(pilot, pair, work, options)
+    rows = [*training_rows(pilot, pair, work, options), *writing, *memory_rows(work, options)]
+    if (options.copilot_layers, options.head, work.stored[0]) != (6, "pilot", SMOLLM2_WEIGHTS):
+        for row in rows:
+            row.target = None  # targets are for that pair only
+    name = options.pilot or "random weights of SmolLM2-135M's shape"
+    models = (
+        f"Pilot: {name}, {work.stored[0]:,} weights ({options.dtype}); Copilot: {options.copilot_layers} layers, "
+        f'head="{options.head}", {work.stored[1]:,} weights of its own. '
+        f"Prompts of {options.length} tokens, {options.new_tokens} new ones; training: {options.autocast} autocast."
+    )
+    return rows, models
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print.
+
+    Args:
+        arguments: The command line without the program's name.
+    """
+    options = parse_arguments(arguments)
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="torch")
+    torch.set_num_threads(options.threads)
+    rows, models = measure(options)
+    machine = describe_machine(options.threads)
+    print(markdown(rows))
+    print(f"\n{models}")
+    print("Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + f", {options.clock} clock.")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"rows": as_json(rows), "models": models, "machine": machine, "options": vars(options)}
+        options.json.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

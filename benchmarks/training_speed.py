@@ -1,0 +1,165 @@
+"""Rows of the table about training: whole steps of the real trainers, and the Mistake Log's own work."""
+
+import argparse
+import statistics
+import tempfile
+from typing import Any
+
+import torch
+from measuring import CLOCKS, Row, announce, compare, time_interleaved
+from models import random_tokens
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from work import Parameters
+
+from transformers_copilot import (
+    CopilotTrainer,
+    CopilotTrainingArguments,
+    MistakeBatch,
+    MistakeLog,
+    MistakeRecord,
+    PilotCopilotForCausalLM,
+)
+
+
+MOST_TRAINING = 1.35  # targets for SmolLM2-135M and six layers
+MOST_LOG_PERCENT = 3.0
+MOST_LOG_MEGABYTES = 500.0
+LOG_ROUNDS = 128
+
+
+class StepTimer(TrainerCallback):
+    """Notes how long every optimizer step takes, from its first forward pass to its last callback.
+
+    Args:
+        clock: "wall" or "cpu".
+    """
+
+    def __init__(self, clock: str) -> None:
+        self.now = CLOCKS[clock]
+        self.started = 0.0
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start."""
+        self.started = self.now()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self.seconds.append(self.now() - self.started)
+
+
+def supervised_rows(model: PreTrainedModel, rows: int, options: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
+    """Training examples of `length` tokens, the last `supervised` of them with labels."""
+    examples = []
+    for ids in random_tokens(model, rows, options.length):
+        labels = ids.clone()
+        labels[: options.length - options.supervised] = -100
+        examples.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+    return examples
+
+
+def training_arguments(options: argparse.Namespace, steps: int, folder: str, **more: Any) -> CopilotTrainingArguments:
+    """Full fine-tuning with Trainer's own optimizer, clipping and schedule, the same for all."""
+    return CopilotTrainingArguments(
+        output_dir=folder,
+        max_steps=steps,
+        per_device_train_batch_size=options.batch,
+        bf16=options.autocast == "bfloat16",
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        logging_strategy="no",
+        disable_tqdm=True,
+        **more,
+    )
+
+
+def train(
+    model: PreTrainedModel, options: argparse.Namespace, steps: int, log: MistakeLog | None = None
+) -> list[float]:
+    """Train for some steps with the trainer that a user would take.
+
+    Args:
+        model: The Pilot, or a pair.
+        options: The command line's options.
+        steps: Optimizer steps.
+        log: The Mistake Log to go on with; a pair without one learns from each batch once.
+
+    Returns:
+        Seconds of each step but the first, which also makes the optimizer's state.
+    """
+    timer = StepTimer(options.clock)
+    data = supervised_rows(model, options.batch * steps, options)
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(model, PilotCopilotForCausalLM):
+            arguments = training_arguments(options, steps, folder, use_mistake_log=log is not None)
+            trainer: Trainer = CopilotTrainer(model=model, args=arguments, train_dataset=data, mistake_log=log)
+        else:
+            arguments = training_arguments(options, steps, folder)
+            trainer = Trainer(model=model, args=arguments, train_dataset=data)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(timer)  # the last one, so that what the log's callback does is timed
+        trainer.train()
+    return timer.seconds[1:]
+
+
+def training_rows(
+    pilot: PreTrainedModel, pair: PilotCopilotForCausalLM, work: Parameters, options: argparse.Namespace
+) -> list[Row]:
+    """Training steps with and without the Mistake Log, and the log's own time and size.
+
+    Args:
+        pilot: The Pilot alone.
+        pair: A pair of the same Pilot.
+        work: Its weights by part.
+        options: The command line's options.
+
+    Returns:
+        The rows.
+    """
+    log = MistakeLog(LOG_ROUNDS)
+    steps: dict[str, list[float]] = {"pilot": [], "logging": [], "without": []}
+    for turn in range(options.training_blocks):  # blocks of steps in turn, so that all meet the same noise
+        order = list(steps)[turn % 3 :] + list(steps)[: turn % 3]
+        for name in order:
+            model = pilot if name == "pilot" else pair
+            steps[name] += train(model, options, 1 + options.block_steps, log if name == "logging" else None)
+    bound = {"bound": work.training(options.length, options.supervised), "bound_by": "operations"}
+    one_step = f"training step, {options.batch} x {options.length} tokens, {options.supervised} supervised"
+    rows = [
+        compare(one_step, steps["pilot"], steps["logging"], target=MOST_TRAINING, **bound),
+        compare("training step, Mistake Log off", steps["pilot"], steps["without"], **bound),
+        *log_rows(pair, statistics.median(steps["logging"]), options),
+    ]
+    return [announce(row) for row in rows]
+
+
+def log_rows(pair: PilotCopilotForCausalLM, step_seconds: float, options: argparse.Namespace) -> list[Row]:
+    """What the Mistake Log itself takes: converting and appending a round, drawing one and padding it again.
+
+    Args:
+        pair: The pair.
+        step_seconds: A training step of the pair.
+        options: The command line's options.
+
+    Returns:
+        The rows.
+    """
+    rows = supervised_rows(pair, options.batch, options)
+    pair.train()
+    inputs = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    with torch.no_grad():
+        mistakes: MistakeBatch = pair(**inputs, return_mistakes=True).mistakes
+    pair.eval()
+    log = MistakeLog(LOG_ROUNDS, max_bytes=2**40)
+
+    def keep_and_draw() -> None:
+        log.append(MistakeRecord.from_batch(mistakes))
+        log.sample().to_batch(pair.device)
+
+    seconds = time_interleaved({"log": keep_and_draw}, max(LOG_ROUNDS, options.repeats), options.clock)["log"]
+    percent = 100.0 * statistics.median(seconds) / step_seconds
+    size = log.nbytes / len(log) * LOG_ROUNDS / 1e6
+    share = Row("Mistake Log's own work in a step", None, percent, percent, percent, "%", target=MOST_LOG_PERCENT)
+    stored = f"Mistake Log of {LOG_ROUNDS} such rounds"
+    return [share, Row(stored, None, size, size, size, "MB", target=MOST_LOG_MEGABYTES)]

@@ -1,0 +1,233 @@
+"""Beside PEFT's adapters and under TRL's SFTTrainer."""
+
+import copy
+from dataclasses import dataclass
+
+import datasets
+import pytest
+import torch
+from test_trainer import plain_trainer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from training_helpers import (
+    collate,
+    largest_difference,
+    logged,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+    state,
+)
+from transformers import PreTrainedTokenizerFast
+
+from transformers_copilot import CopilotTrainerMixin, MistakeLog
+from transformers_copilot.training_args_copilot import CopilotArguments
+
+
+peft = pytest.importorskip("peft")
+# TRL's own default goes by the old name of `activation_checkpointing`.
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+
+
+# ---- adapters ----
+
+
+def lora(**options):
+    return peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **options)
+
+
+def adapted(when, **options):
+    """A pair whose Pilot has a LoRA adapter, added before the pair was made or after."""
+    pilot = make_pilot()
+    torch.manual_seed(3)
+    if when == "before":
+        pilot.add_adapter(lora())
+        return make_pair(pilot=pilot, **options)
+    pair = make_pair(pilot=pilot, **options)
+    torch.manual_seed(3)
+    pair.pilot.add_adapter(lora())
+    return pair
+
+
+@pytest.mark.parametrize("head", ["own", "pilot"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_only_adapters_and_the_copilot_move(tmp_path, when, head):
+    pair = adapted(when, head=head)
+    before = state(pair)
+    trainer = make_trainer(tmp_path, pair, weight_decay=0.1, copilot_steps_per_round=2)
+    trainer.train()
+    after = state(pair)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    adapters = {name for name in before if "lora_" in name}
+    assert {name for name in moved if name.startswith("pilot.")} == adapters and len(adapters) == 8
+    assert len([name for name in moved if name.startswith("copilot.")]) > 10
+    optimised = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for name, p in pair.named_parameters() if p.requires_grad}
+    assert trainer.mistake_log[0].question is None  # the embedding is frozen: tokens say it all
+    assert trainer.evaluate()["eval_mistake_size"] > 0
+
+
+def test_the_copilot_starts_from_the_base_layers_of_an_adapted_pilot():
+    plain, pair = make_pair(), adapted("before")
+    assert largest_difference(state(plain.copilot), state(pair.copilot)) == 0.0
+
+
+def test_the_pilot_learns_as_it_would_alone(tmp_path):
+    pair = adapted("before")
+    alone = make_pilot()
+    torch.manual_seed(3)
+    alone.add_adapter(lora())
+    make_trainer(tmp_path, pair).train()
+    plain_trainer(tmp_path, alone).train()
+    assert largest_difference(state(pair.pilot), state(alone)) < 1e-6
+
+
+def test_an_adapted_pair_generates():
+    pair = adapted("before", random_head=True).eval()
+    prompt = collate(reversal_rows(2))["input_ids"][:, :4]
+    assert torch.equal(
+        pair.generate(prompt, max_new_tokens=4, copilot_weight=0.0, do_sample=False),
+        pair.pilot.generate(prompt, max_new_tokens=4, do_sample=False),
+    )
+
+
+def test_training_of_an_adapted_pair_is_resumed(tmp_path):
+    given = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = make_trainer(tmp_path, adapted("before"), **given)
+    whole.train()
+    fresh = adapted("before")
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    again = make_trainer(tmp_path, fresh, **given)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert largest_difference(state(whole.pair), state(fresh)) == 0.0
+
+
+# ---- SFTTrainer ----
+
+TEXTS = [f"{a}+{b}={a + b}." for a in range(3, 9) for b in range(2, 8)]
+
+
+def letters() -> PreTrainedTokenizerFast:
+    """A tokenizer of single characters."""
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<end>", *"0123456789+=."])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+
+
+def sft_parts():
+    trl = pytest.importorskip("trl")
+
+    class SFTCopilotTrainer(CopilotTrainerMixin, trl.SFTTrainer):
+        pass
+
+    @dataclass
+    class Arguments(CopilotArguments, trl.SFTConfig):
+        pass
+
+    return SFTCopilotTrainer, Arguments
+
+
+def sft_trainer(folder, rows, pair=None, **arguments):
+    trainer_class, arguments_class = sft_parts()
+    tokenizer = letters()
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    pair = make_pair(pilot=make_pilot(**sizes, bos_token_id=None)) if pair is None else pair
+    given = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "report_to": [],
+    }
+    given = {**given, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "bf16": False, **arguments}
+    return trainer_class(
+        model=pair,
+        args=arguments_class(str(folder), **given),
+        train_dataset=datasets.Dataset.from_list(rows),
+        eval_dataset=datasets.Dataset.from_list(rows[:6]),
+        processing_class=tokenizer,
+    )
+
+
+PROMPTS = [{"prompt": text.split("=")[0] + "=", "completion": text.split("=")[1]} for text in TEXTS]
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments"),
+    [
+        ([{"text": text} for text in TEXTS], {}),
+        (PROMPTS, {}),
+        (PROMPTS, {"gradient_accumulation_steps": 2, "copilot_steps_per_round": 2, "copilot_learning_rate": 1e-3}),
+        (PROMPTS, {"bf16": True, "freeze_pilot": True}),
+    ],
+    ids=["text", "prompt and completion", "accumulation", "bfloat16, frozen"],
+)
+def test_sft_trainer_trains_a_pair(tmp_path, rows, arguments):
+    trainer = sft_trainer(tmp_path, rows, **arguments)
+    before = state(trainer.pair)
+    trainer.train()
+    after = state(trainer.pair)
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == ({"copilot"} if arguments.get("freeze_pilot") else {"pilot", "copilot"})
+    assert len(trainer.mistake_log) == 4 and isinstance(trainer.mistake_log, MistakeLog)
+    assert len(logged(trainer, "pilot_loss")) == len(logged(trainer, "copilot_loss")) == 4
+    assert {group["part"] for group in trainer.optimizer.param_groups} >= {"copilot"}
+    metrics = trainer.evaluate()
+    assert abs(metrics["eval_mistake_removed"]) < 1 and metrics["eval_loss"] > 0
+
+
+def test_sft_trains_on_completions_alone(tmp_path):
+    trainer = sft_trainer(tmp_path, PROMPTS, max_steps=1)
+    trainer.train()
+    record = trainer.mistake_log[0]
+    tokenizer = letters()
+    texts = [tokenizer.decode(ids) for ids in record.token_ids.long().split(record.lengths.tolist())]
+    labels = [tokenizer.decode(ids[ids >= 0]) for ids in record.labels.long().split(record.lengths.tolist())]
+    for text, label in zip(texts, labels, strict=True):
+        assert text.split("=")[1].removesuffix("<end>") == label.removesuffix("<end>")
+
+
+def test_sft_holds_rows_out(tmp_path):
+    trainer = sft_trainer(tmp_path, PROMPTS, held_out_mistakes=0.5)
+    pair = trainer.pair
+    seen = []
+    trained = pair.forward
+
+    def watched(*args, **kwargs):
+        if pair.training and kwargs.get("input_ids") is not None:
+            seen.append(kwargs.get("held_out"))
+        return trained(*args, **kwargs)
+
+    pair.forward = watched
+    trainer.train()
+    assert all(flags is not None for flags in seen)
+    assert 0 < sum(int(flags.sum()) for flags in seen) < 16
+
+
+def test_sft_packs_documents_without_mixing_them(tmp_path):
+    sizes = {"vocab_size": len(letters()), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    pair = make_pair(pilot=make_pilot(**sizes))
+    start = copy.deepcopy(pair).train()
+    given = {"packing": True, "max_length": 32, "padding_free": True, "mistake_log_dtype": "float32"}
+    trainer = sft_trainer(tmp_path, [{"text": text} for text in TEXTS], pair, **given)
+    trainer.train()
+    record, begin = trainer.mistake_log[0], 0
+    assert len(record.lengths) > 4  # documents, not rows
+    for length in record.lengths.tolist():
+        tokens = slice(begin, begin + length)
+        ids = record.token_ids[tokens].long().unsqueeze(0)
+        assert letters().decode(ids[0]).count("=") == 1
+        with torch.no_grad():
+            alone = start(input_ids=ids, labels=ids, return_mistakes=True).mistakes
+        torch.testing.assert_close(record.rationale[tokens], alone.rationale[0])
+        torch.testing.assert_close(record.next_probabilities[tokens][:-1], alone.next_probabilities[0, :-1])
+        begin += length

@@ -1,0 +1,259 @@
+"""Checkpoints: a training that was stopped, or killed, goes on as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from training_helpers import largest_difference, logged, make_pair, make_pilot, make_trainer, reversal_rows, state
+
+from transformers_copilot import MistakeLog, PilotCopilotForCausalLM
+from transformers_copilot.checkpoints import last_whole_checkpoint
+
+
+TESTS = Path(__file__).resolve().parent
+LOG = "mistake_log.safetensors"
+
+
+def run(folder, pair, resume=None, **arguments):
+    given = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, **arguments}
+    trainer = make_trainer(folder, pair, **given)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def optimizer_state(trainer):
+    names = {id(parameter): name for name, parameter in trainer.pair.named_parameters()}
+    return {
+        f"{names[id(parameter)]}.{key}": value.clone()
+        for parameter, values in trainer.optimizer.state.items()
+        for key, value in values.items()
+    }
+
+
+def saved_log(folder):
+    with safe_open(Path(folder) / LOG, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+RESUMED = [
+    ("llama", {}, {}),
+    ("llama", {"head": "pilot"}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
+    ("llama", {}, {"copilot_steps_per_round": 3, "mistake_log_rounds": 2, "mistake_log_dtype": "float32"}),
+    ("llama", {}, {"copilot_lr_scheduler_type": "cosine", "copilot_warmup_steps": 2, "lr_scheduler_type": "linear"}),
+    ("llama", {"copilot": {"num_hidden_layers": 2, "dropout": 0.2}}, {"held_out_mistakes": 0.3, "num_train_epochs": 1}),
+    ("llama", {}, {"freeze_pilot": True, "copilot_steps_per_round": 2}),
+    ("llama-tied", {"head": "pilot"}, {"bf16": True}),
+    ("gpt2-dropout", {}, {}),
+    ("t5", {}, {"gradient_accumulation_steps": 2}),
+    ("mixtral", {}, {}),
+]
+
+
+def resumable(family, options):
+    changes = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2} if "dropout" in family else {}
+    return make_pair(pilot=make_pilot(family.removesuffix("-dropout"), **changes), **options)
+
+
+@pytest.mark.parametrize(("family", "options", "arguments"), RESUMED)
+def test_a_resumed_training_is_an_uninterrupted_one(tmp_path, family, options, arguments):
+    """Weights, optimiser, schedule, log and draws: bit by bit."""
+    whole = run(tmp_path, resumable(family, options), **arguments)
+    fresh = make_pair(pilot=make_pilot(family.removesuffix("-dropout"), seed=9), **options)
+    if "dropout" in family:
+        fresh = make_pair(pilot=make_pilot("gpt2", seed=9, resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.2), **options)
+    expected_log = saved_log(tmp_path / "checkpoint-6")
+    again = run(tmp_path, fresh, resume=str(tmp_path / "checkpoint-3"), **arguments)
+    assert largest_difference(state(whole.pair), state(again.pair)) == 0.0
+    assert largest_difference(optimizer_state(whole), optimizer_state(again)) == 0.0
+    steps = arguments.get("copilot_steps_per_round", 1)
+    assert again.drawn == whole.drawn[3 * steps :]
+    assert whole.lr_scheduler.get_last_lr() == again.lr_scheduler.get_last_lr()
+    assert whole.mistake_log.round_numbers == again.mistake_log.round_numbers
+    tensors, about = saved_log(tmp_path / "checkpoint-6")
+    assert json.loads(about["log"]) == json.loads(expected_log[1]["log"])
+    assert all(torch.equal(tensors[name], expected_log[0][name]) for name in {**tensors, **expected_log[0]})
+    for name in ("loss", "pilot_loss", "copilot_loss", "grad_norm"):
+        assert logged(again, name)[-3:] == logged(whole, name)[-3:], name
+
+
+def test_in_the_second_epoch_too(tmp_path):
+    given = {"rows": reversal_rows(12), "max_steps": -1, "num_train_epochs": 3, "save_steps": 4}
+    whole = run(tmp_path, make_pair(), **given)
+    again = run(tmp_path, make_pair(), resume=str(tmp_path / "checkpoint-4"), **given)
+    assert whole.state.global_step == again.state.global_step == 9
+    assert largest_difference(state(whole.pair), state(again.pair)) == 0.0
+
+
+def test_a_checkpoint_is_a_pair_with_its_log(tmp_path):
+    trainer = run(tmp_path, make_pair())
+    loaded = PilotCopilotForCausalLM.from_pretrained(tmp_path / "checkpoint-6")
+    assert largest_difference(state(loaded), state(trainer.pair)) == 0.0
+    assert len(MistakeLog.load(tmp_path / "checkpoint-6" / LOG)) == 6
+    trainer.save_model(tmp_path / "final")
+    loaded = PilotCopilotForCausalLM.from_pretrained(tmp_path / "final")
+    assert largest_difference(state(loaded), state(trainer.pair)) == 0.0
+    assert not (tmp_path / "final" / LOG).exists()
+
+
+def test_without_a_log_there_is_none_to_save(tmp_path):
+    whole = run(tmp_path, make_pair(), use_mistake_log=False)
+    assert not (tmp_path / "checkpoint-3" / LOG).exists()
+    again = run(tmp_path, make_pair(), resume=str(tmp_path / "checkpoint-3"), use_mistake_log=False)
+    assert largest_difference(state(whole.pair), state(again.pair)) == 0.0
+
+
+def test_only_the_model_is_saved_where_only_the_model_is_wanted(tmp_path):
+    run(tmp_path, make_pair(), save_only_model=True)
+    assert not (tmp_path / "checkpoint-3" / LOG).exists()
+
+
+def test_the_best_model_is_loaded_whole(tmp_path):
+    """A mixture of experts is saved under other names than its modules have."""
+    pair = make_pair("mixtral")
+    given = {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    trainer = run(tmp_path, pair, greater_is_better=True, **given)
+    best = trainer.state.best_model_checkpoint
+    assert best.endswith("checkpoint-3")  # the loss falls, and the largest was asked for
+    assert largest_difference(state(pair), state(PilotCopilotForCausalLM.from_pretrained(best))) == 0.0
+
+
+# ---- logs that cannot be gone on with ----
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
+def test_a_log_that_is_cut_off_is_refused(tmp_path, share):
+    run(tmp_path, make_pair(), max_steps=3)
+    path = tmp_path / "checkpoint-3" / LOG
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"mistake_log.safetensors cannot be read as a Mistake Log .* cut off"):
+        run(tmp_path, make_pair(), resume=str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"family": "gpt2"}, "its architecture is 'GPT2LMHeadModel', this Pilot's is 'LlamaForCausalLM'"),
+        ({"hidden_size": 32}, "its hidden_size is 32, this Pilot's is 16"),
+        ({"vocab_size": 29}, "its vocab_size is 29, this Pilot's is 23"),
+        ({"num_hidden_layers": 3}, "its decoder_layers is 3, this Pilot's is 2"),
+    ],
+)
+def test_a_log_of_another_model_is_refused(tmp_path, other, message):
+    run(tmp_path, make_pair(), max_steps=3)
+    other = dict(other)
+    foreign = make_trainer(tmp_path / "other", make_pair(pilot=make_pilot(other.pop("family", "llama"), **other)))
+    foreign.train()
+    foreign.mistake_log.save(tmp_path / "checkpoint-3" / LOG)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, make_pair(), resume=str(tmp_path / "checkpoint-3"))
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, make_pair(), trainer_kwargs={"mistake_log": foreign.mistake_log})
+
+
+def test_a_checkpoint_without_its_copilot_is_refused(tmp_path):
+    trainer = run(tmp_path, make_pair(), max_steps=3)
+    trainer.pair.pilot.save_pretrained(tmp_path / "checkpoint-3")
+    with pytest.raises(ValueError, match="holds a model of type 'llama', not a pair"):
+        run(tmp_path, make_pair(), resume=str(tmp_path / "checkpoint-3"))
+
+
+# ---- killed while writing ----
+
+
+def test_the_last_whole_checkpoint_is_found(tmp_path, caplog):
+    run(tmp_path, make_pair(), save_steps=1, max_steps=4)
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 0.')
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-3")
+    weights = tmp_path / "checkpoint-3" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
+    (tmp_path / "checkpoint-1").rename(tmp_path / "checkpoint-10")  # the tenth step comes after the second
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+def test_where_no_checkpoint_is_whole_that_is_said(tmp_path):
+    run(tmp_path, make_pair(), max_steps=3)
+    (tmp_path / "checkpoint-3" / "trainer_state.json").unlink()
+    with pytest.raises(ValueError, match=r"no whole checkpoint .*resume_from_checkpoint"):
+        run(tmp_path, make_pair(), resume=True)
+    with pytest.raises(ValueError, match=r"no whole checkpoint .*resume_from_checkpoint"):
+        run(tmp_path / "empty", make_pair(), resume=True)
+
+
+def test_a_checkpoint_that_is_written_anew_is_not_whole_meanwhile(tmp_path, monkeypatch):
+    run(tmp_path, make_pair())
+    trainer = make_trainer(tmp_path, make_pair(), max_steps=6, save_strategy="steps", save_steps=3)
+
+    def killed(output_dir):
+        assert Path(output_dir).name == "checkpoint-6"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-3")
+
+
+_SLOW_WRITER = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from training_helpers import make_pair, make_trainer
+folder, slow, resume = sys.argv[2], sys.argv[3], sys.argv[4] == "resume"
+
+def slowly(function):  # a file system that takes its time: half of the file, a pause, the rest
+    def write(tensors, path, *args, **kwargs):
+        function(tensors, path, *args, **kwargs)
+        if "checkpoint-6" in str(path) and not resume:
+            content = open(path, "rb").read()
+            with open(path, "wb") as file:
+                file.write(content[: len(content) // 2])
+                file.flush()
+                print("writing", flush=True)
+                time.sleep(60)
+    return write
+
+import transformers.modeling_utils, transformers_copilot.mistake_log
+module = transformers.modeling_utils if slow == "model" else transformers_copilot.mistake_log
+name = "safe_save_file" if slow == "model" else "save_file"
+setattr(module, name, slowly(getattr(module, name)))
+trainer = make_trainer(folder, make_pair(), max_steps=6, save_strategy="steps", save_steps=3)
+trainer.train(resume_from_checkpoint=resume or None)
+trainer.save_model(folder + "/final")
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("file", ["log", pytest.param("model", marks=pytest.mark.slow)])
+def test_killed_while_writing(tmp_path, file):
+    """SIGKILL in the middle of a file of checkpoint 6: the training goes on from checkpoint 3, all the same."""
+    script, folder = tmp_path / "train.py", tmp_path / "run"
+    script.write_text(_SLOW_WRITER)
+    command = [sys.executable, str(script), str(TESTS), str(folder), file]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "start"], env=environment, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("writing"):
+            break
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    process.stdout.close()
+    assert (folder / "checkpoint-6").is_dir() and not (folder / "checkpoint-6" / "trainer_state.json").exists()
+    assert last_whole_checkpoint(str(folder)) == str(folder / "checkpoint-3")
+    resumed = run(folder, make_pair(), resume=True)
+    assert resumed.state.global_step == 6 and len(resumed.drawn) == 3
+    whole = run(tmp_path / "whole", make_pair())
+    assert largest_difference(state(whole.pair), state(resumed.pair)) == 0.0
+    assert last_whole_checkpoint(str(folder)) == str(folder / "checkpoint-6")
+    assert whole.mistake_log.round_numbers == MistakeLog.load(folder / "checkpoint-6" / LOG).round_numbers
+    assert not list(folder.glob("**/*.partial"))
