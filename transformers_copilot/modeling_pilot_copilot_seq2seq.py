@@ -17,7 +17,8 @@ from .mistake_batch import MistakeBatch, target_mask
 from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_passes import kept_positions
-from .rectifying import PilotPass, share_head
+from .rectifying import PilotPass
+from .shared_head import share_head
 from .validation import check_labels
 
 

@@ -7,7 +7,7 @@ Scoring a whole text, generating step by step, chunked prefill and assisted deco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from .masks import copilot_masks, key_visibility
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake, observed_mistake, pilot_distribution, probability_of, sparse_vector
 from .modeling_copilot import CopilotModel
-from .rationale import Capture
 
 
 class Corrector(Protocol):
@@ -150,7 +149,7 @@ def run_copilot(
         _keep(pair, seen, cache, seen.correction, prompt_length)
         return seen.correction
     feedback = _observed_feedback(pair, seen, cache)
-    if prompt_length is not None and _feeds_back(pair, prompt_length):
+    if prompt_length is not None and feeds_back(pair, prompt_length):
         correction = _predicted(pair, seen, cache, feedback, prompt_length)[:, keep]
     else:
         states = _states(pair, seen, feedback, None if cache is None else cache.copilot, 0, seen.token_ids.shape[1])
@@ -160,86 +159,16 @@ def run_copilot(
     return correction
 
 
-def share_head(
-    pair: Corrector,
-    captured: Capture,
-    token_ids: Tensor,
-    attention_mask: Tensor | None,
-    question_mask: Tensor | None,
-    question: Tensor | None,
-    cache: PilotCopilotCache | None,
-    past: int,
-    prompt_length: int | None,
-) -> None:
-    """Let the Pilot's head map the Copilot's row along with its own, where that is possible: one generated position
-    with `head="pilot"`. Generation is bound by reading weights, and the head's are then read once instead of twice.
+def feeds_back(pair: Corrector, prompt_length: int | None) -> bool:
+    """Whether generated positions read the Copilot's own outputs (Algorithm 2).
 
     Args:
         pair: the pair.
-        captured ([`Capture`]): the Pilot's pass, about to begin.
-        token_ids, attention_mask, question_mask, question, cache, past, prompt_length: see [`step_rows`].
-    """
-    if cache is None or past == 0 or token_ids.shape[1] != 1 or pair.copilot.config.head != "pilot":
-        return
-    head = pair.get_output_embeddings()
-    # With gradients the head has to be detached for this use, which a shared product cannot be.
-    if type(head) is not nn.Linear or cast(Tensor | None, head.bias) is not None or torch.is_grad_enabled():
-        return
-    captured.head_rows = lambda: step_rows(
-        pair, captured, token_ids, attention_mask, question_mask, question, cache, past, prompt_length
-    )
-
-
-def step_rows(
-    pair: Corrector,
-    captured: Capture,
-    token_ids: Tensor,
-    attention_mask: Tensor | None,
-    question_mask: Tensor | None,
-    question: Tensor | None,
-    cache: PilotCopilotCache,
-    past: int,
-    prompt_length: int | None,
-) -> Tensor:
-    """One generated position, inside the Pilot's pass: the row that its head is to map beside its own.
-
-    Everything that the Copilot needs of a position is there when the Pilot's layers have run and its head has not.
-
-    Args:
-        pair: the pair, with `head="pilot"`.
-        token_ids (`torch.LongTensor` of shape `(batch, 1)`): the token taken last.
-        captured ([`Capture`]): the Pilot's pass so far.
-        attention_mask, question_mask, past: see [`PilotPass`].
-        question (`torch.Tensor`, *optional*): an encoder's output; else the captured embeddings.
-        cache ([`PilotCopilotCache`]): earlier positions; the Copilot's part is updated here.
-        prompt_length (`int`, *optional*): see [`run_copilot`].
+        prompt_length (`int`, *optional*): tokens that were given; `None`: nothing is being generated.
 
     Returns:
-        `torch.Tensor` of shape `(batch, 1, pilot_hidden_size)`.
+        `bool`
     """
-    if _feeds_back(pair, prompt_length) and past >= (prompt_length or 0):
-        feedback = _own_feedback(cache.last_feedback(), pair.config.mistake_top_k)
-    else:
-        valid = feedback_validity(attention_mask, None, 1, past)
-        last = cast(Tensor, cache.last_logits())  # there, as there is a past
-        feedback = _mistake_of(last, token_ids, pair.config.mistake_top_k)
-        feedback = shifted(SparseMistake(*(tensor[:, :0] for tensor in feedback)), feedback, valid)
-    states = copilot_states(
-        pair,
-        feedback,
-        captured.embeddings() if question is None else question,
-        captured.rationale(),
-        attention_mask,
-        question_mask,
-        None,
-        past,
-        cache.copilot,
-    )
-    return pair.copilot.correction_head(states)
-
-
-def _feeds_back(pair: Corrector, prompt_length: int | None) -> bool:
-    """Whether generated positions read the Copilot's own outputs (Algorithm 2)."""
     return pair.config.error_feedback == "predicted" and prompt_length is not None
 
 
@@ -247,7 +176,7 @@ def _keep(
     pair: Corrector, seen: PilotPass, cache: PilotCopilotCache, correction: Tensor, prompt_length: int | None
 ) -> None:
     """Leave in the cache what the next call's first mistake is made of."""
-    own = predicted_feedback(seen.logits, correction, pair.config.fusion) if _feeds_back(pair, prompt_length) else None
+    own = predicted_feedback(seen.logits, correction, pair.config.fusion) if feeds_back(pair, prompt_length) else None
     cache.keep_pending(seen.logits, own)
 
 
@@ -274,19 +203,40 @@ def _states(
 def _observed_feedback(pair: Corrector, seen: PilotPass, cache: PilotCopilotCache | None) -> SparseMistake:
     """ℓ_{j-1} at every position of a call, the first from what the cache remembers."""
     top_k = pair.config.mistake_top_k
-    known = _mistake_of(seen.logits[:, :-1], seen.token_ids[:, 1:], top_k)
+    known = mistake_of(seen.logits[:, :-1], seen.token_ids[:, 1:], top_k)
     last = None if cache is None or seen.past == 0 else cache.last_logits()
-    first = None if last is None else _mistake_of(last, seen.token_ids[:, :1], top_k)
+    first = None if last is None else mistake_of(last, seen.token_ids[:, :1], top_k)
     valid = feedback_validity(seen.attention_mask, seen.segments, seen.token_ids.shape[1], seen.past)
     return shifted(known, first, valid)
 
 
-def _mistake_of(logits: Tensor, token_ids: Tensor, top_k: int | None) -> SparseMistake:
+def mistake_of(logits: Tensor, token_ids: Tensor, top_k: int | None) -> SparseMistake:
+    """ℓ of some positions, from the Pilot's logits and the tokens that followed.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, length, vocab)`): the Pilot's.
+        token_ids (`torch.LongTensor` of shape `(batch, length)`): the true tokens.
+        top_k (`int`, *optional*): `mistake_top_k`.
+
+    Returns:
+        [`SparseMistake`] of shape `(batch, length, entries)`.
+    """
     return observed_mistake(pilot_distribution(logits, top_k), token_ids, probability_of(logits, token_ids))
 
 
-def _own_feedback(last: Tensor | None, top_k: int | None) -> SparseMistake:
-    """Feedback of the "predicted" kind: from what the Copilot wrote last (Algorithm 2)."""
+def own_feedback(last: Tensor | None, top_k: int | None) -> SparseMistake:
+    """Feedback of the "predicted" kind: from what the Copilot wrote last (Algorithm 2).
+
+    Args:
+        last (`torch.Tensor` of shape `(batch, 1, vocab)`, *optional*): its output at the position before.
+        top_k (`int`, *optional*): `mistake_top_k`.
+
+    Returns:
+        [`SparseMistake`] of shape `(batch, 1, entries)`.
+
+    Raises:
+        ValueError: there is no such output.
+    """
     if last is None:
         raise ValueError(
             "this cache does not hold what the Copilot wrote last, which error_feedback='predicted' feeds back to it: "
@@ -328,7 +278,7 @@ def _predicted(
     if given:
         last = predicted_feedback(seen.logits[:, given - 1 : given], corrections[-1][:, -1:], config.fusion)
     for position in range(given, length):
-        own = _own_feedback(last, config.mistake_top_k)
+        own = own_feedback(last, config.mistake_top_k)
         step = _states(pair, seen, own, inner, position, position + 1)
         corrections.append(pair.correction(step))
         last = predicted_feedback(seen.logits[:, position : position + 1], corrections[-1], config.fusion)
@@ -338,4 +288,13 @@ def _predicted(
     return result
 
 
-__all__ = ["Corrector", "PilotPass", "copilot_states", "predicted_feedback", "run_copilot", "share_head", "step_rows"]
+__all__ = [
+    "Corrector",
+    "PilotPass",
+    "copilot_states",
+    "feeds_back",
+    "mistake_of",
+    "own_feedback",
+    "predicted_feedback",
+    "run_copilot",
+]

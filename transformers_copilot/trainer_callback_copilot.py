@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from .mistake_log import MistakeLog
 from .mistake_record import MistakeRecord
+
+
+logger = logging.get_logger(__name__)
 
 
 class MistakeLogCallback(TrainerCallback):
@@ -98,8 +102,10 @@ class MistakeLogCallback(TrainerCallback):
             ValueError: the log is cut off or another model's.
         """
         path = log_file(folder, rank)
-        if path.is_file():
-            self.log = MistakeLog.load(path, self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
+        if not path.is_file():
+            logger.warning(f"{folder} holds no Mistake Log; the run goes on with an empty one.")
+            return
+        self.log = MistakeLog.load(path, self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
 
 
 def log_file(folder: str | Path, rank: int) -> Path:

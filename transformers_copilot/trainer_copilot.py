@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checkpoints import last_whole_checkpoint
 from .held_out import HeldOutCollator, hold_out
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
@@ -20,11 +16,12 @@ from .mistake_record import MistakeRecord
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .optimization import has_own_schedule, joint_scheduler, split_parameter_groups
 from .trainer_callback_copilot import MistakeLogCallback
+from .trainer_checkpoints import CopilotCheckpointsMixin
 from .trainer_metrics import CopilotMetricsMixin
 from .training_args_copilot import CopilotArguments
 
 
-class CopilotTrainerMixin(CopilotMetricsMixin):
+class CopilotTrainerMixin(CopilotMetricsMixin, CopilotCheckpointsMixin):
     """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
 
     One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
@@ -296,68 +293,6 @@ class CopilotTrainerMixin(CopilotMetricsMixin):
     def _clip_copilot(self) -> Tensor:
         limit = self.args.of_copilot("max_grad_norm")
         return nn.utils.clip_grad_norm_(self.pair.copilot.parameters(), limit if limit > 0 else float("inf"))
-
-    # ---- checkpoints ----
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train; see `Trainer.train`. With `resume_from_checkpoint=True` from the last *whole* checkpoint.
-
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint's folder, or `True` for the last one.
-            *args: the base Trainer's.
-            **kwargs: the base Trainer's.
-
-        Returns:
-            `TrainOutput`
-
-        Raises:
-            ValueError: there is no whole checkpoint to resume from.
-        """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"there is no whole checkpoint in {self.args.output_dir} to resume from. Leave "
-                    "`resume_from_checkpoint` out to start anew, or give a checkpoint's folder."
-                )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Trainer writes the state last. Where a checkpoint is written over, the old state would call a torn one whole.
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.use_mistake_log:
-            self.mistake_callback.save(output_dir, self.args.process_index)
-        super()._save_optimizer_and_scheduler(output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and self.args.use_mistake_log:
-            self.mistake_callback.load(checkpoint, self.args.process_index)
-        super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load weights as `from_pretrained` does: families whose saved names differ from their modules' (mixtures of
-        experts) would lose weights in Trainer's own way."""
-        if self.is_fsdp_enabled or (model is not None and model is not self.model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        pair = self.pair
-        loaded = type(pair).from_pretrained(resume_from_checkpoint, dtype="auto").state_dict()
-        if loaded.keys() == pair.state_dict().keys():
-            pair.load_state_dict(loaded)
-        else:  # an adapter was put into the pair, whose weights only a module that has it can take
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if best is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(best)
 
 
 def _check_arguments(args: Any) -> None:

@@ -84,8 +84,9 @@ class CopilotMetricsMixin(_TrainerBase):
         sums = self._gathered_sizes()
         if sums is not None and output.metrics is not None:
             prefix = kwargs.get("metric_key_prefix", "eval")
-            pilot, pilot_nll, pair, _, count = sums
+            pilot, pilot_nll, pair, pair_nll, count = sums
             output.metrics[f"{prefix}_pilot_loss"] = pilot_nll / max(count, 1.0)
+            output.metrics[f"{prefix}_rectified_loss"] = pair_nll / max(count, 1.0)
             output.metrics[f"{prefix}_pilot_mistake_size"] = pilot / max(count, 1.0)
             output.metrics[f"{prefix}_mistake_size"] = pair / max(count, 1.0)
             output.metrics[f"{prefix}_mistake_removed"] = 1.0 - pair / pilot if pilot > 0.0 else 0.0
