@@ -52,13 +52,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="seed of questions, weights and order")
-    parser.add_argument("--steps", type=int, default=2500, help=f"training steps of {BATCH_SIZE} questions")
+    parser.add_argument("--steps", type=int, default=1000, help=f"training steps of {BATCH_SIZE} questions")
     parser.add_argument("--test_questions", type=int, default=2000, help="questions to be answered")
     parser.add_argument("--dev_questions", type=int, default=1000, help="questions that λ is chosen on")
     parser.add_argument("--pilot_layers", type=int, default=2, help="the Pilot's layers")
     parser.add_argument("--copilot_layers", type=int, default=4, help="the Copilot's layers")
     parser.add_argument("--learning_rate", type=float, default=4e-3, help="peak learning rate of Pilots")
-    parser.add_argument("--copilot_learning_rate", type=float, default=1.5e-3, help="peak learning rate of the Copilot")
+    parser.add_argument("--rival_learning_rate", type=float, default=2e-3, help="the same of the larger, deeper Pilot")
+    parser.add_argument("--copilot_learning_rate", type=float, default=3e-3, help="peak learning rate of the Copilot")
+    parser.add_argument("--copilot_steps", type=int, default=4, help="the Copilot's steps for each of the Pilot's")
+    parser.add_argument("--rationale_window", default="current", help="rationales that the Copilot sees")
     parser.add_argument("--output_dir", default="outputs/demo", help="folder for results.json")
     parser.add_argument("--quick", action="store_true", help="a run of seconds that shows nothing but that it runs")
     options = parser.parse_args(arguments)
@@ -128,15 +131,16 @@ class Demo:
         """Token ids with the answers supervised."""
         return encode_items(self.tokenizer, [(item.prompt, item.answer) for item in questions], max_length=32)[0]
 
-    def training_arguments(self) -> CopilotTrainingArguments:
+    def training_arguments(self, learning_rate: float) -> CopilotTrainingArguments:
         """One pass over the training questions."""
         options = self.options
         return CopilotTrainingArguments(
             output_dir=options.output_dir,
             num_train_epochs=1,
             per_device_train_batch_size=BATCH_SIZE,
-            learning_rate=options.learning_rate,
+            learning_rate=learning_rate,
             copilot_learning_rate=options.copilot_learning_rate,
+            copilot_steps_per_round=options.copilot_steps,
             lr_scheduler_type="cosine",
             warmup_steps=min(100, options.steps // 4),
             weight_decay=0.0,
@@ -149,12 +153,12 @@ class Demo:
             use_cpu=True,
         )
 
-    def train(self, kind: type[Trainer], model: PreTrainedModel, name: str) -> float:
+    def train(self, kind: type[Trainer], model: PreTrainedModel, name: str, learning_rate: float) -> float:
         """Train a model or a pair, and print how it goes; returns the seconds taken."""
         print(f"\ntraining {name}: {model.num_parameters():,} weights, {self.options.steps:,} steps of {BATCH_SIZE}")
         trainer = kind(
             model=model,
-            args=self.training_arguments(),
+            args=self.training_arguments(learning_rate),
             train_dataset=self.train_items,
             data_collator=DataCollatorForSeq2Seq(self.tokenizer),
             processing_class=self.tokenizer,
@@ -188,14 +192,15 @@ def main(arguments: list[str] | None = None) -> None:
     demo = Demo(options)
     pilot = build_pilot(options.pilot_layers, HIDDEN_SIZE, options.seed)
     copilot = {"num_hidden_layers": options.copilot_layers, "initializer_range": INITIALIZER_RANGE}
-    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot=copilot)
-    seconds = {"training the pair": demo.train(CopilotTrainer, pair, "the pair")}
+    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot=copilot, rationale_window=options.rationale_window)
+    seconds = {"training the pair": demo.train(CopilotTrainer, pair, "the pair", options.learning_rate)}
     collator = DataCollatorForSeq2Seq(demo.tokenizer)
     dev = demo.encode(demo.dev)
     fit = fit_copilot_weight(pair, dev, data_collator=collator, batch_size=200, set_name="fresh sums", progress=False)
     print(f"λ = {fit.weight:g}, chosen on {len(dev):,} other questions")
     rival = build_rival(pair.num_parameters(), options.seed)
-    seconds["training the larger Pilot"] = demo.train(Trainer, rival, "a Pilot alone of the pair's size")
+    name = "a Pilot alone of the pair's size"
+    seconds["training the larger Pilot"] = demo.train(Trainer, rival, name, options.rival_learning_rate)
     alone = demo.answer("Pilot alone", pair, pair.pilot.num_parameters(), copilot_weight=0.0)
     together = demo.answer("Pilot + Copilot", pair, pair.num_parameters())
     larger = demo.answer("larger Pilot alone", rival, rival.num_parameters())

@@ -8,13 +8,13 @@ from abc import abstractmethod
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
+from .head_product import product_with_rows
 from .modeling_copilot import CopilotModel
 from .pair_building import copilot_config_for, keep_attention_plain, load_pilot, new_copilot, question_size
 from .pair_passes import PairPassesMixin
@@ -276,7 +276,7 @@ class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, 
     def _read_pilot_head(self, states: Tensor) -> Tensor:
         head = self.pilot.get_output_embeddings()
         if type(head) is nn.Linear:
-            return F.linear(states.to(head.weight.dtype), head.weight.detach())
+            return product_with_rows(states.to(head.weight.dtype), head.weight.detach())
         detached = {name: parameter.detach() for name, parameter in head.named_parameters()}
         output = torch.func.functional_call(head, detached, (states,))
         return output if getattr(head, "bias", None) is None else output - head.bias.detach()

@@ -19,7 +19,6 @@ from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_passes import kept_positions
 from .rectifying import PilotPass
-from .shared_head import share_head
 from .validation import check_labels
 
 
@@ -117,7 +116,7 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         cache = self.own_cache(past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
         outputs, seen = self._run_pilot(
-            input_ids, attention_mask, position_ids, cache, past, training, use_cache, rectify_state, shared
+            input_ids, attention_mask, position_ids, cache, past, training, use_cache, shared
         )
         targets = None if labels is None else self.aligned_labels(labels)
         if training and targets is not None:
@@ -138,7 +137,6 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         past: int,
         training: bool,
         use_cache: bool | None,
-        rectify_state: RectifyState | None,
         shared: dict[str, Any],
     ) -> tuple[ModelOutput, PilotPass]:
         """The Pilot's pass, with what its layers held."""
@@ -148,10 +146,6 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         )
         frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
         with self.recorder.capture(shared.get("keep_layers", 0)) as captured, frozen:
-            share_head(
-                *(self, captured, input_ids, attention_mask, None, None, cache, past),
-                None if rectify_state is None else rectify_state.prompt_length,
-            )
             outputs = self.pilot(input_ids=input_ids, return_dict=True, **arguments)
         seen = PilotPass(
             token_ids=input_ids,
@@ -163,7 +157,6 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             segments=packed_segments(position_ids, attention_mask, past),
             past=past,
             layers=captured.stacked_layers(),
-            correction=captured.correction(),
         )
         return outputs, seen
 

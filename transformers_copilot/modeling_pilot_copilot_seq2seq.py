@@ -18,7 +18,6 @@ from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_passes import kept_positions
 from .rectifying import PilotPass
-from .shared_head import share_head
 from .validation import check_labels
 
 
@@ -134,7 +133,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         if weight == 0.0 and not training:
             return self._pilot_alone(decoder_input_ids, past_key_values, labels, use_cache, shared)
         cache = self.own_cache(past_key_values)
-        outputs, seen = self._run_pilot(decoder_input_ids, cache, training, use_cache, rectify_state, shared)
+        outputs, seen = self._run_pilot(decoder_input_ids, cache, training, use_cache, shared)
         if training and labels is not None:
             if seen.attention_mask is None:
                 seen.attention_mask = target_mask(labels)
@@ -150,7 +149,6 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         cache: PilotCopilotCache | None,
         training: bool,
         use_cache: bool | None,
-        rectify_state: RectifyState | None,
         shared: dict[str, Any],
     ) -> tuple[ModelOutput, PilotPass]:
         """The Pilot's pass, with what its decoder's layers held."""
@@ -164,12 +162,6 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         )
         frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
         with self.recorder.capture(shared.get("keep_layers", 0)) as captured, frozen:
-            encoded = shared["encoder_outputs"]
-            if encoded is not None and shared["attention_mask"] is not None:
-                share_head(
-                    *(self, captured, decoder_input_ids, shared["decoder_attention_mask"], shared["attention_mask"]),
-                    *(encoded[0], cache, past, None if rectify_state is None else rectify_state.prompt_length),
-                )
             outputs = self.pilot(decoder_input_ids=decoder_input_ids, return_dict=True, **arguments)
         question = outputs.encoder_last_hidden_state
         mask = shared["attention_mask"]
@@ -185,7 +177,6 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             segments=None,
             past=past,
             layers=captured.stacked_layers(),
-            correction=captured.correction(),
         )
         return outputs, seen
 

@@ -6,7 +6,7 @@ the layers run: one tensor of `(batch, length, hidden)` instead of one a layer (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,9 +29,6 @@ class Capture:
         total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far.
         count (`int`): how many layers have run.
         layers (`list` of tensors): the outputs, with `keep_layers`.
-        head_rows (callable, *optional*): gives rows `(batch, 1, hidden)` that the Pilot's head maps along with its own,
-            called when all layers have run. One reading of the head's weights then serves both parts.
-        head_output (`torch.Tensor` of shape `(batch, 1, vocab)`, *optional*): what became of those rows.
     """
 
     owner: int
@@ -40,8 +37,6 @@ class Capture:
     total: Tensor | None = None
     count: int = 0
     layers: list[Tensor] = field(default_factory=list)
-    head_rows: Callable[[], Tensor] | None = None
-    head_output: Tensor | None = None
 
     def stacked_layers(self) -> Tensor | None:
         """Every layer's output for the first rows, where they were kept.
@@ -50,14 +45,6 @@ class Capture:
             `torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, or `None`.
         """
         return torch.stack(self.layers) if self.layers else None
-
-    def correction(self) -> Tensor | None:
-        """f, where the Pilot's head has mapped the Copilot's row.
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch, 1, vocab)`, or `None`.
-        """
-        return None if self.head_output is None else self.head_output.float()
 
     def embeddings(self) -> Tensor:
         """X̃ of a decoder-only Pilot: what its embedding layer gave.
@@ -110,10 +97,6 @@ class RationaleRecorder:
         layers = decoder_layers(pilot)
         self._handles = [layer.register_forward_hook(self._on_layer) for layer in layers]
         self._handles.append(pilot.get_input_embeddings().register_forward_hook(self._on_embedding))
-        head = pilot.get_output_embeddings()
-        if head is not None:
-            self._handles.append(head.register_forward_pre_hook(self._before_head))
-            self._handles.append(head.register_forward_hook(self._after_head))
         self.num_layers = len(layers)
 
     def remove(self) -> None:
@@ -157,20 +140,6 @@ class RationaleRecorder:
         # The first call: a family that embeds twice (shared encoder and decoder) embeds its input first.
         if captured is not None and captured.owner == id(self) and captured.question is None:
             captured.question = output.detach()
-
-    def _before_head(self, module: nn.Module, args: Any) -> Any:
-        captured = _ACTIVE.get()
-        if captured is None or captured.owner != id(self) or captured.head_rows is None:
-            return None
-        rows = captured.head_rows()
-        return (torch.cat([args[0], rows.to(args[0].dtype)], dim=1), *args[1:])
-
-    def _after_head(self, module: nn.Module, args: Any, output: Any) -> Any:
-        captured = _ACTIVE.get()
-        if captured is None or captured.owner != id(self) or captured.head_rows is None:
-            return None
-        captured.head_output = output[:, -1:]
-        return output[:, :-1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RationaleRecorder:
         # `copy.deepcopy(pair)` copies the hooks through `memo`, so they find this new recorder.

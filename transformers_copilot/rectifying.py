@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .cache_copilot import CopilotCache
 from .cache_pilot_copilot import PilotCopilotCache
@@ -18,7 +18,7 @@ from .configuration_pilot_copilot import PilotCopilotConfig
 from .fusion import rectified_log_probabilities
 from .masks import copilot_masks, key_visibility
 from .mistake_batch import feedback_validity, shifted
-from .mistakes import SparseMistake, observed_mistake, pilot_distribution, probability_of, sparse_vector
+from .mistakes import SparseMistake, log_normalizer, observed_mistake, pilot_distribution, probability_of, sparse_vector
 from .modeling_copilot import CopilotModel
 
 
@@ -45,13 +45,6 @@ class Corrector(Protocol):
             `torch.FloatTensor` of shape `(..., vocab)`.
         """
 
-    def get_output_embeddings(self) -> nn.Module:
-        """The Pilot's language model head.
-
-        Returns:
-            `nn.Module`
-        """
-
 
 @dataclass
 class PilotPass:
@@ -67,7 +60,6 @@ class PilotPass:
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
         past (`int`): positions before this call.
         layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output.
-        correction (`torch.FloatTensor` of shape `(batch, 1, vocab)`, *optional*): f, if it came with the Pilot's head.
 
     Raises:
         ValueError: the attention mask is not one number a token, or the rationale not one state a token.
@@ -82,7 +74,6 @@ class PilotPass:
     segments: Tensor | None
     past: int
     layers: Tensor | None = None
-    correction: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows, length = self.token_ids.shape
@@ -145,9 +136,6 @@ def run_copilot(
     Returns:
         `torch.FloatTensor` of shape `(batch, kept, vocab)`.
     """
-    if seen.correction is not None and cache is not None:
-        _keep(pair, seen, cache, seen.correction, prompt_length)
-        return seen.correction
     feedback = _observed_feedback(pair, seen, cache)
     if prompt_length is not None and feeds_back(pair, prompt_length):
         correction = _predicted(pair, seen, cache, feedback, prompt_length)[:, keep]
@@ -221,7 +209,9 @@ def mistake_of(logits: Tensor, token_ids: Tensor, top_k: int | None) -> SparseMi
     Returns:
         [`SparseMistake`] of shape `(batch, length, entries)`.
     """
-    return observed_mistake(pilot_distribution(logits, top_k), token_ids, probability_of(logits, token_ids))
+    normalizer = log_normalizer(logits)
+    belief = pilot_distribution(logits, top_k, normalizer)
+    return observed_mistake(belief, token_ids, probability_of(logits, token_ids, normalizer))
 
 
 def own_feedback(last: Tensor | None, top_k: int | None) -> SparseMistake:
