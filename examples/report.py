@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any
 
 from scoring import Accuracy, Gain, accuracy_of, same_answer
@@ -119,7 +120,8 @@ def changed_answers(
     count: int = 10,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Pick questions at random among those where a second model's answer differs, right or wrong.
+    """Pick questions at random among those where a second model's answer differs, right or wrong: as many mended ones as
+    spoilt ones and ones that are still wrong, as far as there are.
 
     Args:
         questions: The questions' texts.
@@ -133,7 +135,14 @@ def changed_answers(
         For each its question, the three answers and a verdict.
     """
     differing = changed_questions(before, after)
+    random.Random(seed).shuffle(differing)
     verdicts = {(False, True): "mended", (True, False): "spoilt", (False, False): "still wrong"}
+    of_verdict: dict[str, list[int]] = {verdict: [] for verdict in verdicts.values()}
+    for index in differing:
+        of_verdict[verdicts[before.correct[index], after.correct[index]]].append(index)
+    # The first of each verdict, the second of each, and so on.
+    in_turn = chain.from_iterable(zip_longest(*of_verdict.values()))
+    picked = sorted([index for index in in_turn if index is not None][:count])
     return [
         {
             "question": questions[index],
@@ -142,7 +151,7 @@ def changed_answers(
             "after": after.answers[index],
             "verdict": verdicts[before.correct[index], after.correct[index]],
         }
-        for index in sorted(random.Random(seed).sample(differing, min(count, len(differing))))
+        for index in picked
     ]
 
 
