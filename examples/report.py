@@ -120,8 +120,8 @@ def changed_answers(
     count: int = 10,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Pick questions at random among those where a second model's answer differs, right or wrong: as many mended ones as
-    spoilt ones and ones that are still wrong, as far as there are.
+    """Pick questions at random among those where a second model's answer differs, right or wrong: as many mended as
+    spoilt and as still wrong ones, as far as there are.
 
     Args:
         questions: The questions' texts.
