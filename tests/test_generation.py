@@ -249,6 +249,24 @@ def test_assisted_decoding_of_an_encoder_decoder_is_greedy_decoding(tiny_pair: P
     assert torch.equal(generated(pair, ids, max_new_tokens=10, assistant_model=pair.pilot), expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["prompt lookup", "the pilot", "the pair"])
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_assisted_logits_are_the_pilots_and_scores_the_rectified(tiny_pair: PairOf, how: str, family: str):
+    pair, ids = tiny_pair(family), some_ids(1, 6)
+    assistant = {
+        "prompt lookup": {"prompt_lookup_num_tokens": 3},
+        "the pilot": {"assistant_model": pair.pilot},
+        "the pair": {"assistant_model": pair},
+    }[how]
+    kwargs = {"output_scores": True, "output_logits": True, "return_dict_in_generate": True, "max_new_tokens": 10}
+    plain, assisted = generated(pair, ids, **kwargs), generated(pair, ids, **assistant, **kwargs)
+    assert torch.equal(plain.sequences, assisted.sequences)
+    for one, other in zip(plain.logits + plain.scores, assisted.logits + assisted.scores, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(assisted.logits[0], assisted.scores[0], atol=1e-2)
+
+
 def test_assisted_sampling_runs(tiny_pair: PairOf):
     pair, ids = tiny_pair(), some_ids(1, 6)
     found = generated(pair, ids, do_sample=True, assistant_model=pair.pilot)
@@ -284,7 +302,8 @@ def test_our_processor_is_the_first_of_the_list(tiny_pair: PairOf):
     kinds = [[type(processor) for processor in processors] for processors in lists]
     assert kinds[0] == [CopilotLogitsProcessor, *kinds[1]]
     assert len(kinds[1]) >= 2
-    assert CopilotLogitsProcessor not in kinds[1] + kinds[2], "λ = 0, and where `forward` rectifies, it has no place"
+    assert CopilotLogitsProcessor not in kinds[1], "at λ = 0 it has no place"
+    assert kinds[2] == kinds[0], "assisted decoding rectifies by the processor, too"
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

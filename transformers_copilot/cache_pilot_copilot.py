@@ -45,7 +45,8 @@ class PilotCopilotCache(Cache):
     def _kept(self, old: Tensor | None, new: Tensor) -> Tensor:
         if not self.recording:
             return new[:, -1:].clone()
-        return new if old is None else torch.cat([old, new], dim=1)
+        # A copy: assisted decoding writes processed scores into the logits that it was given.
+        return new.clone() if old is None else torch.cat([old, new], dim=1)
 
     def check_in_step(self) -> None:
         """Refuse to go on where only the Pilot has.

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 class RectifyState:
     """What one call of `generate` shares between the forward passes and the processor.
 
+    While there is one, `forward` returns the Pilot's logits, and the processor rectifies; never both.
+
     Args:
-        deferred (`bool`): the processor rectifies; `forward` then returns the Pilot's logits. `False`: `forward` does
-            it itself, where a processor would be wrong (assisted decoding). Never both.
         prompt_length (`int`): tokens that were given.
-        shift (`torch.FloatTensor` of shape `(rows, vocab)`, *optional*): log p̃ − log p̂ of the last position.
+        shift (`torch.FloatTensor` of shape `(rows, positions, vocab)`, *optional*): log p̃ − log p̂ of the last forward
+            pass's positions.
+        first_position (`int`): place in the text of the first of them.
     """
 
-    deferred: bool
     prompt_length: int = 0
     shift: Tensor | None = None
+    first_position: int = 0
 
 
 class CopilotLogitsProcessor(LogitsProcessor):
@@ -51,7 +53,8 @@ class CopilotLogitsProcessor(LogitsProcessor):
         """Rectify one step.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(rows, length)`): not used.
+            input_ids (`torch.LongTensor` of shape `(rows, length)`): the text so far. Its length tells the position:
+                assisted decoding rectifies several positions of one forward pass, one after the other.
             scores (`torch.FloatTensor` of shape `(rows, vocab)`): the Pilot's logits or log-probabilities.
 
         Returns:
@@ -59,7 +62,8 @@ class CopilotLogitsProcessor(LogitsProcessor):
         """
         if self.state.shift is None:
             return scores
-        return scores + self.state.shift.to(scores.device)
+        position = input_ids.shape[1] - 1 - self.state.first_position
+        return scores + self.state.shift[:, position].to(scores.device)
 
 
 class PilotCopilotGenerationMixin(GenerationMixin):
@@ -89,8 +93,7 @@ class PilotCopilotGenerationMixin(GenerationMixin):
             if generation_config.is_assistant:
                 wrapped.activate_past_recording()
             model_kwargs["past_key_values"] = wrapped
-        assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
-        model_kwargs["rectify_state"] = RectifyState(deferred=not assisted)
+        model_kwargs["rectify_state"] = RectifyState()
 
     def _lazy_if_uneven(self, cache: Cache) -> Cache:
         """A cache that grows by itself, for encoder-decoders whose decoder has more layers than their configuration's
@@ -143,16 +146,17 @@ class PilotCopilotGenerationMixin(GenerationMixin):
         if state is None:
             return processors
         state.prompt_length = input_ids_seq_length or 0
-        if not state.deferred:
-            return processors
         return LogitsProcessorList([CopilotLogitsProcessor(state), *processors])
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
-        """Keep what is ours from the assistant, which gets a copy of the model's arguments."""
+        """Keep what is ours from the assistant, which gets the model's arguments and its processors."""
         model_kwargs = dict(kwargs.pop("model_kwargs"))
         for name in ("rectify_state", "copilot_weight"):
             model_kwargs.pop(name, None)
-        return super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
+        others = [one for one in kwargs.pop("logits_processor") if not isinstance(one, CopilotLogitsProcessor)]
+        return super()._get_candidate_generator(
+            *args, model_kwargs=model_kwargs, logits_processor=LogitsProcessorList(others), **kwargs
+        )
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: continuous batching packs tokens of many requests into one row.

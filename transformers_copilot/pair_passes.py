@@ -171,12 +171,12 @@ class PairPassesMixin(_ModelBase):
         """Scoring and generating: f, then p̃, through the one fusion function."""
         correction = run_copilot(self, seen, cache, keep, None if state is None else state.prompt_length)
         kept = seen.logits[:, keep]
-        deferred = state if state is not None and state.deferred else None  # a logits processor rectifies
-        if deferred is not None:
-            deferred.shift = rectify_shift(kept[:, -1], correction[:, -1], weight, self.config.fusion)
-        logits = kept if deferred is not None else rectify(kept, correction, weight, self.config.fusion)
+        if state is not None:  # a logits processor rectifies
+            state.shift = rectify_shift(kept, correction, weight, self.config.fusion)
+            state.first_position = seen.past + seen.token_ids.shape[1] - kept.shape[1]
+        logits = kept if state is not None else rectify(kept, correction, weight, self.config.fusion)
         losses: dict[str, Any] = {}
-        if targets is not None and deferred is None:
+        if targets is not None and state is None:
             losses = self._evaluation_losses(logits, kept, correction, targets[:, keep])
         return PilotCopilotOutput(
             logits=logits,
