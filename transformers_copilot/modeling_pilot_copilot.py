@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, GenerationMixin
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .cache_pilot_copilot import PilotCopilotCache
 from .configuration_pilot_copilot import PilotCopilotConfig
@@ -110,43 +109,13 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             check_labels(labels, self.config.vocab_size)
         weight = self.active_copilot_weight(copilot_weight)
         training = self.training and labels is not None
-        shared = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if weight == 0.0 and not training:
-            return self._pilot_alone(input_ids, past_key_values, labels, use_cache, logits_to_keep, shared)
+            alone = {**given, "labels": labels, "logits_to_keep": logits_to_keep}
+            return self._pilot_alone(alone, past_key_values, use_cache)
         cache = self.own_cache(past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
-        outputs, seen = self._run_pilot(
-            input_ids, attention_mask, position_ids, cache, past, training, use_cache, shared
-        )
-        targets = None if labels is None else self.aligned_labels(labels)
-        if training and targets is not None:
-            return self._train_on(outputs, seen, targets, mistake_round, held_out, return_mistakes, **kwargs)
-        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
-            cache = PilotCopilotCache(outputs.past_key_values)
-        correct = kwargs.get("return_correction", False)
-        return self._rectified(
-            outputs, seen, targets, cache, weight, kept_positions(logits_to_keep), rectify_state, correct
-        )
-
-    def _run_pilot(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        cache: PilotCopilotCache | None,
-        past: int,
-        training: bool,
-        use_cache: bool | None,
-        shared: dict[str, Any],
-    ) -> tuple[ModelOutput, PilotPass]:
-        """The Pilot's pass, with what its layers held."""
-        inner = None if cache is None else cache.pilot
-        arguments = self._pilot_arguments(
-            {**shared, "past_key_values": inner, "use_cache": False if training else use_cache}
-        )
-        frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
-        with self.recorder.capture(shared.get("keep_layers", 0)) as captured, frozen:
-            outputs = self.pilot(input_ids=input_ids, return_dict=True, **arguments)
+        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache)
         seen = PilotPass(
             token_ids=input_ids,
             logits=outputs.logits,
@@ -158,24 +127,15 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             past=past,
             layers=captured.stacked_layers(),
         )
-        return outputs, seen
-
-    def _pilot_alone(
-        self,
-        input_ids: Tensor,
-        past_key_values: Cache | None,
-        labels: Tensor | None,
-        use_cache: bool | None,
-        logits_to_keep: int | Tensor,
-        shared: dict[str, Any],
-    ) -> PilotCopilotOutput:
-        """λ = 0: exactly the Pilot, at the Pilot's cost."""
-        inner = past_key_values.pilot if isinstance(past_key_values, PilotCopilotCache) else past_key_values
-        arguments = self._pilot_arguments(
-            {**shared, "past_key_values": inner, "use_cache": use_cache, "logits_to_keep": logits_to_keep}
+        targets = None if labels is None else self.aligned_labels(labels)
+        if training and targets is not None:
+            return self._train_on(outputs, seen, targets, mistake_round, held_out, return_mistakes, **kwargs)
+        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
+            cache = PilotCopilotCache(outputs.past_key_values)
+        correct = kwargs.get("return_correction", False)
+        return self._rectified(
+            outputs, seen, targets, cache, weight, kept_positions(logits_to_keep), rectify_state, correct
         )
-        outputs = self.pilot(input_ids=input_ids, labels=labels, return_dict=True, **arguments)
-        return self.alone_output(outputs)
 
 
 __all__ = ["PilotCopilotForCausalLM"]

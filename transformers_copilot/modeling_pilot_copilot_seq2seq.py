@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, Cache, GenerationMixin
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .cache_pilot_copilot import PilotCopilotCache
 from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
@@ -122,8 +121,9 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         decoder_input_ids = _checked_decoder_input(decoder_input_ids, decoder_inputs_embeds)
         weight = self.active_copilot_weight(copilot_weight)
         training = self.training and labels is not None
-        shared = {
+        given = {
             "input_ids": input_ids,
+            "decoder_input_ids": decoder_input_ids,
             "attention_mask": attention_mask,
             "decoder_attention_mask": decoder_attention_mask,
             "encoder_outputs": encoder_outputs,
@@ -131,70 +131,32 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             **kwargs,
         }
         if weight == 0.0 and not training:
-            return self._pilot_alone(decoder_input_ids, past_key_values, labels, use_cache, shared)
+            return self._pilot_alone({**given, "labels": labels}, past_key_values, use_cache)
         cache = self.own_cache(past_key_values)
-        outputs, seen = self._run_pilot(decoder_input_ids, cache, training, use_cache, shared)
-        if training and labels is not None:
-            if seen.attention_mask is None:
-                seen.attention_mask = target_mask(labels)
-            return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
-        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
-            cache = PilotCopilotCache(outputs.past_key_values, fixed_questions=True)
-        correct = kwargs.get("return_correction", False)
-        return self._rectified(outputs, seen, labels, cache, weight, kept_positions(0), rectify_state, correct)
-
-    def _run_pilot(
-        self,
-        decoder_input_ids: Tensor,
-        cache: PilotCopilotCache | None,
-        training: bool,
-        use_cache: bool | None,
-        shared: dict[str, Any],
-    ) -> tuple[ModelOutput, PilotPass]:
-        """The Pilot's pass, with what its decoder's layers held."""
         past = 0 if cache is None else cache.get_seq_length()
-        arguments = self._pilot_arguments(
-            {
-                **shared,
-                "past_key_values": None if cache is None else cache.pilot,
-                "use_cache": False if training else use_cache,
-            }
-        )
-        frozen = torch.no_grad() if training and self.pilot_is_frozen else contextlib.nullcontext()
-        with self.recorder.capture(shared.get("keep_layers", 0)) as captured, frozen:
-            outputs = self.pilot(decoder_input_ids=decoder_input_ids, return_dict=True, **arguments)
+        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache)
         question = outputs.encoder_last_hidden_state
-        mask = shared["attention_mask"]
-        if mask is None:
-            mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
+        if attention_mask is None:
+            attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
+        if training and labels is not None and decoder_attention_mask is None:
+            decoder_attention_mask = target_mask(labels)
         seen = PilotPass(
             token_ids=decoder_input_ids,
             logits=outputs.logits,
             question=question,
             rationale=captured.rationale(),
-            attention_mask=shared["decoder_attention_mask"],
-            question_mask=mask,
+            attention_mask=decoder_attention_mask,
+            question_mask=attention_mask,
             segments=None,
             past=past,
             layers=captured.stacked_layers(),
         )
-        return outputs, seen
-
-    def _pilot_alone(
-        self,
-        decoder_input_ids: Tensor,
-        past_key_values: Cache | None,
-        labels: Tensor | None,
-        use_cache: bool | None,
-        shared: dict[str, Any],
-    ) -> PilotCopilotOutput:
-        """λ = 0: exactly the Pilot, at the Pilot's cost."""
-        inner = past_key_values.pilot if isinstance(past_key_values, PilotCopilotCache) else past_key_values
-        arguments = self._pilot_arguments(
-            {**shared, "past_key_values": inner, "use_cache": use_cache, "labels": labels}
-        )
-        outputs = self.pilot(decoder_input_ids=decoder_input_ids, return_dict=True, **arguments)
-        return self.alone_output(outputs)
+        if training and labels is not None:
+            return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
+        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
+            cache = PilotCopilotCache(outputs.past_key_values, fixed_questions=True)
+        correct = kwargs.get("return_correction", False)
+        return self._rectified(outputs, seen, labels, cache, weight, kept_positions(0), rectify_state, correct)
 
 
 def _checked_decoder_input(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from .mistake_batch import MistakeBatch
 from .mistakes import PilotDistribution, full_probabilities
 from .modeling_outputs import PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of
+from .rationale import Capture
 from .rectifying import PilotPass, copilot_states, run_copilot
 
 
@@ -35,6 +37,25 @@ class PairPassesMixin(_ModelBase):
             for name, value in arguments.items()
             if value is not None and (name in self._pilot_parameters or (takes_all and name in extra))
         }
+
+    def _pilot_pass(
+        self, arguments: dict[str, Any], cache: PilotCopilotCache | None, use_cache: bool | None
+    ) -> tuple[ModelOutput, Capture]:
+        """The Pilot's pass, with what its layers held. A frozen Pilot is only read."""
+        inner = None if cache is None else cache.pilot
+        given = self._pilot_arguments({**arguments, "past_key_values": inner, "use_cache": use_cache})
+        frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
+        with self.recorder.capture(arguments.get("keep_layers", 0)) as captured, frozen:
+            outputs = self.pilot(return_dict=True, **given)
+        return outputs, captured
+
+    def _pilot_alone(
+        self, arguments: dict[str, Any], past_key_values: Cache | None, use_cache: bool | None
+    ) -> PilotCopilotOutput:
+        """λ = 0: exactly the Pilot, at the Pilot's cost."""
+        inner = past_key_values.pilot if isinstance(past_key_values, PilotCopilotCache) else past_key_values
+        given = self._pilot_arguments({**arguments, "past_key_values": inner, "use_cache": use_cache})
+        return self.alone_output(self.pilot(return_dict=True, **given))
 
     def own_cache(self, past_key_values: Cache | None) -> PilotCopilotCache | None:
         """The pair's cache for what a call was given.
