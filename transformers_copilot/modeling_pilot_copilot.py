@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_passes import kept_positions
 from .rectifying import PilotPass
+from .shared_head import GeneratedStep, share_head
 from .validation import check_labels
 
 
@@ -115,7 +117,10 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             return self._pilot_alone(alone, past_key_values, use_cache)
         cache = self.own_cache(past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
-        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache)
+        prompt_length = None if rectify_state is None else rectify_state.prompt_length
+        step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length)
+        sharing = partial(share_head, self, step, cache)
+        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache, sharing)
         seen = PilotPass(
             token_ids=input_ids,
             logits=outputs.logits,
@@ -126,6 +131,7 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             segments=packed_segments(position_ids, attention_mask, past),
             past=past,
             layers=captured.stacked_layers(),
+            correction=captured.correction(),
         )
         targets = None if labels is None else self.aligned_labels(labels)
         if training and targets is not None:

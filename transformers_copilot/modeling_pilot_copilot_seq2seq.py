@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_passes import kept_positions
 from .rectifying import PilotPass
+from .shared_head import GeneratedStep, share_head
 from .validation import check_labels
 
 
@@ -134,7 +136,13 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             return self._pilot_alone({**given, "labels": labels}, past_key_values, use_cache)
         cache = self.own_cache(past_key_values)
         past = 0 if cache is None else cache.get_seq_length()
-        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache)
+        prompt_length = None if rectify_state is None else rectify_state.prompt_length
+        encoded = None if encoder_outputs is None or attention_mask is None else encoder_outputs[0]
+        step = GeneratedStep(
+            decoder_input_ids, decoder_attention_mask, attention_mask, encoded, past, prompt_length, encoded is not None
+        )
+        sharing = partial(share_head, self, step, cache)
+        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache, sharing)
         question = outputs.encoder_last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
@@ -150,6 +158,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             segments=None,
             past=past,
             layers=captured.stacked_layers(),
+            correction=captured.correction(),
         )
         if training and labels is not None:
             return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,13 +40,18 @@ class PairPassesMixin(_ModelBase):
         }
 
     def _pilot_pass(
-        self, arguments: dict[str, Any], cache: PilotCopilotCache | None, use_cache: bool | None
+        self,
+        arguments: dict[str, Any],
+        cache: PilotCopilotCache | None,
+        use_cache: bool | None,
+        sharing: Callable[[Capture], None],
     ) -> tuple[ModelOutput, Capture]:
-        """The Pilot's pass, with what its layers held. A frozen Pilot is only read."""
+        """The Pilot's pass, with what its layers held. A frozen Pilot is only read; `sharing` may lend its head."""
         inner = None if cache is None else cache.pilot
         given = self._pilot_arguments({**arguments, "past_key_values": inner, "use_cache": use_cache})
         frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
         with self.recorder.capture(arguments.get("keep_layers", 0)) as captured, frozen:
+            sharing(captured)
             outputs = self.pilot(return_dict=True, **given)
         return outputs, captured
 

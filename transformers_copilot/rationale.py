@@ -6,16 +6,18 @@ the layers run: one tensor of `(batch, length, hidden)` instead of one a layer (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from .head_product import product_with_rows
 
 
 @dataclass
@@ -29,6 +31,10 @@ class Capture:
         total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far.
         count (`int`): how many layers have run.
         layers (`list` of tensors): the outputs, with `keep_layers`.
+        head_rows (callable, *optional*): gives rows `(batch, 1, hidden)` that go through the Pilot's head together with
+            its own, called when all layers have run. One reading of the head's weights then serves both parts.
+        head_input (`torch.Tensor` of shape `(batch, 1, hidden)`, *optional*): what the Pilot gave its head.
+        head_output (`torch.Tensor` of shape `(batch, 1, vocab)`, *optional*): what became of the rows.
     """
 
     owner: int
@@ -37,6 +43,9 @@ class Capture:
     total: Tensor | None = None
     count: int = 0
     layers: list[Tensor] = field(default_factory=list)
+    head_rows: Callable[[], Tensor] | None = None
+    head_input: Tensor | None = None
+    head_output: Tensor | None = None
 
     def stacked_layers(self) -> Tensor | None:
         """Every layer's output for the first rows, where they were kept.
@@ -45,6 +54,14 @@ class Capture:
             `torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, or `None`.
         """
         return torch.stack(self.layers) if self.layers else None
+
+    def correction(self) -> Tensor | None:
+        """f, where the Copilot's row went through the Pilot's head.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, 1, vocab)`, or `None`.
+        """
+        return None if self.head_output is None else self.head_output.float()
 
     def embeddings(self) -> Tensor:
         """X̃ of a decoder-only Pilot: what its embedding layer gave.
@@ -97,6 +114,10 @@ class RationaleRecorder:
         layers = decoder_layers(pilot)
         self._handles = [layer.register_forward_hook(self._on_layer) for layer in layers]
         self._handles.append(pilot.get_input_embeddings().register_forward_hook(self._on_embedding))
+        head = pilot.get_output_embeddings()
+        if head is not None:
+            self._handles.append(head.register_forward_pre_hook(self._before_head))
+            self._handles.append(head.register_forward_hook(self._after_head))
         self.num_layers = len(layers)
 
     def remove(self) -> None:
@@ -140,6 +161,23 @@ class RationaleRecorder:
         # The first call: a family that embeds twice (shared encoder and decoder) embeds its input first.
         if captured is not None and captured.owner == id(self) and captured.question is None:
             captured.question = output.detach()
+
+    def _before_head(self, module: nn.Module, args: Any) -> Any:
+        captured = _ACTIVE.get()
+        if captured is None or captured.owner != id(self) or captured.head_rows is None:
+            return None
+        captured.head_input = args[0]
+        return (args[0][:, :0], *args[1:])  # nothing to do for the head itself: `_after_head` does both parts' rows
+
+    def _after_head(self, module: nn.Module, args: Any, output: Any) -> Any:
+        captured = _ACTIVE.get()
+        if captured is None or captured.owner != id(self) or captured.head_rows is None or captured.head_input is None:
+            return None
+        own = captured.head_input
+        both = torch.cat([own, captured.head_rows().to(own.dtype)], dim=1)
+        product = product_with_rows(both, cast(Tensor, module.weight))
+        captured.head_output = product[:, -1:]
+        return product[:, :-1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RationaleRecorder:
         # `copy.deepcopy(pair)` copies the hooks through `memo`, so they find this new recorder.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cache_copilot import CopilotCache
 from .cache_pilot_copilot import PilotCopilotCache
@@ -45,6 +45,13 @@ class Corrector(Protocol):
             `torch.FloatTensor` of shape `(..., vocab)`.
         """
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The Pilot's language model head.
+
+        Returns:
+            `nn.Module`
+        """
+
 
 @dataclass
 class PilotPass:
@@ -74,6 +81,7 @@ class PilotPass:
     segments: Tensor | None
     past: int
     layers: Tensor | None = None
+    correction: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows, length = self.token_ids.shape
@@ -136,6 +144,9 @@ def run_copilot(
     Returns:
         `torch.FloatTensor` of shape `(batch, kept, vocab)`.
     """
+    if seen.correction is not None and cache is not None:
+        _keep(pair, seen, cache, seen.correction, prompt_length)
+        return seen.correction
     feedback = _observed_feedback(pair, seen, cache)
     if prompt_length is not None and feeds_back(pair, prompt_length):
         correction = _predicted(pair, seen, cache, feedback, prompt_length)[:, keep]
