@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rival_learning_rate", type=float, default=2e-3, help="the same of the larger, deeper Pilot")
     parser.add_argument("--copilot_learning_rate", type=float, default=3e-3, help="peak learning rate of the Copilot")
     parser.add_argument("--copilot_steps", type=int, default=4, help="the Copilot's steps for each of the Pilot's")
-    parser.add_argument("--rationale_window", default="current", help="rationales that the Copilot sees")
+    parser.add_argument("--rationale_window", default="preceding", help="rationales that the Copilot sees")
     parser.add_argument("--output_dir", default="outputs/demo", help="folder for results.json")
     parser.add_argument("--quick", action="store_true", help="a run of seconds that shows nothing but that it runs")
     options = parser.parse_args(arguments)

@@ -98,13 +98,14 @@ class TaskRun:
         trainer.train(resume_from_checkpoint=checkpoint_to_resume(self.options, self.training))
         self.seconds["training"] = time.perf_counter() - started
         started = time.perf_counter()
-        fit = fit_copilot_weight(
-            pair,
-            self.dev_items,
-            data_collator=self.collator(),
-            batch_size=self.training.per_device_eval_batch_size,
-            set_name=f"{self.task.name} dev",
-        )
+        with trainer.compute_loss_context_manager():  # bfloat16 here where training was in bfloat16
+            fit = fit_copilot_weight(
+                pair,
+                self.dev_items,
+                data_collator=self.collator(),
+                batch_size=self.training.per_device_eval_batch_size,
+                set_name=f"{self.task.name} dev",
+            )
         self.seconds["fitting the weight"] = time.perf_counter() - started
         print(f"λ = {fit.weight:g}, chosen on {len(self.dev_items)} dev questions")
         trainer.save_model(self.training.output_dir)

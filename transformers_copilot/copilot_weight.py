@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import default_data_collator
@@ -19,6 +20,7 @@ from .validation import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option
 
 DEFAULT_GRID = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0, 1.3, 1.6)
 METHODS = ("auto", "least_squares", "grid")
+TOKENS_AT_ONCE = 256
 
 
 @dataclass
@@ -129,25 +131,46 @@ def _token_sums(
     sums: dict[Any, float] = {"product": 0.0, "square": 0.0, "count": 0.0}
     for batch in tqdm(loader, disable=not progress, desc="fitting λ"):
         batch = {name: value.to(pair.device) for name, value in batch.items()}
-        outputs = pair(**batch, copilot_weight=1.0, use_cache=False, return_correction=True)
-        targets = pair.aligned_labels(batch["labels"])
-        supervised = targets >= 0
-        logits, correction, true = outputs.pilot_logits[supervised], outputs.correction[supervised], targets[supervised]
-        mistakes = -torch.softmax(logits.float(), dim=-1)
-        mistakes.scatter_add_(-1, true.unsqueeze(-1), torch.ones_like(mistakes[:, :1]))
-        sums["product"] += float((mistakes * correction).sum())
-        sums["square"] += float(correction.square().sum())
-        sums["count"] += len(true)
-        for weight in weights:
-            rectified = rectify(logits, correction, weight, pair.config.fusion).float()
-            loss = torch.nn.functional.cross_entropy(rectified, true, reduction="sum")
-            sums["loss", weight] = sums.get(("loss", weight), 0.0) + float(loss)
-            size = float(mistake_size(rectified, true).sum())
-            sums["mistake_size", weight] = sums.get(("mistake_size", weight), 0.0) + size
+        logits, correction, true = _supervised(pair, batch)
+        # In pieces: eight values of λ over a large vocabulary need several V-sized tensors a token.
+        for start in range(0, len(true), TOKENS_AT_ONCE):
+            piece = slice(start, start + TOKENS_AT_ONCE)
+            _add_sums(sums, logits[piece].float(), correction[piece].float(), true[piece], weights, pair.config.fusion)
     pair.train(was_training)
     if not sums["count"]:
         raise ValueError("no token of the validation set has a label, so λ cannot be fitted; check its `labels`.")
     return sums
+
+
+def _supervised(pair: PilotCopilotPreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The Pilot's logits `(tokens, vocab)`, f and the true token `(tokens,)` at the supervised positions."""
+    targets = pair.aligned_labels(batch["labels"])
+    options: dict[str, Any] = {"copilot_weight": 1.0, "use_cache": False, "return_correction": True}
+    if not pair.config.is_encoder_decoder:
+        # Prompts are most of a causal model's positions: f and p̃ are asked for where any row has a label only.
+        columns = (targets >= 0).any(dim=0).nonzero().flatten()
+        batch = {name: value for name, value in batch.items() if name != "labels"}
+        options["logits_to_keep"], targets = columns, targets[:, columns]
+    outputs = pair(**batch, **options)
+    supervised = targets >= 0
+    return outputs.pilot_logits[supervised], outputs.correction[supervised], targets[supervised]
+
+
+def _add_sums(
+    sums: dict[Any, float], logits: Tensor, correction: Tensor, true: Tensor, weights: list[float], fusion: str
+) -> None:
+    """Add some tokens to the sums of [`_token_sums`]."""
+    mistakes = -torch.softmax(logits, dim=-1)
+    mistakes.scatter_add_(-1, true.unsqueeze(-1), torch.ones_like(mistakes[:, :1]))
+    sums["product"] += float((mistakes * correction).sum())
+    sums["square"] += float(correction.square().sum())
+    sums["count"] += len(true)
+    for weight in weights:
+        rectified = rectify(logits, correction, weight, fusion)
+        loss = torch.nn.functional.cross_entropy(rectified, true, reduction="sum")
+        sums["loss", weight] = sums.get(("loss", weight), 0.0) + float(loss)
+        size = float(mistake_size(rectified, true).sum())
+        sums["mistake_size", weight] = sums.get(("mistake_size", weight), 0.0) + size
 
 
 __all__ = ["DEFAULT_GRID", "CopilotWeightFit", "fit_copilot_weight"]
