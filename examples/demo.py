@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answering import encode_items, write_replies
 from comparison import Comparison
 from report import Contestant, make_contestant
 from sum_questions import Sum, SumStream, build_tokenizer
@@ -33,6 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, PilotCopilotForCausalLM, fit_copilot_weight
+from transformers_copilot.tasks.answering import encode_items, write_replies
 
 
 HIDDEN_SIZE = 64

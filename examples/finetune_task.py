@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answering import encode_items, write_replies
 from comparison import Comparison
 from report import Contestant, make_contestant
 from task_arguments import TaskArguments, parse_arguments
@@ -46,6 +45,7 @@ from transformers_copilot import (
     fit_copilot_weight,
 )
 from transformers_copilot.checkpoints import last_whole_checkpoint
+from transformers_copilot.tasks.answering import encode_items, write_replies
 
 
 class TaskRun:

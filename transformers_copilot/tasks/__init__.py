@@ -1,0 +1,1 @@
+"""The tasks of the paper: loading, prompts and targets, answers and metrics."""
