@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hub_fixtures import hub, hub_server  # noqa: F401 (fixtures)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerFast
