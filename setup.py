@@ -27,6 +27,7 @@ EXTRAS = {
         "mypy>=2.4,<3",
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",
+        "scikit-learn>=1.7,<2",  # metrics are checked against it
         "ruff>=0.17,<0.18",  # the formatter's style changes with minor releases
         "trl>=1.10,<2",  # CopilotTrainerMixin is tested on SFTTrainer
     ],
@@ -41,7 +42,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords="transformers fine-tuning generation error-correction pytorch",
-    packages=["transformers_copilot"],
+    packages=["transformers_copilot", "transformers_copilot.metrics", "transformers_copilot.tasks"],
     package_data={"transformers_copilot": ["py.typed"]},
     python_requires=">=3.11",  # as transformers 5.23
     install_requires=REQUIREMENTS,

@@ -154,6 +154,19 @@ def mistake_size(logits: Tensor, token_ids: Tensor) -> Tensor:
     return 1.0 - 2.0 * true + probabilities.square().sum(dim=-1)
 
 
+def share_removed(pilot_size: float, pair_size: float) -> float:
+    """Share of the Pilot's mistake that rectifying removes: 1 − E‖p − p̃‖² / E‖p − p̂‖².
+
+    Args:
+        pilot_size (`float`): E‖p − p̂‖², the mean (or sum) of [`mistake_size`] of the Pilot's logits.
+        pair_size (`float`): E‖p − p̃‖², the same of the rectified logits.
+
+    Returns:
+        `float`: at most 1, below 0 where the mistake grew; 0 where the Pilot made none.
+    """
+    return 1.0 - pair_size / pilot_size if pilot_size > 0.0 else 0.0
+
+
 __all__ = [
     "PilotDistribution",
     "SparseMistake",
@@ -163,5 +176,6 @@ __all__ = [
     "observed_mistake",
     "pilot_distribution",
     "probability_of",
+    "share_removed",
     "sparse_vector",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from .mistakes import mistake_size
+from .mistakes import mistake_size, share_removed
 
 
 # The mixin is put before a Trainer class; type checkers are told so.
@@ -89,7 +89,7 @@ class CopilotMetricsMixin(_TrainerBase):
             output.metrics[f"{prefix}_rectified_loss"] = pair_nll / max(count, 1.0)
             output.metrics[f"{prefix}_pilot_mistake_size"] = pilot / max(count, 1.0)
             output.metrics[f"{prefix}_mistake_size"] = pair / max(count, 1.0)
-            output.metrics[f"{prefix}_mistake_removed"] = 1.0 - pair / pilot if pilot > 0.0 else 0.0
+            output.metrics[f"{prefix}_mistake_removed"] = share_removed(pilot, pair)
         return output
 
     def _gathered_sizes(self) -> list[float] | None:

@@ -1,0 +1,9 @@
+"""OpenBookQA: elementary science with four choices, asked without the book's facts."""
+
+from .base import HubSource
+from .commonsense import ChoiceTask, school_from_hub
+
+
+TASK = ChoiceTask(
+    name="openbookqa", max_new_tokens=12, hub=HubSource("allenai/openbookqa", "main"), from_hub=school_from_hub
+)
