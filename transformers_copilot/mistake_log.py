@@ -178,9 +178,9 @@ class MistakeLog:
         """
         from datasets import Dataset
 
-        from .mistake_dataset import FEATURES, mistake_columns
+        from .mistake_dataset import mistake_table
 
-        return Dataset.from_dict(mistake_columns(self), features=FEATURES)
+        return Dataset(mistake_table(self._rounds))
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

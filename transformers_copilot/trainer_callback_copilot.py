@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .mistake_log import MistakeLog
 from .mistake_record import MistakeRecord
+from .mistake_rows import MistakeRowsWriter
 
 
 logger = logging.get_logger(__name__)
@@ -25,11 +26,18 @@ class MistakeLogCallback(TrainerCallback):
         log ([`MistakeLog`]): the log.
         after_commit (callable, *optional*): called after each optimiser step, with nothing: the Copilot's further
             steps of the round.
+        rows ([`MistakeRowsWriter`], *optional*): writes every round's rows to disk, for looking into.
     """
 
-    def __init__(self, log: MistakeLog, after_commit: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        log: MistakeLog,
+        after_commit: Callable[[], None] | None = None,
+        rows: MistakeRowsWriter | None = None,
+    ) -> None:
         self.log = log
         self.after_commit = after_commit
+        self.rows = rows
         self._pending: list[MistakeRecord] = []
         self._seen = False
 
@@ -42,6 +50,38 @@ class MistakeLogCallback(TrainerCallback):
         self._seen = True
         if record is not None:
             self._pending.append(record)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Make the files of rows ready; those of rounds after a checkpoint that is resumed from go.
+
+        Args:
+            args, control, **kwargs: the Trainer's; not used.
+            state (`TrainerState`): where training stands.
+        """
+        if self.rows is not None:
+            self.rows.start(state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the rows that were collected, so that they are as new as the checkpoint.
+
+        Args:
+            args, state, control, **kwargs: the Trainer's; not used.
+        """
+        if self.rows is not None:
+            self.rows.flush()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the rows that were collected.
+
+        Args:
+            args, state, control, **kwargs: the Trainer's; not used.
+        """
+        if self.rows is not None:
+            self.rows.flush()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -61,7 +101,10 @@ class MistakeLogCallback(TrainerCallback):
             state (`TrainerState`): where training stands.
         """
         if self._pending:
-            self.log.append(MistakeRecord.join(self._pending), state.global_step - 1)
+            record = MistakeRecord.join(self._pending)
+            self.log.append(record, state.global_step - 1)
+            if self.rows is not None:
+                self.rows.add(state.global_step - 1, record)
         elif self._seen:
             self.log.skip()
         self._pending, self._seen = [], False
@@ -108,6 +151,20 @@ class MistakeLogCallback(TrainerCallback):
         self.log = MistakeLog.load(path, self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
 
 
+def rows_writer(args: Any) -> MistakeRowsWriter | None:
+    """What writes the rows that the arguments ask for.
+
+    Args:
+        args ([`CopilotArguments`]): the training arguments.
+
+    Returns:
+        [`MistakeRowsWriter`], or `None` where none are wanted.
+    """
+    if not args.mistake_log_export_rows:
+        return None
+    return MistakeRowsWriter(args.output_dir, args.mistake_log_export_rows, args.process_index)
+
+
 def log_file(folder: str | Path, rank: int) -> Path:
     """Where a checkpoint keeps the log.
 
@@ -121,4 +178,4 @@ def log_file(folder: str | Path, rank: int) -> Path:
     return Path(folder) / ("mistake_log.safetensors" if rank == 0 else f"mistake_log-{rank:05d}.safetensors")
 
 
-__all__ = ["MistakeLogCallback", "log_file"]
+__all__ = ["MistakeLogCallback", "log_file", "rows_writer"]

@@ -15,7 +15,7 @@ from .mistake_log import MistakeLog, check_fingerprint
 from .mistake_record import MistakeRecord
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .optimization import has_own_schedule, joint_scheduler, split_parameter_groups
-from .trainer_callback_copilot import MistakeLogCallback
+from .trainer_callback_copilot import MistakeLogCallback, rows_writer
 from .trainer_checkpoints import CopilotCheckpointsMixin
 from .trainer_metrics import CopilotMetricsMixin
 from .training_args_copilot import CopilotArguments
@@ -60,7 +60,7 @@ class CopilotTrainerMixin(CopilotMetricsMixin, CopilotCheckpointsMixin):
             log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
         check_fingerprint("given", log.fingerprint, pair_fingerprint(pair))
         log.fingerprint = log.fingerprint or pair_fingerprint(pair)
-        self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps)
+        self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps, rows_writer(self.args))
         self.add_callback(self.mistake_callback)
         # Both losses are divided by whole-step counts here, so Trainer must not divide them again.
         self.loss_is_scaled_for_ga = True

@@ -41,6 +41,10 @@ class CopilotArguments:
             Type of logged hidden states, `"bfloat16"` or `"float32"`.
         mistake_log_layers (`int`, *optional*, defaults to 0):
             For so many sequences of a round every layer's output is logged beside their mean, for looking into.
+        mistake_log_export_rows (`int`, *optional*, defaults to 0):
+            Write up to so many rows (a row a token, some 20 bytes) of every round into Parquet files in
+            `{output_dir}/mistake_rows`, where [`analyse_mistakes`] and the report find them; a longer run keeps every
+            second round, or fourth, and so on. 0: nothing is written.
         copilot_steps_per_round (`int`, *optional*, defaults to 1):
             Optimiser steps of the Copilot for each of the Pilot's, each on a round drawn anew.
         freeze_pilot (`bool`, *optional*, defaults to `False`):
@@ -64,6 +68,7 @@ class CopilotArguments:
     mistake_log_max_bytes: int = field(default=500_000_000, metadata={"help": "Bytes that the log keeps."})
     mistake_log_dtype: str = field(default="bfloat16", metadata={"help": "Type of logged hidden states."})
     mistake_log_layers: int = field(default=0, metadata={"help": "Sequences a round with every layer logged."})
+    mistake_log_export_rows: int = field(default=0, metadata={"help": "Rows of mistakes written to disk; 0: none."})
     copilot_steps_per_round: int = field(default=1, metadata={"help": "The Copilot's steps for each of the Pilot's."})
     freeze_pilot: bool = field(default=False, metadata={"help": "Only read the Pilot."})
     held_out_mistakes: float = field(default=0.0, metadata={"help": "Share of the data that the Pilot only reads."})
@@ -79,6 +84,11 @@ class CopilotArguments:
             raise ValueError(
                 f"`held_out_mistakes` is {self.held_out_mistakes}; it is the share of the training set that the Pilot "
                 "only reads, from 0 to below 1."
+            )
+        if self.mistake_log_export_rows < 0 or (self.mistake_log_export_rows and not self.use_mistake_log):
+            raise ValueError(
+                f"`mistake_log_export_rows` is {self.mistake_log_export_rows}; give 0 or more, and "
+                "`use_mistake_log=True` if any are to be written."
             )
         if self.copilot_steps_per_round > 1 and not self.use_mistake_log:
             raise ValueError(
