@@ -1,11 +1,13 @@
 """Packaging. The tools' settings are in pyproject.toml, the tested versions in constraints.txt."""
 
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import setup
 
 
 README = Path(__file__).parent / "README.md"
+VERSION = run_path(str(Path(__file__).parent / "transformers_copilot" / "version.py"))["__version__"]
 
 REQUIREMENTS = [
     # The pair extends interfaces that minor releases of transformers change: Cache (`crop` with a non-positive count,
@@ -35,7 +37,7 @@ EXTRAS = {
 
 setup(
     name="transformers_copilot",
-    version="0.1.0.dev0",
+    version=VERSION,
     description="Pair a language model with a small Copilot that learns from its mistakes and corrects it as it goes",
     long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from report import Contestant, accuracy_table, changed_answers, changed_table, gain_line
-from scoring import paired_gain
+
+from transformers_copilot.metrics import paired_gain
 
 
 def peak_memory_bytes() -> int:

@@ -4,8 +4,9 @@
     python examples/finetune_task.py --task boolq --pilot Qwen/Qwen2.5-0.5B --data_dir data --output_dir outputs/boolq
     python examples/finetune_task.py --task svamp --train_tasks mawps,gsm8k --pilot ... --output_dir outputs/svamp
 
-Questions come from the Hub, or from a local folder with `{arithmetic,commonsense}/{task}/{train,dev,test}.jsonl`
-(`--data_dir`). All options of `CopilotTrainingArguments`, hence of `TrainingArguments`, are taken; `--help` lists them.
+Questions come from the Hub, or from a local folder with `{arithmetic,commonsense}/{task}/{train,dev,test}.jsonl` and
+`recommendation/{task}.jsonl` (`--data_dir`). All options of `CopilotTrainingArguments`, hence of `TrainingArguments`,
+are taken; `--help` lists them.
 λ is chosen on dev questions; the test questions are answered once by the Pilot alone (λ = 0) and once by the pair. The
 Pilot inside the pair learns exactly what it would learn alone: nothing flows from the Copilot to it.
 
@@ -20,10 +21,9 @@ from typing import Any
 
 import torch
 from comparison import Comparison
+from datasets import Dataset
 from report import Contestant, make_contestant
 from task_arguments import TaskArguments, parse_arguments
-from task_data import TaskData, hub_reader, load_task, local_reader
-from task_prompts import TASKS, extract_answer, prompt_of, target_of
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -43,6 +43,7 @@ from transformers_copilot import (
     PilotCopilotForCausalLM,
     PilotCopilotForSeq2SeqLM,
     fit_copilot_weight,
+    tasks,
 )
 from transformers_copilot.checkpoints import last_whole_checkpoint
 from transformers_copilot.tasks.answering import encode_items, write_replies
@@ -58,17 +59,17 @@ class TaskRun:
 
     def __init__(self, options: TaskArguments, training: CopilotTrainingArguments) -> None:
         self.options, self.training = options, training
-        self.task = TASKS[options.task]
-        self.data = read_data(options, training.seed)
+        self.task = load_data(options, training.seed)
+        self.questions = self.task.dataset["test"]
         self.is_encoder_decoder = bool(AutoConfig.from_pretrained(options.pilot).is_encoder_decoder)
         self.tokenizer = load_tokenizer(options.pilot)
-        self.train_items, self.too_long = self.encode(self.data.train)
-        self.dev_items, _ = self.encode(self.data.dev)
+        self.train_items, self.too_long = self.encode(self.task.dataset["train"])
+        self.dev_items, _ = self.encode(self.task.dataset["dev"])
         self.seconds: dict[str, float] = {}
 
-    def encode(self, items: list[Any]) -> tuple[list[dict[str, list[int]]], int]:
-        """Token ids of task items, and how many were too long."""
-        texts = [(prompt_of(task, question), target_of(task, question)) for task, question in items]
+    def encode(self, questions: Dataset) -> tuple[list[dict[str, list[int]]], int]:
+        """Token ids of questions and their targets, and how many were too long."""
+        texts = list(zip(questions["prompt"], questions["target"], strict=True))
         return encode_items(self.tokenizer, texts, self.options.max_length, self.is_encoder_decoder)
 
     def collator(self) -> DataCollatorForSeq2Seq:
@@ -124,19 +125,18 @@ class TaskRun:
 
     def answer(self, name: str, model: PreTrainedModel, weights: int, **options: Any) -> Contestant:
         """Answer the test questions and mark the answers."""
-        prompts = [prompt_of(self.task, question) for question in self.data.test]
+        prompts = self.questions["prompt"][:]
         limit = self.options.max_new_tokens or self.task.max_new_tokens
         batch_size = self.training.per_device_eval_batch_size
         started = time.perf_counter()
         replies = write_replies(
             model, self.tokenizer, prompts, limit, batch_size, num_beams=self.options.num_beams, **options
         )
-        answers = [extract_answer(self.task, reply) for reply in replies]
-        expected = [question.answer for question in self.data.test]
-        return make_contestant(name, weights, answers, expected, time.perf_counter() - started)
+        answers = [self.task.extract_answer(reply) for reply in replies]
+        return make_contestant(name, weights, answers, self.questions["answer"][:], time.perf_counter() - started)
 
 
-def read_data(options: TaskArguments, seed: int) -> TaskData:
+def load_data(options: TaskArguments, seed: int) -> tasks.Task:
     """Read the task's questions from the folder or the Hub, and cut the sets to the sizes asked for.
 
     Args:
@@ -144,14 +144,20 @@ def read_data(options: TaskArguments, seed: int) -> TaskData:
         seed: Seed of the choice of dev questions where there is no dev file.
 
     Returns:
-        The questions.
+        The task.
     """
-    read = local_reader(Path(options.data_dir)) if options.data_dir else hub_reader(options.dataset_name)
-    data = load_task(TASKS[options.task], read, options.train_task_names(), options.dev_size, seed)
-    data.train = data.train[: options.max_train_questions]
-    data.dev = data.dev[: options.max_dev_questions]
-    data.test = data.test[: options.max_test_questions]
-    return data
+    task = tasks.load(
+        options.task, options.data_dir, options.dataset_name, options.train_task_names(), options.dev_size, seed
+    )
+    most = {
+        "train": options.max_train_questions,
+        "dev": options.max_dev_questions,
+        "test": options.max_test_questions,
+    }
+    for split, count in most.items():
+        if count is not None:
+            task.dataset[split] = task.dataset[split].take(min(count, len(task.dataset[split])))
+    return task
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -195,23 +201,23 @@ def describe(run: TaskRun) -> dict[str, Any]:
     Returns:
         Set sizes and options, for the results' JSON.
     """
-    data, options = run.data, run.options
+    task, options = run.task, run.options
     facts = {
         "task": options.task,
         "pilot": options.pilot,
         "train_questions": len(run.train_items),
         "too_long_to_train_on": run.too_long,
         "dev_questions": len(run.dev_items),
-        "dev_from_train": data.dev_from_train,
-        "test_file_questions": data.test_size,
-        "test_questions": len(data.test),
-        "left_out": data.left_out,
+        "dev_from_train": task.dev_from_train,
+        "test_file_questions": task.test_size,
+        "test_questions": len(run.questions),
+        "left_out": task.left_out,
     }
     print(
         f"{options.task}: {len(run.train_items):,} training questions ({run.too_long} too long), "
-        f"{len(run.dev_items):,} dev questions{' taken out of train' if data.dev_from_train else ''}; "
-        f"{data.test_size:,} test questions, {data.left_out['either']} left out because they stand in train "
-        f"({data.left_out['train']}) or dev ({data.left_out['dev']}), {len(data.test):,} to be answered"
+        f"{len(run.dev_items):,} dev questions{' taken out of train' if task.dev_from_train else ''}; "
+        f"{task.test_size:,} test questions, {task.left_out['either']} left out because they stand in train "
+        f"({task.left_out['train']}) or dev ({task.left_out['dev']}), {len(run.questions):,} to be answered"
     )
     return facts
 
@@ -244,8 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
         "choices": options.choices(),
         "training_arguments": training.to_dict(),
     }
-    questions = [question.question for question in run.data.test]
-    expected = [question.answer for question in run.data.test]
+    questions, expected = (run.questions[column][:] for column in ("question", "answer"))
     comparison = Comparison(questions, expected, contestant, rivals, facts)
     comparison.print_and_save(Path(training.output_dir) / "results.json")
     print(", ".join(f"{name} {seconds:,.0f} s" for name, seconds in run.seconds.items()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
-from scoring import Accuracy, Gain, accuracy_of, same_answer
+from transformers_copilot.metrics import Accuracy, Gain, accuracy_of, same_answer
 
 
 @dataclass

@@ -15,7 +15,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ..metrics import OfflineMetric
 
@@ -97,9 +97,9 @@ class QuestionTask(ABC):
     hub: HubSource
     from_hub: Callable[[Row], dict[str, Any]] = no_conversion
 
-    group = ""
-    answer_field = "answer"
-    needed_fields: tuple[str, ...] = ("question", "answer")
+    group: ClassVar[str]
+    answer_field: ClassVar[str] = "answer"
+    needed_fields: ClassVar[tuple[str, ...]] = ("question", "answer")
 
     @property
     @abstractmethod
