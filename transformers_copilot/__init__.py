@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
 
-__version__ = "0.1.0.dev0"
 
 _EXPORTS: dict[str, str] = {
     "CopilotConfig": "configuration_copilot",

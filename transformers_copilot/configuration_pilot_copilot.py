@@ -7,10 +7,15 @@ from typing import Any, ClassVar, cast
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import logging
 
 from .configuration_copilot import CopilotConfig
+from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
 from .validation import check_copilot_weight, check_option
+from .version import __version__
 
+
+logger = logging.get_logger(__name__)
 
 OPTION_VALUES: dict[str, tuple[str, ...]] = {
     "error_feedback": ("observed", "predicted"),
@@ -74,13 +79,18 @@ class PilotCopilotConfig(PreTrainedConfig):
         rationale_definition (`str`, *optional*, defaults to `"mean of raw decoder layer outputs"`):
             What a rationale h̄ is; kept in the file so that a checkpoint says what it was trained on.
         pilot_name_or_path (`str`, *optional*):
-            The id or path that the Pilot was loaded from.
+            The Hub id that the Pilot was loaded from; `None` for a folder, which says nothing on another machine.
+        pilot_revision (`str`, *optional*):
+            The commit of it that was loaded, where it was loaded by its id.
+        transformers_copilot_version (`str`, *optional*):
+            The version of this package that wrote the file.
 
     Raises:
         ValueError: an option has a value that is not among its allowed ones.
     """
 
     model_type = "pilot_copilot"
+    _auto_class = "AutoConfig"  # transformers writes the code of such a class beside the file
     sub_configs_defaults: ClassVar[dict[str, Any]] = {
         "pilot": SubConfigSpec(AutoConfig, model_type="gpt2"),
         "copilot": SubConfigSpec(CopilotConfig),
@@ -114,10 +124,50 @@ class PilotCopilotConfig(PreTrainedConfig):
     copilot_weight_fit: dict | None = None
     rationale_definition: str = "mean of raw decoder layer outputs"
     pilot_name_or_path: str | None = None
+    pilot_revision: str | None = None
+    adapters: dict | None = None
+    transformers_copilot_version: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.check_options()
+        newer = is_newer(self.transformers_copilot_version)
+        if newer:
+            kwargs = self._without_unknown(kwargs)
+        try:
+            self.check_options()
+        except ValueError as error:
+            if not newer:
+                raise
+            raise ValueError(f"{error} {upgrade_advice(self.transformers_copilot_version)}") from error
         super().__post_init__(**kwargs)
+
+    def _without_unknown(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Leave out, with a warning, what a later version of the package has put into the file."""
+        unknown = unknown_fields(given, type(self))
+        of_copilot: list[str] = []
+        if isinstance(self.copilot, dict):
+            of_copilot = unknown_fields(self.copilot, CopilotConfig)
+            self.copilot = {name: value for name, value in self.copilot.items() if name not in of_copilot}
+        names = [*unknown, *(f"copilot.{name}" for name in of_copilot)]
+        if names:
+            logger.warning(
+                f"The configuration has fields that are not known here and not used: {', '.join(names)}. "
+                f"{upgrade_advice(self.transformers_copilot_version)}"
+            )
+        return {name: value for name, value in given.items() if name not in unknown}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as it is written: with this package's version, and without folders of this machine.
+
+        Returns:
+            `dict`
+        """
+        values = super().to_dict()
+        values["transformers_copilot_version"] = __version__
+        values["pilot_name_or_path"] = hub_id(self.pilot_name_or_path)
+        for part in ("pilot", "copilot"):
+            if isinstance(values.get(part), dict):
+                values[part] = without_paths(values[part])
+        return values
 
     def check_options(self) -> None:
         """Refuse unknown values; models ask again, since `from_pretrained(..., fusion=...)` sets options afterwards.
