@@ -7,20 +7,17 @@ A *confusion* is a pair of a true and another, predicted token; what it *costs* 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from .mistake_counters import TENTHS, ConfusionCounter, GroupCounter, ReplyCounter, RoundSpan
-from .mistake_rows import row_streams, row_tables
+from .mistake_counters import TENTHS, ConfusionCounter, GroupCounter, RoundSpan
+from .mistake_replies import ReplyCounter
+from .mistake_rows import MistakeSource, row_streams, whole_sequences
 from .token_text import TokenTexts
 from .validation import check_positive
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 COLUMNS = [
     "round",
@@ -71,7 +68,7 @@ class MistakeAnalysis:
 
 
 def analyse_mistakes(
-    source: Dataset | str | os.PathLike[str],
+    source: MistakeSource,
     tokens: TokenTexts | None = None,
     *,
     top: int = 50,
@@ -83,8 +80,8 @@ def analyse_mistakes(
     """Count a log's mistakes.
 
     Args:
-        source (`datasets.Dataset` or a path): rows in the log's order: [`MistakeLog.to_dataset`]'s, a run's folder with
-            its `mistake_rows`, a Parquet file, or a folder that `save_to_disk` wrote.
+        source (`datasets.Dataset`, a list of them, or a path): rows in the log's order: [`MistakeLog.to_dataset`]'s, a
+            run's folder with its `mistake_rows`, a Parquet file, or a folder that `save_to_disk` wrote.
         tokens ([`TokenTexts`], *optional*): tells the kinds of tokens; without it all but ends are `"other"`.
         top (`int`, *optional*, defaults to 50): confusions that are given, the most costly first.
         round_bins (`int`, *optional*, defaults to 40): stretches that the rounds are put together in.
@@ -110,8 +107,7 @@ def analyse_mistakes(
     by_class, by_round = GroupCounter(["token_class"]), GroupCounter(["stretch", "token_class"])
     replies = ReplyCounter(places)
     for stream in streams:
-        for table in row_tables(stream, COLUMNS, batch_rows):
-            frame = table.to_pandas()
+        for frame in whole_sequences(stream, COLUMNS, batch_rows):
             frame = frame[frame["supervised"]]
             frame = frame.assign(
                 wrong=frame["true_token_id"] != frame["predicted_token_id"],
@@ -123,7 +119,6 @@ def analyse_mistakes(
             by_class.add(frame)
             by_round.add(frame)
             replies.add(frame)
-        replies.end_stream()
     return _result(span, confusions, by_class, by_round, replies, top, min(round_bins, span.length))
 
 

@@ -11,14 +11,16 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers.utils import logging
 
-from .mistake_dataset import FEATURES, mistake_table
+from .mistake_dataset import mistake_table
 from .mistake_record import MistakeRecord
 from .validation import check_positive
 
@@ -31,6 +33,9 @@ logger = logging.get_logger(__name__)
 ROWS_FOLDER = "mistake_rows"
 _STRIDE = b"transformers_copilot.stride"
 _FILE = re.compile(r"rounds-(\d+)-(\d+)\.parquet")
+
+# What rows can be read from, see `row_streams`.
+MistakeSource: TypeAlias = "Dataset | list[Dataset] | str | os.PathLike[str]"
 
 
 class MistakeRowsWriter:
@@ -132,12 +137,12 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if _FILE.fullmatch(path.name))
 
 
-def row_streams(source: Dataset | str | os.PathLike[str]) -> list[Dataset | Path]:
+def row_streams(source: MistakeSource) -> list[Dataset | Path]:
     """The streams of rows that a source is made of; within each the rows are in the log's order.
 
     Args:
-        source (`datasets.Dataset` or a path): rows in memory or mapped from disk, a Parquet file, a folder of Parquet
-            files, a run's folder, or a folder that `Dataset.save_to_disk` wrote.
+        source (`datasets.Dataset`, a list of them, or a path): rows in memory or mapped from disk, a Parquet file, a
+            folder of Parquet files, a run's folder, or a folder that `Dataset.save_to_disk` wrote.
 
     Returns:
         list of `Dataset` and `Path`
@@ -145,6 +150,8 @@ def row_streams(source: Dataset | str | os.PathLike[str]) -> list[Dataset | Path
     Raises:
         FileNotFoundError: there is no such file or no Parquet file in the folder.
     """
+    if isinstance(source, list):
+        return list(source)
     if not isinstance(source, (str, os.PathLike)):
         return [source]
     path = Path(source)
@@ -188,6 +195,47 @@ def row_tables(source: Dataset | Path, columns: list[str], batch_rows: int) -> I
     yield from source.select_columns(columns).with_format("arrow").iter(batch_size=batch_rows)
 
 
+def whole_sequences(source: Dataset | Path, columns: list[str], batch_rows: int) -> Iterator[pd.DataFrame]:
+    """One stream's rows, some at a time, and never a part of a sequence.
+
+    Args:
+        source (`datasets.Dataset` or `Path`): one of [`row_streams`].
+        columns (list of `str`): the columns that are wanted, `round`, `sequence` and `position` among them.
+        batch_rows (`int`): rows at a time; more where a sequence is longer.
+
+    Yields:
+        `DataFrame`
+    """
+    rest = pd.DataFrame()
+    for table in row_tables(source, columns, batch_rows):
+        frame = table.to_pandas()
+        frame = pd.concat([rest, frame], ignore_index=True) if len(rest) else frame
+        if not len(frame):
+            continue
+        cut = int(np.flatnonzero(sequence_starts(frame))[-1])
+        rest = frame.iloc[cut:]
+        if cut:
+            yield frame.iloc[:cut]
+    if len(rest):
+        yield rest.reset_index(drop=True)
+
+
+def sequence_starts(frame: pd.DataFrame) -> np.ndarray:
+    """Where a sequence begins: another round or sequence than the row before, or no later position.
+
+    Args:
+        frame (`DataFrame`): rows in the log's order.
+
+    Returns:
+        `numpy.ndarray` of `bool`, one a row
+    """
+    values = frame[["round", "sequence", "position"]].to_numpy()
+    starts = np.ones(len(values), dtype=bool)
+    same = (values[1:, :2] == values[:-1, :2]).all(axis=1)
+    starts[1:] = ~same | (values[1:, 2] <= values[:-1, 2])
+    return starts
+
+
 def _check_columns(name: str, wanted: list[str], found: Iterable[str]) -> None:
     missing = sorted(set(wanted) - set(found))
     if missing:
@@ -197,4 +245,12 @@ def _check_columns(name: str, wanted: list[str], found: Iterable[str]) -> None:
         )
 
 
-__all__ = ["ROWS_FOLDER", "MistakeRowsWriter", "row_streams", "row_tables"]
+__all__ = [
+    "ROWS_FOLDER",
+    "MistakeRowsWriter",
+    "MistakeSource",
+    "row_streams",
+    "row_tables",
+    "sequence_starts",
+    "whole_sequences",
+]
