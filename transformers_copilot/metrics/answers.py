@@ -9,7 +9,7 @@ from typing import Any
 import evaluate
 from datasets import Value
 
-from .base import QuestionMetric
+from .base import QuestionMetric, mean
 
 
 NUMBER_TOLERANCE = Decimal("0.001")
@@ -118,7 +118,7 @@ class AnswerMetric(QuestionMetric):
     def _compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
         marks = self.score_each(predictions, references)
         return {
-            self.score_name: sum(marks) / len(marks),
+            self.score_name: mean(marks),
             "correct": int(sum(marks)),
             "total": len(marks),
             "unanswered": sum(not answer for answer in predictions),

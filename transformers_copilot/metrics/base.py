@@ -51,4 +51,21 @@ class QuestionMetric(OfflineMetric):
         raise NotImplementedError
 
 
-__all__ = ["OfflineMetric", "QuestionMetric"]
+def mean(values: Sequence[float]) -> float:
+    """A mean that says what is wrong where there is none.
+
+    Args:
+        values (`Sequence[float]`): numbers.
+
+    Returns:
+        `float`
+
+    Raises:
+        ValueError: there is no number.
+    """
+    if not len(values):
+        raise ValueError("There is nothing to score: no question, or no token that is not left out, was added.")
+    return sum(values) / len(values)
+
+
+__all__ = ["OfflineMetric", "QuestionMetric", "mean"]

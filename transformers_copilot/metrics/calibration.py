@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 from datasets import Value
 
-from .base import OfflineMetric
+from .base import OfflineMetric, mean
 
 
 def expected_calibration_error(
@@ -65,8 +65,8 @@ class CalibrationError(OfflineMetric):
     def _compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
         return {
             "expected_calibration_error": expected_calibration_error(predictions, references, self.bins),
-            "confidence": sum(predictions) / len(predictions),
-            "accuracy": sum(references) / len(references),
+            "confidence": mean(predictions),
+            "accuracy": mean(references),
         }
 
 

@@ -10,7 +10,7 @@ from datasets import Value
 from torch import Tensor
 
 from ..mistakes import mistake_size, share_removed
-from .base import OfflineMetric
+from .base import OfflineMetric, mean
 
 
 class LogitsMetric(OfflineMetric):
@@ -38,8 +38,7 @@ class LogitsMetric(OfflineMetric):
         sizes = {
             name: _sizes(value, tokens, kept, name) for name, value in {"predictions": predictions, **kwargs}.items()
         }
-        if kept.any():
-            super().add_batch(references=tokens[kept].tolist(), **sizes)
+        super().add_batch(references=tokens[kept].tolist(), **sizes)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add one row of logits and its true token.
@@ -83,7 +82,7 @@ class MistakeSize(LogitsMetric):
         )
 
     def _compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
-        return {"mistake_size": _mean(predictions), "tokens": len(predictions)}
+        return {"mistake_size": mean(predictions), "tokens": len(predictions)}
 
 
 class MistakeRemoved(LogitsMetric):
@@ -107,17 +106,13 @@ class MistakeRemoved(LogitsMetric):
     def _compute(
         self, *, predictions: Any = None, references: Any = None, pilot_predictions: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        pair, pilot = _mean(predictions), _mean(pilot_predictions)
+        pair, pilot = mean(predictions), mean(pilot_predictions)
         return {
             "mistake_removed": share_removed(pilot, pair),
             "mistake_size": pair,
             "pilot_mistake_size": pilot,
             "tokens": len(predictions),
         }
-
-
-def _mean(values: Any) -> float:
-    return sum(values) / len(values)
 
 
 __all__ = ["LogitsMetric", "MistakeRemoved", "MistakeSize"]

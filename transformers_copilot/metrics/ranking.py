@@ -10,7 +10,7 @@ import evaluate
 from datasets import Sequence as ListOf
 from datasets import Value
 
-from .base import QuestionMetric
+from .base import QuestionMetric, mean
 
 
 CUTOFFS = (5, 10, 20, 100)
@@ -113,7 +113,7 @@ class RankingMetric(QuestionMetric):
     def _compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
         pairs = list(zip(predictions, references, strict=True))
         return {
-            f"{name}_at_{k}": sum(mark(ranked, item, k) for ranked, item in pairs) / len(pairs)
+            f"{name}_at_{k}": mean([mark(ranked, item, k) for ranked, item in pairs])
             for name, mark in self.marks.items()
             for k in self.cutoffs
         }
