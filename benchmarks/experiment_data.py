@@ -1,0 +1,155 @@
+"""An experiment's questions as token ids, and the tokenizer where the Pilot has none of its own."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiment_spec import Experiment
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from transformers_copilot import tasks
+from transformers_copilot.tasks.answering import encode_items
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from sum_questions import SumStream, build_tokenizer  # noqa: E402 - the demonstration's questions
+
+
+PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
+Row = dict[str, Any]
+
+
+@dataclass
+class ExperimentData:
+    """What the runs of one seed train on and are tested on.
+
+    Args:
+        train: Training questions: `prompt`, `target`, `answer`, `question`.
+        dev: Those that λ is chosen on.
+        test: Those that are reported.
+        tokenizer: The Pilot's, or one that was made for it.
+        task: The task, or `None` for sums.
+        facts: Sizes and what was left out, for the results.
+    """
+
+    train: list[Row]
+    dev: list[Row]
+    test: list[Row]
+    tokenizer: PreTrainedTokenizerBase
+    task: Any
+    facts: dict[str, Any]
+
+    def encode(self, rows: list[Row], max_length: int, is_encoder_decoder: bool) -> list[dict[str, list[int]]]:
+        """Token ids with the targets supervised."""
+        texts = [(row["prompt"], row["target"]) for row in rows]
+        return encode_items(self.tokenizer, texts, max_length, is_encoder_decoder)[0]
+
+
+def load_data(spec: Experiment, data_dir: str | None, seed: int) -> ExperimentData:
+    """Read or make an experiment's questions.
+
+    Args:
+        spec: The experiment.
+        data_dir: Folder with the tasks' files; the Hub where none is given.
+        seed: The run's seed; only fresh questions depend on it, a task's sets are the same for all seeds.
+
+    Returns:
+        The questions.
+    """
+    if spec.task == "sums":
+        return _sums(spec, seed)
+    task = tasks.load(spec.task, data_dir=data_dir, **spec.task_options)
+    sets = {name: [dict(row) for row in rows] for name, rows in task.dataset.items()}
+    if spec.test_from_train:
+        random.Random(0).shuffle(sets["train"])
+        sets["test"], sets["train"] = sets["train"][: spec.test_from_train], sets["train"][spec.test_from_train :]
+    for name, most in spec.limits.items():
+        sets[name] = random.Random(0).sample(sets[name], len(sets[name]))[:most]
+    facts = {"left_out": task.left_out, "test_size": task.test_size, "dev_from_train": task.dev_from_train}
+    facts |= {f"{name}_questions": len(rows) for name, rows in sets.items()}
+    tokenizer = _tokenizer(spec, sets, task)
+    return ExperimentData(sets["train"], sets["dev"], sets["test"], tokenizer, task, facts)
+
+
+def _sums(spec: Experiment, seed: int) -> ExperimentData:
+    stream = SumStream(seed)
+    sizes = {"test": spec.limits["test"], "dev": spec.limits["dev"], "train": spec.limits["train"]}
+    sets = {
+        name: [
+            {"prompt": item.prompt, "target": item.answer, "answer": item.answer, "question": item.prompt}
+            for item in stream.take(size)
+        ]
+        for name, size in sizes.items()
+    }
+    facts = {f"{name}_questions": size for name, size in sizes.items()}
+    return ExperimentData(sets["train"], sets["dev"], sets["test"], build_tokenizer(), None, facts)
+
+
+def _tokenizer(spec: Experiment, sets: dict[str, list[Row]], task: Any) -> PreTrainedTokenizerBase:
+    if "path" in spec.pilot:
+        tokenizer = AutoTokenizer.from_pretrained(spec.pilot["path"])
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+    texts = [row["prompt"] + row["target"] for row in sets["train"]]
+    if spec.pilot["tokenizer"] == "words":
+        # Valid items that nobody interacted with are tokens, too: they can be recommended.
+        texts += [f"item_{item}" for item in task.items]
+        return word_tokenizer(texts)
+    return byte_pair_tokenizer(texts, int(spec.pilot["tokenizer"]))
+
+
+def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """One token a word, and one for each mark of punctuation.
+
+    Args:
+        texts: Texts that hold all words.
+
+    Returns:
+        The tokenizer.
+    """
+    split = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[,.?]"), "isolated")]
+    )
+    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
+    vocabulary = {word: index for index, word in enumerate([PAD, END, UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = split
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+
+
+def byte_pair_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
+    """A byte-pair vocabulary learnt on texts; digits stay apart, as arithmetic wants them.
+
+    Args:
+        texts: The training texts.
+        size: Tokens of the vocabulary.
+
+    Returns:
+        The tokenizer.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size, special_tokens=[PAD, END], initial_alphabet=sorted(alphabet), show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+
+
+def is_encoder_decoder(spec: Experiment) -> bool:
+    """Whether the Pilot is one."""
+    if "path" in spec.pilot:
+        return bool(AutoConfig.from_pretrained(spec.pilot["path"]).is_encoder_decoder)
+    return bool(AutoConfig.for_model(spec.pilot["config"]["model_type"]).is_encoder_decoder)

@@ -1,0 +1,147 @@
+"""What an experiment measures on test questions: answers, ranks of items, likelihoods of tokens."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from experiment_data import ExperimentData, is_encoder_decoder
+from experiment_spec import Experiment
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel
+
+from transformers_copilot.metrics.answers import same_answer
+from transformers_copilot.mistakes import mistake_size
+from transformers_copilot.modeling_pair_base import PilotCopilotPreTrainedModel
+from transformers_copilot.tasks.answering import write_replies
+
+
+SUMS_TOKENS = 8
+
+
+@dataclass
+class Measured:
+    """What one model did on the test questions.
+
+    Args:
+        questions: One number a question, of which the score is the mean: right or wrong; the right item's rank; the
+            mean log-likelihood of the target's tokens.
+        seconds: Time that the answers took.
+        tokens: Means over the supervised tokens: `loss`, `mistake_size` (E‖p − p̂‖²), `top1`, and their number.
+    """
+
+    questions: list[float]
+    seconds: float
+    tokens: dict[str, float]
+
+
+def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weight: float | None = None) -> Measured:
+    """Measure a model on the experiment's test questions.
+
+    Args:
+        spec: The experiment.
+        data: Its data.
+        model: A pair or any other model.
+        weight: λ of a pair; its own where none is given. 0 is the Pilot alone.
+
+    Returns:
+        The measurements.
+    """
+    model.eval()
+    options = {} if weight is None else {"copilot_weight": weight}
+    started = time.perf_counter()
+    questions, tokens = _teacher_forced(spec, data, model, options)
+    if spec.measure == "answers":
+        started = time.perf_counter()
+        questions = _answers(spec, data, model, options)
+    return Measured(questions, time.perf_counter() - started, tokens)
+
+
+def teacher_forced_means(
+    spec: Experiment, data: ExperimentData, model: PreTrainedModel, weight: float
+) -> dict[str, float]:
+    """The means over the test tokens at some λ.
+
+    Args:
+        spec: The experiment.
+        data: Its data.
+        model: A pair.
+        weight: λ.
+
+    Returns:
+        See [`Measured`].
+    """
+    return _teacher_forced(spec, data, model, {"copilot_weight": weight})[1]
+
+
+def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any]) -> list[float]:
+    """1 for each question that is answered right, 0 for each that isn't, one without an answer among them."""
+    limit = spec.max_new_tokens or (SUMS_TOKENS if data.task is None else data.task.max_new_tokens)
+    batch = spec.training.get("per_device_eval_batch_size", 32)
+    replies = write_replies(model, data.tokenizer, [row["prompt"] for row in data.test], limit, batch, **options)
+    found = replies if data.task is None else [data.task.extract_answer(reply) for reply in replies]
+    return [float(same_answer(got, row["answer"])) for got, row in zip(found, data.test, strict=True)]
+
+
+@torch.no_grad()
+def _teacher_forced(
+    spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any]
+) -> tuple[list[float], dict[str, float]]:
+    """Each question's rank or log-likelihood, and the means over tokens."""
+    items = data.encode(data.test, 100_000, is_encoder_decoder(spec))
+    collate = DataCollatorForSeq2Seq(data.tokenizer, padding=True)
+    ranked = _item_tokens(data) if spec.measure == "ranking" else None
+    sums = {"loss": 0.0, "mistake_size": 0.0, "top1": 0.0, "tokens": 0.0}
+    questions: list[float] = []
+    for batch in DataLoader(items, spec.training.get("per_device_eval_batch_size", 32), collate_fn=collate):
+        logits, targets = _logits(model, dict(batch), options)
+        for row_logits, row_targets in zip(logits, targets, strict=True):
+            supervised = row_targets >= 0
+            scores, true = row_logits[supervised].float(), row_targets[supervised]
+            losses = torch.nn.functional.cross_entropy(scores, true, reduction="none")
+            sums["loss"] += float(losses.sum())
+            sums["mistake_size"] += float(mistake_size(scores, true).sum())
+            sums["top1"] += float((scores.argmax(-1) == true).sum())
+            sums["tokens"] += len(true)
+            questions.append(-float(losses.mean()) if ranked is None else _rank(scores, true, ranked))
+    count = sums.pop("tokens")
+    return questions, {name: value / count for name, value in sums.items()} | {"tokens": count}
+
+
+def _logits(model: PreTrainedModel, batch: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """A batch's logits and the true token that each position is to predict."""
+    labels = batch["labels"]
+    logits = model(**batch, use_cache=False, **options).logits
+    if model.config.is_encoder_decoder:
+        return logits, labels
+    return logits[:, :-1], labels[:, 1:]
+
+
+def _item_tokens(data: ExperimentData) -> Tensor:
+    """The tokens that stand for an item each, `(items,)`.
+
+    Raises:
+        ValueError: An item is not a single token; ranking by one position is exact only then.
+    """
+    ids = data.tokenizer([f"item_{item}" for item in data.task.items], add_special_tokens=False).input_ids
+    if any(len(tokens) != 1 for tokens in ids):
+        raise ValueError("some items take several tokens: use `tokenizer: words`, or rank by beams over valid items.")
+    return torch.tensor([tokens[0] for tokens in ids])
+
+
+def _rank(scores: Tensor, true: Tensor, items: Tensor) -> float:
+    """Rank of the right item among all valid ones, from 1; a tie counts against it.
+
+    All items follow the same words, so ranking at the item's own position is what beams over valid items give.
+    """
+    place = torch.isin(true, items).nonzero().flatten()[-1]
+    right = scores[place, true[place]]
+    return float((scores[place, items] >= right).sum())
+
+
+def is_pair(model: PreTrainedModel) -> bool:
+    """Whether a model is a pair."""
+    return isinstance(model, PilotCopilotPreTrainedModel)

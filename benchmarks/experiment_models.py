@@ -1,0 +1,178 @@
+"""The models of an experiment: the Pilot, the pair, and the rivals that show what a gain is worth."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from experiment_data import ExperimentData, is_encoder_decoder
+from experiment_spec import Experiment, Variant
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
+
+from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
+
+
+def pilot_config(spec: Experiment, data: ExperimentData) -> PreTrainedConfig:
+    """The configuration of a Pilot that starts from fresh weights.
+
+    Args:
+        spec: The experiment; `pilot["config"]` has the sizes.
+        data: Its data, for the tokenizer.
+
+    Returns:
+        The configuration.
+    """
+    given = dict(spec.pilot["config"])
+    pad, end = data.tokenizer.pad_token_id, data.tokenizer.eos_token_id
+    tokens = {"vocab_size": len(data.tokenizer), "pad_token_id": pad, "eos_token_id": end}
+    tokens |= {"decoder_start_token_id": pad} if is_encoder_decoder(spec) else {"bos_token_id": None}
+    return AutoConfig.for_model(given.pop("model_type"), **given, **tokens)
+
+
+def build_pilot(spec: Experiment, data: ExperimentData, seed: int, extra_blocks: int = 0) -> PreTrainedModel:
+    """The Pilot before training.
+
+    Args:
+        spec: The experiment.
+        data: Its data.
+        seed: Seed of fresh weights.
+        extra_blocks: Decoder blocks more than the Pilot has.
+
+    Returns:
+        The model in float32.
+    """
+    auto = AutoModelForSeq2SeqLM if is_encoder_decoder(spec) else AutoModelForCausalLM
+    set_seed(seed)
+    if "path" in spec.pilot:
+        model = auto.from_pretrained(spec.pilot["path"], dtype=torch.float32)
+        return add_identity_blocks(model, extra_blocks) if extra_blocks else model
+    config = pilot_config(spec, data)
+    name = "num_decoder_layers" if is_encoder_decoder(spec) else "num_hidden_layers"
+    setattr(config, name, getattr(config, name) + extra_blocks)
+    return auto.from_config(config)
+
+
+def build_pair(spec: Experiment, variant: Variant, data: ExperimentData, seed: int) -> PreTrainedModel:
+    """A pair before training.
+
+    Args:
+        spec: The experiment.
+        variant: What differs in this pair.
+        data: Its data.
+        seed: Seed of fresh weights; a Pilot's are the same for every variant.
+
+    Returns:
+        The pair.
+    """
+    pilot = build_pilot(spec, data, seed)
+    options = {**spec.pair, **variant.pair}
+    options["copilot"] = {**spec.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
+    kind = PilotCopilotForSeq2SeqLM if is_encoder_decoder(spec) else PilotCopilotForCausalLM
+    pair = kind.from_pilot(pilot, **options)
+    pair.generation_config.pad_token_id = data.tokenizer.pad_token_id
+    return pair
+
+
+def blocks_of_size(spec: Experiment, data: ExperimentData, weights: int) -> int:
+    """How many extra decoder blocks have about so many weights, at least one.
+
+    Args:
+        spec: The experiment.
+        data: Its data.
+        weights: The Copilot's number of weights.
+
+    Returns:
+        The number of blocks.
+    """
+    plain = build_pilot(spec, data, 0).num_parameters()
+    one = build_pilot(spec, data, 0, extra_blocks=1).num_parameters() - plain
+    return max(1, round(weights / one))
+
+
+def add_identity_blocks(model: PreTrainedModel, count: int) -> PreTrainedModel:
+    """LLaMA-Pro's way to make a trained model deeper: blocks that change nothing yet, evenly spaced.
+
+    Each is a copy of the block before it whose output projections are zero.
+
+    Args:
+        model: A model of Llama's layout.
+        count: How many blocks to add.
+
+    Returns:
+        A deeper model with the same outputs.
+    """
+    old = model.config.num_hidden_layers
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = old + count
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = None
+    after = {(index + 1) * old // count - 1 for index in range(count)} if count <= old else set(range(old))
+    deeper = type(model)(type(config)(**{**config.to_dict(), "layer_types": None}))
+    states, place = {}, 0
+    source = model.state_dict()
+    for layer in range(old):
+        for copied in range(2 if layer in after else 1):
+            prefix, target = f"model.layers.{layer}.", f"model.layers.{place}."
+            for name in [name for name in source if name.startswith(prefix)]:
+                zero = copied == 1 and ("o_proj" in name or "down_proj" in name)
+                states[target + name[len(prefix) :]] = torch.zeros_like(source[name]) if zero else source[name]
+            place += 1
+    states |= {name: value for name, value in source.items() if not name.startswith("model.layers.")}
+    deeper.load_state_dict(states)
+    return deeper
+
+
+class CorrectedHead(nn.Module):
+    """The control without log and Copilot layers: W h + W A h, A linear and zero at first.
+
+    Args:
+        head: The Pilot's head W.
+        size: Width of the hidden state h.
+    """
+
+    def __init__(self, head: nn.Linear, size: int) -> None:
+        super().__init__()
+        self.head = head
+        self.map = nn.Linear(size, size, bias=False)
+        nn.init.zeros_(self.map.weight)
+        self.parts: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The head's matrix."""
+        return self.head.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The corrected logits; both parts are kept for the losses while training."""
+        logits = self.head(hidden)
+        # As the Copilot's: no gradient of the correction reaches the Pilot, its head included.
+        correction = nn.functional.linear(self.map(hidden.detach()), self.head.weight.detach())
+        self.parts = (logits, correction) if self.training else None
+        return logits + correction
+
+
+def with_corrected_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Put the linear correction on a Pilot.
+
+    Args:
+        model: The Pilot.
+
+    Returns:
+        The same model.
+    """
+    model.lm_head = CorrectedHead(model.lm_head, model.lm_head.in_features)
+    return model
+
+
+def weights_of(model: PreTrainedModel) -> dict[str, Any]:
+    """Numbers of weights, for the results."""
+    return {"weights": model.num_parameters()}

@@ -1,0 +1,128 @@
+"""Copilots that learn from a recorded log: the Pilot's training does not depend on them, so it is run once a seed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from experiment_spec import Variant
+from experiment_train import Workplace
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
+
+from transformers_copilot import CopilotTrainer, MistakeLog
+
+
+class Rounds(Dataset):
+    """The numbers of the recorded rounds, which a step's batch is made of."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        return {"round": index}
+
+
+class ReplayTrainer(CopilotTrainer):
+    """Algorithm 1 without the Pilot: at step t the Copilot reads the rounds that the log held at step t.
+
+    Args:
+        *args: CopilotTrainer's.
+        recorded: All rounds of the Pilot's training.
+        **kwargs: CopilotTrainer's.
+    """
+
+    def __init__(self, *args: Any, recorded: MistakeLog, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recorded = recorded
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Copilot's loss on a round drawn as the joint training draws it."""
+        # The trainer's own log holds what it would hold now: the rounds before this one.
+        drawn = self._draw()
+        record = self.recorded[self.state.global_step] if drawn is None else drawn
+        outputs = model(mistake_round=record.to_batch(self.args.device))
+        self.mistake_callback.hand(self.recorded[self.state.global_step])
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """One round's number a step; nothing of it is read."""
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=1)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        return None
+
+
+class Recorder(TrainerCallback):
+    """Keeps every round that a trainer commits to its own, bounded log. Added after the trainer's own callback.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: CopilotTrainer) -> None:
+        self.trainer = trainer
+        self.all = MistakeLog(1_000_000, 1 << 40, trainer.mistake_log.fingerprint)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """The step's round is the newest one."""
+        log = self.trainer.mistake_log
+        self.all.append(log[len(log) - 1], state.global_step - 1)
+
+    def save(self, pair: PreTrainedModel, folder: Path) -> None:
+        """Write all rounds and the trained Pilot.
+
+        Args:
+            pair: The trained pair.
+            folder: Where.
+
+        Raises:
+            ValueError: Rounds are missing, for instance because the run went on from a checkpoint.
+        """
+        if len(self.all) != self.trainer.state.global_step:
+            raise ValueError(
+                f"{len(self.all)} of {self.trainer.state.global_step} rounds were recorded; a run that others are to "
+                "replay has to be made in one go, and every round needs a supervised token."
+            )
+        self.all.save(folder / "log.safetensors")
+        weights = {name: value.contiguous().clone() for name, value in pair.pilot.state_dict().items()}
+        save_file(weights, folder / "pilot.safetensors")
+
+
+def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Path) -> tuple[int, float]:
+    """Train a pair's Copilot from a recorded log, and put the recorded run's Pilot beside it.
+
+    Args:
+        place: Where.
+        variant: What differs in the Copilot's training.
+        pair: The pair before training.
+        folder: The recording.
+
+    Returns:
+        Steps and seconds of the Copilot alone.
+
+    Raises:
+        ValueError: There is no recording.
+    """
+    if not (folder / "pilot.safetensors").is_file():
+        raise ValueError(f"there is no recording in {folder}: run the experiment's first variant of this seed again.")
+    recorded = MistakeLog.load(folder / "log.safetensors", 1_000_000, 1 << 40)
+    training = {**place.spec.training, **variant.training}
+    for name in ("per_device_train_batch_size", "num_train_epochs", "gradient_accumulation_steps"):
+        training.pop(name, None)
+    args = place.arguments({**training, "max_steps": len(recorded), "freeze_pilot": True, "save_strategy": "no"})
+    trainer = ReplayTrainer(model=pair, args=args, train_dataset=Rounds(len(recorded)), recorded=recorded)
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    pair.pilot.load_state_dict(load_file(folder / "pilot.safetensors"))
+    return len(recorded), seconds

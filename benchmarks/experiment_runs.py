@@ -1,0 +1,173 @@
+"""One run of an experiment: a pair or a rival, trained and measured, as a line of results."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from experiment_data import ExperimentData, load_data
+from experiment_measure import Measured, measure, teacher_forced_means
+from experiment_models import blocks_of_size, build_pair, build_pilot, with_corrected_head
+from experiment_replay import Recorder, replay
+from experiment_spec import Experiment
+from experiment_store import ResultStore
+from experiment_train import Workplace, pilot_step_seconds, train, train_head
+from transformers import PreTrainedModel, Trainer
+
+from transformers_copilot import CopilotTrainer, fit_copilot_weight
+
+
+class Runner:
+    """Makes the runs of an experiment.
+
+    Args:
+        spec: The experiment.
+        store: Where results go.
+        build: Folder for checkpoints; a run's own is removed when its result is written.
+        data_dir: Folder with the tasks' files; the Hub where none is given.
+    """
+
+    def __init__(self, spec: Experiment, store: ResultStore, build: Path, data_dir: str | None) -> None:
+        self.spec, self.store, self.build, self.data_dir = spec, store, build, data_dir
+
+    def run(self, seed: int, name: str) -> dict[str, Any]:
+        """Make one run and write its result.
+
+        Args:
+            seed: Its seed.
+            name: A variant's name, or `control:` and a control's.
+
+        Returns:
+            The result.
+        """
+        data = load_data(self.spec, self.data_dir, seed)
+        place = Workplace(self.spec, data, self.folder(seed, name), seed)
+        started = time.perf_counter()
+        made = self._control(place, name.partition(":")[2]) if name.startswith("control:") else self._pair(place, name)
+        result = {
+            "experiment": self.spec.experiment,
+            "section": self.spec.section,
+            "task": self.spec.task,
+            "measure": self.spec.measure,
+            "seed": seed,
+            "name": name,
+            **made,
+            "data": data.facts,
+            "total_seconds": round(time.perf_counter() - started, 1),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "machine": about_machine(),
+        }
+        self.store.append(result)
+        shutil.rmtree(place.folder, ignore_errors=True)
+        return result
+
+    def folder(self, seed: int, name: str) -> Path:
+        """A run's folder for checkpoints."""
+        return self.build / self.spec.experiment / f"{name.replace(':', '-').replace('/', '-')}-{seed}"
+
+    def _pair(self, place: Workplace, name: str) -> dict[str, Any]:
+        variant = self.spec.variant(name)
+        pair = build_pair(self.spec, variant, place.data, place.seed)
+        step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
+        recording = self.build / self.spec.experiment / f"recording-{place.seed}"
+        first = name == self.spec.variants[0].name
+        # Held-out questions change what the Pilot trains on, so such a variant needs a Pilot of its own.
+        if self.spec.replay and not first and "held_out_mistakes" not in variant.training:
+            steps, seconds = replay(place, variant, pair, recording)
+        else:
+            trainer = place.trainer(CopilotTrainer, pair, {**self.spec.training, **variant.training})
+            recorder = Recorder(trainer)
+            if self.spec.replay and first:
+                trainer.add_callback(recorder)
+            seconds, steps = train(trainer), trainer.state.global_step
+            if self.spec.replay and first:
+                recorder.save(pair, recording)
+        fitted = time.perf_counter()
+        dev = place.items(place.data.dev)
+        fit = fit_copilot_weight(
+            pair, dev, data_collator=place.collator(), batch_size=16, set_name=f"{self.spec.task} dev", progress=False
+        )
+        fitted = time.perf_counter() - fitted
+        alone = measure(self.spec, place.data, pair, 0.0)
+        together = measure(self.spec, place.data, pair)
+        by_weight = {}
+        if self.spec.section == "E" or first:
+            by_weight = self._by_weight(place.data, pair)
+        return {
+            "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
+            "copilot_weight": fit.weight,
+            "weight_fit": fit.scores,
+            "steps": steps,
+            "seconds": {
+                "training": round(seconds, 2),
+                "pilot_alone": round(step_seconds * steps, 2),
+                "fitting": round(fitted, 2),
+                "pilot_answers": round(alone.seconds, 2),
+                "pair_answers": round(together.seconds, 2),
+            },
+            "results": {"pilot": as_json(alone), "pair": as_json(together)},
+            "tokens_by_weight": by_weight,
+        }
+
+    def _by_weight(self, data: ExperimentData, pair: PreTrainedModel) -> dict[str, dict[str, float]]:
+        """The means over the test tokens at each λ (question E)."""
+        return {f"{weight:g}": teacher_forced_means(self.spec, data, pair, weight) for weight in (0.3, 0.5, 0.8, 1.0)}
+
+    def _control(self, place: Workplace, name: str) -> dict[str, Any]:
+        pair = self.store.find(place.seed, self.spec.variants[0].name)
+        if pair is None:
+            raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
+        blocks, training = 0, dict(self.spec.training)
+        if name == "longer":
+            factor = max(1.0, pair["seconds"]["training"] / pair["seconds"]["pilot_alone"])
+            if self.spec.task == "sums":  # fresh questions, as many as the time allows
+                place.data.train = load_data(with_train(self.spec, factor), self.data_dir, place.seed).train
+            else:
+                training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
+        elif name == "blocks":
+            weights = pair["weights"]["pair"] - pair["weights"]["pilot"]
+            blocks = blocks_of_size(self.spec, place.data, weights)
+        model = build_pilot(self.spec, place.data, place.seed, extra_blocks=blocks)
+        if name == "head":
+            model = with_corrected_head(model)
+            seconds = train_head(place, model)
+        else:
+            seconds = train(place.trainer(Trainer, model, training))
+        measured = measure(self.spec, place.data, model)
+        return {
+            "weights": {"control": model.num_parameters()},
+            "seconds": {"training": round(seconds, 2), "answers": round(measured.seconds, 2)},
+            "results": {"control": as_json(measured)},
+        }
+
+
+def with_train(spec: Experiment, factor: float) -> Experiment:
+    """The experiment with so many times as many fresh training questions."""
+    return replace(spec, limits={**spec.limits, "train": round(spec.limits["train"] * factor)})
+
+
+def as_json(measured: Measured) -> dict[str, Any]:
+    """A measurement as a line of results holds it; right and wrong answers as a string of 1 and 0."""
+    questions: Any = [round(value, 5) for value in measured.questions]
+    if set(questions) <= {0.0, 1.0}:
+        questions = "".join(str(int(value)) for value in questions)
+    return {"questions": questions, "tokens": {name: round(value, 6) for name, value in measured.tokens.items()}}
+
+
+def about_machine() -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,117 @@
+"""What an experiment is: one YAML file, read and checked before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+CONTROLS = ("longer", "blocks", "head")
+MEASURES = ("answers", "ranking", "tokens")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to build and train a pair, as what differs from the experiment's own.
+
+    Args:
+        name: What it is called.
+        pair: Options of `from_pilot`, such as `fusion`; under `copilot`, fields of the Copilot's configuration.
+        training: Fields of `CopilotTrainingArguments`.
+    """
+
+    name: str
+    pair: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment: a task, a Pilot, seeds, and the models that are compared.
+
+    Args:
+        experiment: Its name, that of its results file.
+        section: Which question of `docs/results.md` it answers, "A" to "F".
+        task: The task, as `tasks.load` knows it, or `sums`, fresh questions that are made on the spot.
+        measure: `answers`: replies are written and marked; `ranking`: valid items are ranked; `tokens`: likelihood.
+        pilot: `path` of a checkpoint, or `config` with `model_type` and the sizes, and then `tokenizer`: `words`, or
+            the size of a byte-pair vocabulary that is learnt on the training texts.
+        seeds: Seeds of weights, order and fresh questions.
+        training: Fields of `CopilotTrainingArguments` that all runs share.
+        pair: Options of `from_pilot` that all variants share.
+        variants: The pairs.
+        controls: Which rivals to train: `longer`, the Pilot alone for the pair's time; `blocks`, a Pilot with as many
+            extra decoder blocks as the Copilot has weights; `head`, a linear correction of the last hidden state.
+        task_options: More arguments of `tasks.load`.
+        limits: Most questions of `train`, `dev` and `test`.
+        test_from_train: Questions that are taken out of train to test on, for a task without a test file.
+        max_length: Longest training sequence in tokens.
+        max_new_tokens: Longest reply; the task's own where none is given.
+        replay: Train the first variant with its Pilot, and the others from that run's log alone: the Pilot learns the
+            same in all of them.
+    """
+
+    experiment: str
+    section: str
+    task: str
+    measure: str
+    pilot: dict[str, Any]
+    seeds: list[int]
+    training: dict[str, Any]
+    pair: dict[str, Any]
+    variants: list[Variant]
+    controls: list[str] = field(default_factory=list)
+    task_options: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    test_from_train: int = 0
+    max_length: int = 256
+    max_new_tokens: int | None = None
+    replay: bool = False
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ValueError(f"`measure` is {self.measure!r}; it must be one of {', '.join(MEASURES)}.")
+        unknown = [name for name in self.controls if name not in CONTROLS]
+        if unknown:
+            raise ValueError(f"`controls` names {', '.join(unknown)}; there are {', '.join(CONTROLS)}.")
+        if ("path" in self.pilot) == ("config" in self.pilot):
+            raise ValueError("`pilot` needs either `path` or `config`, not both.")
+        names = [variant.name for variant in self.variants]
+        if not names or len(set(names)) < len(names) or not self.seeds:
+            raise ValueError(f"variants need different names and there must be a seed; got {names} and {self.seeds}.")
+
+    def runs(self) -> list[tuple[int, str]]:
+        """All runs in the order in which they are made: for each seed the variants, then the controls."""
+        names = [variant.name for variant in self.variants] + [f"control:{name}" for name in self.controls]
+        return [(seed, name) for seed in self.seeds for name in names]
+
+    def variant(self, name: str) -> Variant:
+        """The variant of a name."""
+        return next(variant for variant in self.variants if variant.name == name)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read and check an experiment's YAML.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        ValueError: The file has an unknown field, lacks one, or a value can't be used; the message names the file.
+    """
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        known = {entry.name for entry in fields(Experiment)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown fields {', '.join(unknown)}; there are {', '.join(sorted(known))}.")
+        variants = [Variant(name, **(given or {})) for name, given in values.pop("variants").items()]
+        return Experiment(variants=variants, **values)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no experiment: {error}") from error

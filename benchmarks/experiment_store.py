@@ -1,0 +1,49 @@
+"""Results of runs: a JSON line each, safe against being killed and against a second runner."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+
+class ResultStore:
+    """The results file of one experiment.
+
+    Args:
+        path: The file; made with the first result.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(f"{path}.lock")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines. What a killed writer left of a line is not one."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines if line]
+
+    def find(self, seed: int, name: str) -> dict[str, Any] | None:
+        """The result of a run, or `None` where it has not been made."""
+        return next((line for line in self.read() if (line["seed"], line["name"]) == (seed, name)), None)
+
+    def append(self, result: dict[str, Any]) -> None:
+        """Add a run's result, unless another runner has added it meanwhile.
+
+        Args:
+            result: The line; `seed` and `name` say which run it is.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            if self.find(result["seed"], result["name"]) is not None:
+                return
+            content = self.path.read_bytes() if self.path.is_file() else b""
+            whole = content[: content.rfind(b"\n") + 1]
+            partial = self.path.with_name(self.path.name + ".partial")
+            partial.write_bytes(whole + json.dumps(result, ensure_ascii=False).encode() + b"\n")
+            os.replace(partial, self.path)

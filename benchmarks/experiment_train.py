@@ -1,0 +1,164 @@
+"""Training of an experiment's models, resumable, with its time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from experiment_data import ExperimentData, is_encoder_decoder
+from experiment_models import CorrectedHead
+from experiment_spec import Experiment
+from torch import nn
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+
+from transformers_copilot import CopilotTrainingArguments
+from transformers_copilot.checkpoints import last_whole_checkpoint
+
+
+TIMED_STEPS = 12
+
+
+@dataclass
+class Workplace:
+    """Where and on what a run trains.
+
+    Args:
+        spec: The experiment.
+        data: Its data.
+        folder: The run's folder, for checkpoints.
+        seed: The run's seed.
+    """
+
+    spec: Experiment
+    data: ExperimentData
+    folder: Path
+    seed: int
+
+    def arguments(self, training: dict[str, Any]) -> CopilotTrainingArguments:
+        """The training arguments of this run."""
+        given = {"save_strategy": "no", "lr_scheduler_type": "cosine", "weight_decay": 0.0, **training}
+        return CopilotTrainingArguments(
+            str(self.folder), report_to="none", disable_tqdm=True, use_cpu=True, seed=self.seed, **given
+        )
+
+    def items(self, rows: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
+        """Rows as token ids."""
+        return self.data.encode(rows, self.spec.max_length, is_encoder_decoder(self.spec))
+
+    def collator(self) -> DataCollatorForSeq2Seq:
+        """Pads a batch, on the right."""
+        return DataCollatorForSeq2Seq(self.data.tokenizer, padding=True)
+
+    def trainer(self, kind: type[Trainer], model: PreTrainedModel, training: dict[str, Any], **more: Any) -> Trainer:
+        """A trainer on this run's questions."""
+        trainer = kind(
+            model=model,
+            args=self.arguments(training),
+            train_dataset=self.items(self.data.train),
+            data_collator=self.collator(),
+            processing_class=self.data.tokenizer,
+            **more,
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+
+def train(trainer: Trainer) -> float:
+    """Train to the end, from the last whole checkpoint if there is one.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        Seconds of all of the training: where it goes on from a checkpoint, those of the whole run by its pace.
+    """
+    started, before = time.perf_counter(), 0
+    checkpoint = last_whole_checkpoint(trainer.args.output_dir) if trainer.args.save_strategy != "no" else None
+    if checkpoint is not None:
+        before = int(Path(checkpoint).name.rpartition("-")[2])
+    trainer.train(resume_from_checkpoint=checkpoint)
+    done = max(1, trainer.state.global_step - before)
+    return (time.perf_counter() - started) * trainer.state.global_step / done
+
+
+def pilot_step_seconds(place: Workplace, model: PreTrainedModel) -> float:
+    """Seconds of a step of the Pilot alone, on the run's own batches, measured in the same run as the pair.
+
+    Args:
+        place: Where.
+        model: A fresh Pilot.
+
+    Returns:
+        Mean seconds of some steps; the first, which warms up, does not count.
+    """
+    training = {**place.spec.training, "max_steps": TIMED_STEPS, "save_strategy": "no"}
+    clock = StepClock()
+    trainer = place.trainer(Trainer, model, training)
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.mean()
+
+
+class StepClock(TrainerCallback):
+    """Times steps."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step has ended."""
+        self.times.append(time.perf_counter())
+
+    def mean(self) -> float:
+        """Mean seconds of a step; the first, which warms up, does not count."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+class HeadTrainer(Trainer):
+    """Trains a Pilot as it would be trained alone, and the linear correction of its last hidden state beside it."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Cross-entropy of the Pilot's logits plus that of the corrected ones, on disjoint parameters."""
+        outputs = model(**inputs)
+        head = self.model.lm_head
+        if not isinstance(head, CorrectedHead) or head.parts is None:
+            raise ValueError("the model has no linear correction; build it with `with_corrected_head`.")
+        logits, correction = head.parts
+        labels = inputs["labels"]
+        if not self.model.config.is_encoder_decoder:
+            logits, correction, labels = logits[:, :-1], correction[:, :-1], labels[:, 1:]
+        supervised = labels >= 0
+        logits, correction, labels = logits[supervised].float(), correction[supervised].float(), labels[supervised]
+        count = supervised.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        loss = loss + nn.functional.cross_entropy(logits.detach() + correction, labels, reduction="sum")
+        return (loss / count, outputs) if return_outputs else loss / count
+
+
+def train_head(place: Workplace, model: PreTrainedModel) -> float:
+    """Train the control that corrects the last hidden state.
+
+    Args:
+        place: Where.
+        model: The Pilot with its corrected head.
+
+    Returns:
+        The seconds.
+    """
+    args = place.arguments(place.spec.training)
+    own = model.lm_head.map.weight
+    groups = [
+        {"params": [weight for weight in model.parameters() if weight is not own], "lr": args.learning_rate},
+        {"params": [own], "lr": args.of_copilot("learning_rate")},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(args.adam_beta1, args.adam_beta2), weight_decay=args.weight_decay)
+    return train(place.trainer(HeadTrainer, model, place.spec.training, optimizers=(optimizer, None)))

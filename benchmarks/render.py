@@ -1,0 +1,132 @@
+"""Write `summary.json`, the tables of `docs/results.md` and its figures, from the results of `run.py` alone.
+
+    python benchmarks/render.py
+
+A table stands between `<!-- table: KIND EXPERIMENT -->` and `<!-- /table -->` in the page; what is between is replaced.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiment_figures import sizes_figure
+from experiment_statistics import compare
+from experiment_store import ResultStore
+from experiment_tables import ablation_table, comparison_table, ranking_table, sizes_table, weights_table
+
+
+ROOT = Path(__file__).parents[1]
+TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+KINDS = {
+    "comparison": comparison_table,
+    "ranking": ranking_table,
+    "ablation": ablation_table,
+    "weights": weights_table,
+}
+
+
+def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All experiments' results.
+
+    Args:
+        folder: Where their JSONL files are.
+
+    Returns:
+        Experiment name to its lines.
+    """
+    return {path.stem: ResultStore(path).read() for path in sorted(folder.glob("*.jsonl"))}
+
+
+def summary_of(experiment: str, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An experiment's entry of `summary.json`, one for each variant.
+
+    Args:
+        experiment: Its name.
+        lines: Its results.
+
+    Returns:
+        The entries. Scores are shares of right answers, Hit@10, or mean log-likelihoods of a target's token.
+    """
+    names = dict.fromkeys(line["name"] for line in lines if not line["name"].startswith("control:"))
+    entries = []
+    for index, name in enumerate(names):
+        made = compare(lines, name)
+        gain, first = made.gain(), made.lines[0]
+        controls = {
+            control: float(np.mean([scores.mean() for scores in made.control_scores(control)]))
+            for control in (made.controls if index == 0 else ())
+        }
+        entries.append(
+            {
+                "experiment": experiment if index == 0 else f"{experiment}/{name}",
+                "task": first["task"],
+                "pilot": f"{first['weights']['pilot'] / 1e6:.3g}M",
+                "seeds": [line["seed"] for line in made.lines],
+                "questions": len(first["results"]["pair"]["questions"]),
+                "pilot_score": made.mean("pilot"),
+                "pair_score": made.mean("pair"),
+                "gain_low": gain.low,
+                "gain_high": gain.high,
+                "controls": controls,
+                "pilot_weights": first["weights"]["pilot"],
+                "pair_weights": first["weights"]["pair"],
+                "train_ratio": made.ratio("training", "pilot_alone"),
+                "generate_ratio": made.ratio("pair_answers", "pilot_answers"),
+            }
+        )
+    return entries
+
+
+def fill_tables(page: str, results: dict[str, list[dict[str, Any]]]) -> str:
+    """Put the tables into a page.
+
+    Args:
+        page: Its text with the marks.
+        results: All experiments' results.
+
+    Returns:
+        The text with the tables.
+
+    Raises:
+        ValueError: A mark names an unknown kind or an experiment without results.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        begin, kind, name, end = match.groups()
+        if kind == "sizes":
+            chosen = {key: lines for key, lines in results.items() if key.startswith(name.rstrip("*"))}
+            return f"{begin}{sizes_table(chosen)}\n{end}"
+        if kind not in KINDS or name not in results:
+            raise ValueError(f"no table {kind!r} of {name!r}: there are {sorted(KINDS)} of {sorted(results)}.")
+        return f"{begin}{KINDS[kind](results[name])}\n{end}"
+
+    return TABLE.sub(table, page)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write everything.
+
+    Args:
+        arguments: The command line without the program's name; the process's own if none is given.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page and the figures")
+    options = parser.parse_args(arguments)
+    results = read_results(options.results)
+    summary = [entry for name, lines in results.items() for entry in summary_of(name, lines)]
+    (options.results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    page = options.docs / "results.md"
+    if page.is_file():
+        page.write_text(fill_tables(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+    sizes = {name: lines for name, lines in results.items() if name.startswith("sizes_")}
+    if sizes:
+        sizes_figure(sizes, options.docs / "figures" / "sizes.png")
+    print(f"{len(summary)} rows in {options.results / 'summary.json'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Run experiments, and go on with those that were begun.
+
+    python benchmarks/run.py benchmarks/experiments/sizes.yaml --data_dir ../shared/data
+    python benchmarks/run.py benchmarks/experiments/*.yaml --minutes 30
+
+Each finished run is a line in `benchmarks/results/{experiment}.jsonl`; what stands there is not run again. A runner may
+be stopped at any time: a long run goes on from its last checkpoint, a short one starts anew. Two may work on one
+experiment; neither takes a run that the other has begun.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from experiment_runs import Runner
+from experiment_spec import read_experiment
+from experiment_store import ResultStore
+from filelock import FileLock, Timeout
+from transformers.utils import logging
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Args:
+        arguments: The command line without the program's name; the process's own if none is given.
+
+    Returns:
+        The options.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="+", type=Path, help="YAML files")
+    parser.add_argument("--data_dir", help="folder with the tasks' files; the Hub where none is given")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "experiments", help="folder for checkpoints")
+    parser.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
+    parser.add_argument("--only", nargs="*", help="only runs of these names")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
+    parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is left of the experiments.
+
+    Args:
+        arguments: The command line without the program's name.
+    """
+    options = parse_arguments(arguments)
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    started = time.perf_counter()
+    for path in options.experiments:
+        spec = read_experiment(path)
+        store = ResultStore(options.results / f"{spec.experiment}.jsonl")
+        runner = Runner(spec, store, options.build, options.data_dir)
+        for seed, name in spec.runs():
+            if options.seeds and seed not in options.seeds or options.only and name not in options.only:
+                continue
+            if store.find(seed, name) is None and time.perf_counter() - started < 60 * options.minutes:
+                run_once(runner, seed, name)
+
+
+def run_once(runner: Runner, seed: int, name: str) -> None:
+    """Make a run, unless another runner is at it.
+
+    Args:
+        runner: The runner.
+        seed: The run's seed.
+        name: Its name.
+    """
+    folder = runner.folder(seed, name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    label = f"{runner.spec.experiment}, seed {seed}, {name}"
+    try:
+        with FileLock(f"{folder}.lock", timeout=0):
+            if runner.store.find(seed, name) is not None:
+                return
+            print(f"{label}: begun {time.strftime('%H:%M:%S')}", flush=True)
+            result = runner.run(seed, name)
+            print(f"{label}: {result['total_seconds']:.0f} s, {brief(result)}", flush=True)
+    except Timeout:
+        print(f"{label}: another runner is at it", flush=True)
+
+
+def brief(result: dict) -> str:
+    """A run's scores in a few words."""
+    scores = []
+    for name, made in result["results"].items():
+        questions = [float(value) for value in made["questions"]]
+        if result["measure"] == "ranking":
+            questions = [float(value <= 10) for value in questions]
+        scores.append(f"{name} {sum(questions) / len(questions):.4f} (loss {made['tokens']['loss']:.4f})")
+    return ", ".join(scores)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The experiment runner: what is begun is finished once, resumes, and means what it says."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import experiment_models
+import experiment_runs
+import numpy as np
+import pytest
+import render
+import run
+import torch
+import yaml
+from experiment_data import byte_pair_tokenizer, load_data, word_tokenizer
+from experiment_measure import measure
+from experiment_models import add_identity_blocks, build_pair, build_pilot, with_corrected_head
+from experiment_replay import Recorder, replay
+from experiment_spec import Variant, read_experiment
+from experiment_statistics import gain_of, mcnemar, ndcg_of, scores_of
+from experiment_store import ResultStore
+from experiment_train import HeadTrainer, Workplace, train
+
+from transformers_copilot import CopilotTrainer
+
+
+LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+LLAMA |= {"num_attention_heads": 2, "max_position_embeddings": 32}
+SPEC = {
+    "experiment": "tiny",
+    "section": "A",
+    "task": "sums",
+    "measure": "answers",
+    "seeds": [0],
+    "limits": {"train": 96, "dev": 10, "test": 12},
+    "max_length": 32,
+    "pilot": {"config": LLAMA},
+    "training": {"per_device_train_batch_size": 16, "learning_rate": 1e-2, "num_train_epochs": 1},
+    "pair": {"copilot": {"num_hidden_layers": 2}},
+    "variants": {"pair": None, "two_steps": {"training": {"copilot_steps_per_round": 2}}},
+    "replay": True,
+    "controls": ["longer", "blocks", "head"],
+}
+
+
+def write_spec(folder: Path, **changes: object) -> Path:
+    """An experiment's file."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**SPEC, **changes}))
+    return path
+
+
+def workplace(folder: Path, **changes: object) -> Workplace:
+    """A run's place."""
+    spec = read_experiment(write_spec(folder, **changes))
+    return Workplace(spec, load_data(spec, None, 0), folder / "run", 0)
+
+
+def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    spec = write_spec(tmp_path)
+    options = [str(spec), "--results", str(tmp_path), "--build", str(tmp_path / "build"), "--threads", "1"]
+    run.main(options)
+    lines = ResultStore(tmp_path / "tiny.jsonl").read()
+    assert [line["name"] for line in lines] == ["pair", "two_steps", *(f"control:{n}" for n in SPEC["controls"])]
+    pair, two, longer = lines[:3]
+    assert len(pair["results"]["pair"]["questions"]) == 12 and pair["weights"]["pair"] > pair["weights"]["pilot"]
+    # One Pilot for both variants: the same answers and losses.
+    assert two["results"]["pilot"] == pair["results"]["pilot"]
+    assert longer["weights"]["control"] == pair["weights"]["pilot"]
+    run.main(options)
+    assert ResultStore(tmp_path / "tiny.jsonl").read() == lines
+
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    kinds = ["comparison", "ablation", "weights"]
+    page = "".join(f"<!-- table: {kind} tiny -->\n<!-- /table -->\n" for kind in kinds)
+    (docs / "results.md").write_text(page)
+    render.main(["--results", str(tmp_path), "--docs", str(docs)])
+    entry = json.loads((tmp_path / "summary.json").read_text())[0]
+    right = {name: pair["results"][name]["questions"].count("1") / 12 for name in ("pilot", "pair")}
+    assert (entry["pilot_score"], entry["pair_score"]) == (right["pilot"], right["pair"])
+    assert entry["gain_low"] <= right["pair"] - right["pilot"] <= entry["gain_high"]
+    assert set(entry["controls"]) == set(SPEC["controls"])
+    assert (docs / "results.md").read_text().count("Pilot alone") >= 3
+
+
+def test_a_replayed_log_teaches_what_the_joint_training_teaches(tmp_path: Path) -> None:
+    training = {**SPEC["training"], "copilot_steps_per_round": 3, "mistake_log_dtype": "float32"}
+    place = workplace(tmp_path, training=training)
+    variant = Variant("pair")
+    joint = build_pair(place.spec, variant, place.data, 0)
+    trainer = place.trainer(CopilotTrainer, joint, training)
+    recorder = Recorder(trainer)
+    trainer.add_callback(recorder)
+    train(trainer)
+    recorder.save(joint, tmp_path / "recording")
+    alone = build_pair(place.spec, variant, place.data, 0)
+    before = {name: value.clone() for name, value in alone.copilot.state_dict().items()}
+    steps, _ = replay(place, variant, alone, tmp_path / "recording")
+    assert steps == 6
+    for name, value in joint.state_dict().items():
+        torch.testing.assert_close(alone.state_dict()[name], value, rtol=2e-3, atol=2e-4, msg=name)
+    moved = [name for name, value in alone.copilot.state_dict().items() if not torch.equal(value, before[name])]
+    assert len(moved) > 10
+
+
+def test_controls_are_the_pilot_at_first(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    pilot = build_pilot(place.spec, place.data, 0).eval()
+    ids = torch.randint(2, 16, (2, 7))
+    expected = pilot(ids).logits
+    deeper = add_identity_blocks(pilot, 1).eval()
+    assert deeper.config.num_hidden_layers == 3
+    torch.testing.assert_close(deeper(ids).logits, expected)
+    torch.testing.assert_close(with_corrected_head(pilot)(ids).logits, expected)
+
+
+def test_the_linear_correction_does_not_change_the_pilot(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    plain = build_pilot(place.spec, place.data, 0)
+    train(place.trainer(experiment_runs.Trainer, plain, SPEC["training"]))
+    corrected = with_corrected_head(build_pilot(place.spec, place.data, 0))
+    experiment_runs.train_head(place, corrected)
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(corrected.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    assert corrected.lm_head.map.weight.abs().max() > 0
+    with pytest.raises(ValueError, match="with_corrected_head"):
+        place.trainer(HeadTrainer, plain, SPEC["training"]).train()
+
+
+def test_blocks_have_about_the_copilots_weights(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    one = (
+        build_pilot(place.spec, place.data, 0, 1).num_parameters()
+        - build_pilot(place.spec, place.data, 0).num_parameters()
+    )
+    assert experiment_models.blocks_of_size(place.spec, place.data, 3 * one + one // 3) == 3
+
+
+def test_ranks_are_those_of_a_slow_count(tmp_path: Path) -> None:
+    rows = [{"user": user, "items": [str((7 * user + 3 * place) % 23) for place in range(6)]} for user in range(1, 9)]
+    folder = tmp_path / "recommendation"
+    folder.mkdir()
+    (folder / "lastfm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pilot = {"config": LLAMA | {"max_position_embeddings": 64}, "tokenizer": "words"}
+    spec = read_experiment(write_spec(tmp_path, task="lastfm", measure="ranking", pilot=pilot, limits={}))
+    data = load_data(spec, str(tmp_path), 0)
+    pair = build_pair(spec, Variant("pair"), data, 0).eval()
+    measured = measure(spec, data, pair)
+    items = [data.tokenizer.convert_tokens_to_ids(f"item_{item}") for item in data.task.items]
+    for row, rank in zip(data.test, measured.questions, strict=True):
+        ids = data.tokenizer(row["prompt"] + " LastFM", return_tensors="pt").input_ids
+        logits = pair(ids).logits[0, -1]
+        right = logits[data.tokenizer.convert_tokens_to_ids(f"item_{row['answer']}")]
+        assert rank == sum(bool(logits[item] >= right) for item in items)
+
+
+def append_many(path: Path, first: int) -> None:
+    """Write results as a second runner would."""
+    for seed in range(first, first + 20):
+        ResultStore(path).append({"seed": seed % 30, "name": "pair", "by": first})
+
+
+def test_two_writers_do_not_spoil_the_file_and_a_cut_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"seed": 100, "name": "pair"}\n{"seed": 101, "na')
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=append_many, args=(path, first)) for first in (0, 15)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    seeds = [line["seed"] for line in ResultStore(path).read()]
+    assert sorted(seeds) == [*range(30), 100]
+
+
+def test_a_run_under_way_is_left_to_its_runner(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    spec = read_experiment(write_spec(tmp_path))
+    runner = experiment_runs.Runner(spec, ResultStore(tmp_path / "r.jsonl"), tmp_path / "build", None)
+    folder = runner.folder(0, "pair")
+    folder.parent.mkdir(parents=True)
+    with run.FileLock(f"{folder}.lock"):
+        run.run_once(runner, 0, "pair")
+    assert "another runner" in capsys.readouterr().out
+    assert runner.store.read() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"measure": "taste"}, "measure.*answers"),
+        ({"controls": ["older"]}, "older.*longer"),
+        ({"pilot": {}}, "either `path` or `config`"),
+        ({"seeds": []}, "there must be a seed"),
+        ({"colour": "red"}, "unknown fields colour"),
+        ({"variants": {"a": {"pilot": {}}}}, "tiny.yaml.*pilot"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_experiment(write_spec(tmp_path, **changes))
+
+
+def test_a_control_without_its_pair_and_a_replay_without_a_recording_say_so(tmp_path: Path) -> None:
+    spec = read_experiment(write_spec(tmp_path))
+    runner = experiment_runs.Runner(spec, ResultStore(tmp_path / "r.jsonl"), tmp_path / "build", None)
+    with pytest.raises(ValueError, match="pair's own run"):
+        runner.run(0, "control:longer")
+    with pytest.raises(ValueError, match="no recording"):
+        runner.run(0, "two_steps")
+
+
+def test_statistics_on_hand_worked_numbers() -> None:
+    assert scores_of("ranking", [1, 10, 11]).tolist() == [1.0, 1.0, 0.0]
+    assert scores_of("answers", "0110").sum() == 2
+    np.testing.assert_allclose(ndcg_of([1, 3, 11], 10), [1.0, 0.5, 0.0])
+    assert mcnemar(np.array([1.0] * 5)) == pytest.approx(2 / 2**5)
+    assert mcnemar(np.array([0.0, 0.3])) is None
+    same = gain_of([np.zeros(50)] * 3, [np.ones(50)] * 3)
+    assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
+    generator = np.random.default_rng(0)
+    noise = gain_of(
+        [generator.random(200).round() for _ in range(3)], [generator.random(200).round() for _ in range(3)]
+    )
+    assert noise.low < 0.0 < noise.high
+    with pytest.raises(ValueError, match="same questions"):
+        gain_of([np.zeros(3)], [np.zeros(4)])
+
+
+def test_tokenizers_keep_every_text() -> None:
+    texts = ["user_1 has item_4, item_9. What?", "a b c"]
+    words = word_tokenizer(texts)
+    assert words.unk_token_id not in words(texts[0]).input_ids and len(words("item_4, item_9.").input_ids) == 4
+    pairs = byte_pair_tokenizer(["12 apples and 34 pears"] * 3, 300)
+    text = " x=12+34 #### 46 ü"
+    assert pairs.decode(pairs(text).input_ids) == text
+    assert len(pairs("1234").input_ids) == 4
+
+
+def test_tables_refuse_what_is_not_there() -> None:
+    with pytest.raises(ValueError, match="no table"):
+        render.fill_tables("<!-- table: comparison nothing -->\n<!-- /table -->", {})
