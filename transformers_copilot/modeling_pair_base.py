@@ -9,22 +9,28 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
 from .head_product import product_with_rows
 from .modeling_copilot import CopilotModel
+from .package_part import package_part
 from .pair_building import copilot_config_for, keep_attention_plain, load_pilot, new_copilot, question_size
 from .pair_passes import PairPassesMixin
-from .pairing import check_head, check_pairing, check_pilot
+from .pair_saving import PairSavingMixin
+from .pair_vocabulary import PairVocabularyMixin
+from .pairing import check_head, check_holds_pair, check_pairing, check_pilot, check_whole
+from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
 from .validation import check_copilot_weight
 from .weight_copying import copy_decoder_weights
 
 
-class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, PreTrainedModel):
+class PilotCopilotPreTrainedModel(
+    PairSavingMixin, PairVocabularyMixin, PairPassesMixin, PilotCopilotGenerationMixin, PreTrainedModel
+):
     """Base of [`PilotCopilotForCausalLM`] and [`PilotCopilotForSeq2SeqLM`]: holds `pilot` and `copilot`.
 
     Args:
@@ -47,6 +53,7 @@ class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, 
     _supports_attention_backend = True
     # A Copilot is small and learns from small differences; in a bfloat16 pair it stays float32.
     _keep_in_fp32_modules_strict = {"copilot"}
+    _keep_in_fp32_modules = ["copilot"]  # what quantizers leave alone
     _auto_pilot_class: Any
 
     def __init__(
@@ -83,16 +90,19 @@ class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, 
         """Put a new Copilot beside a Pilot. Until it has learnt, the pair is exactly its Pilot.
 
         Args:
-            pilot (`PreTrainedModel` or `str`): a model, or the id or path of one.
+            pilot (`PreTrainedModel`, `PeftModel` or `str`): a model, with adapters or without, or the id or path of
+                one. Quantized, it is only read: the Copilot learns, in full precision.
             copilot ([`CopilotConfig`], `dict` or `str`, *optional*):
-                A configuration; fields of one (`{"num_hidden_layers": 6}`), the rest taken from the Pilot; or the id or
-                path of another checkpoint of the Pilot's family, whose decoder becomes the Copilot. Defaults to six
-                layers of the Pilot's kind. Weights are copied from the Pilot's decoder, or from that checkpoint.
+                A configuration; fields of one (`{"num_hidden_layers": 6}`), the rest taken from the Pilot; the id or
+                path of another checkpoint of the Pilot's family, whose decoder becomes the Copilot; or the id or path
+                of a Copilot's own checkpoint (`save_copilot`), which is joined to this Pilot with its options and λ.
+                Defaults to six layers of the Pilot's kind. A new Copilot's weights are copied from the Pilot's decoder,
+                or from that checkpoint of its family.
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
                 `rationale_window`, `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of
-                the Pilot's `from_pretrained`.
+                the Pilot's `from_pretrained`; `copilot_revision`, branch, tag or commit of a Copilot's own checkpoint.
 
         Returns:
             The pair.
@@ -103,8 +113,13 @@ class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, 
         """
         own = dict(config.option_values()) if config is not None else {}
         own.update({name: options.pop(name) for name in PAPER_OPTIONS if name in options})
-        pilot = load_pilot(cls._auto_pilot_class, pilot, options)
+        checkpoints, adapters = package_part("copilot_checkpoint"), package_part("adapters")
+        checkpoint = checkpoints.CopilotCheckpoint.find(copilot, options.pop("copilot_revision", None), options)
+        pilot = load_pilot(cls._auto_pilot_class, adapters.unwrapped_pilot(pilot), options)
         check_pilot(pilot, cls.config_class().is_encoder_decoder)
+        if checkpoint is not None:
+            checkpoint.check_head(head)
+            copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
         copilot_config, source = copilot_config_for(cls._auto_pilot_class, pilot, copilot, head)
         check_pairing(pilot.config, copilot_config, question_size(pilot))
         pair_config = cls.config_class(
@@ -117,7 +132,11 @@ class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, 
         )
         keep_attention_plain(copilot_config)
         pair = cls(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
-        copy_decoder_weights(pair.copilot, source)
+        if checkpoint is None:
+            copy_decoder_weights(pair.copilot, source)
+        else:
+            checkpoint.load_into(pair, fitted="copilot_weight" not in given)
+        adopt_quantization(pair)
         pair.generation_config = copy.deepcopy(pilot.generation_config)
         pair.train(pilot.training)
         return pair
@@ -140,79 +159,18 @@ class PilotCopilotPreTrainedModel(PairPassesMixin, PilotCopilotGenerationMixin, 
         Raises:
             ValueError: the checkpoint holds a model that is no pair, or a pair without its Copilot.
         """
+        hub = {
+            name: kwargs[name]
+            for name in ("revision", "token", "cache_dir", "subfolder", "local_files_only")
+            if name in kwargs
+        }
         if kwargs.get("config") is None and pretrained_model_name_or_path is not None:
-            hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
-            found, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-            if found.get("model_type") != cls.config_class.model_type:
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} holds a model of type {found.get('model_type')!r}, not a pair "
-                    f"({cls.config_class.model_type!r}). To put a Copilot beside it: {cls.__name__}.from_pilot(...)."
-                )
+            check_holds_pair(cls, pretrained_model_name_or_path, hub)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        missing = sorted(key for key in info["missing_keys"] if key.startswith("copilot."))
-        if missing:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds no whole Copilot: {len(missing)} of its weights are missing, "
-                f"{missing[0]} first. If it is a Pilot alone, use {cls.__name__}.from_pilot(...)."
-            )
+        check_whole(cls, pretrained_model_name_or_path, info)
+        model._load_adapters(pretrained_model_name_or_path, hub)
+        adopt_quantization(model)
         return (model, info) if output_loading_info else model
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The Pilot's embedding layer.
-
-        Returns:
-            `nn.Module`
-        """
-        return self.pilot.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the Pilot's embedding layer.
-
-        Args:
-            value (`nn.Module`): the new one.
-        """
-        self.pilot.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The Pilot's language model head.
-
-        Returns:
-            `nn.Module`
-        """
-        return self.pilot.get_output_embeddings()
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the Pilot's language model head.
-
-        Args:
-            new_embeddings (`nn.Module`): the new one.
-        """
-        self.pilot.set_output_embeddings(new_embeddings)
-
-    def get_decoder(self) -> nn.Module:
-        """The Pilot's decoder.
-
-        Returns:
-            `nn.Module`
-        """
-        return self.pilot.get_decoder()
-
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
-        """Change the vocabulary of both parts; new tokens start uncorrected (f = 0).
-
-        Args:
-            new_num_tokens (`int`, *optional*): the new size; `None` changes nothing.
-            *args: handed on to the Pilot.
-            **kwargs: handed on to the Pilot.
-
-        Returns:
-            `nn.Module`: the Pilot's embedding layer.
-        """
-        embeddings = self.pilot.resize_token_embeddings(new_num_tokens, *args, **kwargs)
-        self.copilot.resize_vocabulary(self.pilot.config.get_text_config(decoder=True).vocab_size)
-        self.recorder.remove()
-        self.recorder = RationaleRecorder(self.pilot)  # the embedding layer is a new one
-        return embeddings
 
     def freeze_pilot(self, frozen: bool = True) -> None:
         """Only read the Pilot: no gradient, no optimiser state, no dropout.

@@ -23,8 +23,7 @@ def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
     """
     if not isinstance(pilot, PreTrainedModel):
         raise TypeError(
-            f"the Pilot is a {type(pilot).__name__}; give a transformers model, or the id or path of one. (A "
-            "PeftModel: give its `base_model.model` after loading the adapter, or merge it first.)"
+            f"the Pilot is a {type(pilot).__name__}; give a transformers model, a PeftModel, or the id or path of one."
         )
     name, config = type(pilot).__name__, pilot.config
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
@@ -95,4 +94,51 @@ def check_head(pilot: PreTrainedModel, copilot_config: CopilotConfig) -> None:
         )
 
 
-__all__ = ["check_head", "check_pairing", "check_pilot"]
+def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> None:
+    """Refuse a checkpoint of something other than a pair.
+
+    Args:
+        pair_class: the class that is to load it.
+        source: id or folder.
+        hub (`dict`): `revision`, `token` and the like.
+
+    Raises:
+        ValueError: it holds a Pilot, a Copilot alone, or a pair of the other form.
+    """
+    found, _ = PreTrainedConfig.get_config_dict(source, **hub)
+    kind, expected = found.get("model_type"), pair_class.config_class.model_type
+    if kind == expected:
+        return
+    if kind == CopilotConfig.model_type:
+        mend = f"It is a Copilot alone; with the Pilot that it names: {pair_class.__name__}.from_copilot(...)."
+    else:
+        mend = f"To put a Copilot beside it: {pair_class.__name__}.from_pilot(...)."
+    raise ValueError(f"{source} holds a model of type {kind!r}, not a pair ({expected!r}). {mend}")
+
+
+def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
+    """Refuse a pair that was loaded without its Copilot, or whose weights have an adapter's names.
+
+    Args:
+        pair_class: the class that loaded it.
+        source: id or folder.
+        info (`dict`): what `from_pretrained` found missing and unexpected.
+
+    Raises:
+        ValueError: weights would have been left at random.
+    """
+    missing = sorted(key for key in info["missing_keys"] if key.startswith("copilot."))
+    if missing:
+        raise ValueError(
+            f"{source} holds no whole Copilot: {len(missing)} of its weights are missing, {missing[0]} first. If it is "
+            f"a Pilot alone, use {pair_class.__name__}.from_pilot(...)."
+        )
+    adapted = sorted(key for key in info["unexpected_keys"] if ".base_layer." in key or ".lora_" in key)
+    if adapted:
+        raise ValueError(
+            f"{source} was saved with an adapter inside, {len(adapted)} of whose weights belong nowhere, {adapted[0]} "
+            "first. Save the pair again with its own `save_pretrained` or `save_adapters`, or merge the adapter first."
+        )
+
+
+__all__ = ["check_head", "check_holds_pair", "check_pairing", "check_pilot", "check_whole"]

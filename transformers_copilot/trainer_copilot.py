@@ -15,6 +15,7 @@ from .mistake_log import MistakeLog, check_fingerprint
 from .mistake_record import MistakeRecord
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .optimization import has_own_schedule, joint_scheduler, split_parameter_groups
+from .pilot_fingerprint import pair_fingerprint
 from .trainer_callback_copilot import MistakeLogCallback, rows_writer
 from .trainer_checkpoints import CopilotCheckpointsMixin
 from .trainer_metrics import CopilotMetricsMixin
@@ -303,24 +304,6 @@ def _check_arguments(args: Any) -> None:
         )
 
 
-def pair_fingerprint(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
-    """What a Mistake Log says of the Pilot that it is about.
-
-    Args:
-        pair: the pair.
-
-    Returns:
-        `dict`: architecture, vocabulary, width and decoder layers.
-    """
-    text = pair.pilot.config.get_text_config(decoder=True)
-    return {
-        "architecture": type(pair.pilot).__name__,
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.hidden_size,
-        "decoder_layers": pair.recorder.num_layers,
-    }
-
-
 class CopilotTrainer(CopilotTrainerMixin, Trainer):
     """[`CopilotTrainerMixin`] on `Trainer`, for causal language models."""
 
@@ -356,4 +339,4 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
         self._add_sizes(outputs, kwargs.get("labels"))
 
 
-__all__ = ["CopilotSeq2SeqTrainer", "CopilotTrainer", "CopilotTrainerMixin", "pair_fingerprint"]
+__all__ = ["CopilotSeq2SeqTrainer", "CopilotTrainer", "CopilotTrainerMixin"]

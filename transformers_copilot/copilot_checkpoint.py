@@ -1,0 +1,281 @@
+"""A Copilot's own checkpoint: its weights and configuration, λ, and which Pilot it was trained beside.
+
+The Pilot itself is not in it, so the checkpoint is small, and joins the recorded Pilot or another of its kind.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file, logging
+
+from .adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
+from .adapters import adapter_names, plain_state
+from .configuration_copilot import CopilotConfig
+from .configuration_pilot_copilot import PAPER_OPTIONS
+from .pilot_fingerprint import (
+    differences,
+    pair_fingerprint,
+    refuse_other_tokenizer,
+    tokenizer_hash,
+    tokenizer_hash_of,
+)
+from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice
+from .version import __version__
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .modeling_pair_base import PilotCopilotPreTrainedModel
+
+logger = logging.get_logger(__name__)
+
+COPILOT_WEIGHTS = "copilot.safetensors"
+PAIRING = "pairing.json"
+# Keywords of `from_pretrained` that say how to reach the Hub, and so hold for both repositories.
+_HUB_KEYWORDS = ("token", "cache_dir", "force_download", "local_files_only", "proxies")
+
+
+@dataclass
+class Pairing:
+    """What a Copilot's checkpoint says beside its weights and configuration.
+
+    Args:
+        pilot_name_or_path (`str`, *optional*): the Hub id of the Pilot that it was trained beside, if it has one.
+        pilot_revision (`str`, *optional*): the commit of it that was loaded.
+        fingerprint (`dict`): architecture, vocabulary, width, decoder layers and tokenizer hash of that Pilot.
+        options (`dict`): the pair's options, λ among them.
+        copilot_weight_fit (`dict`, *optional*): where λ was fitted.
+        adapters (`dict`): the parts whose adapters lie beside the weights (`"pilot"`, `"copilot"`) and their names.
+        transformers_copilot_version (`str`, *optional*): the version of this package that wrote it.
+    """
+
+    pilot_name_or_path: str | None = None
+    pilot_revision: str | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    copilot_weight_fit: dict[str, Any] | None = None
+    adapters: dict[str, str] = field(default_factory=dict)
+    transformers_copilot_version: str | None = None
+
+    @classmethod
+    def read(cls, file: str, source: str) -> Pairing:
+        """Read it from its JSON file.
+
+        Args:
+            file (`str`): the file.
+            source (`str`): id or folder of the checkpoint, for messages.
+
+        Returns:
+            [`Pairing`]
+
+        Raises:
+            ValueError: the file is no JSON object.
+        """
+        try:
+            values = json.loads(Path(file).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{PAIRING} of {source} is not JSON ({error}); download or save the Copilot again."
+            ) from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{PAIRING} of {source} holds a {type(values).__name__}; expected an object.")
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        unknown += sorted(set(values.get("options", {})) - set(PAPER_OPTIONS))
+        _warn_of_unknown(PAIRING, source, unknown, values.get("transformers_copilot_version"))
+        known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+        known["options"] = {name: value for name, value in known.get("options", {}).items() if name in PAPER_OPTIONS}
+        return cls(**known)
+
+
+@dataclass
+class CopilotCheckpoint:
+    """A Copilot's own checkpoint, found in a folder or on the Hub; its weights are read by [`load_into`].
+
+    Args:
+        source (`str`): folder or id.
+        revision (`str`, *optional*): its branch, tag or commit.
+        hub (`dict`): keywords that say how to reach the Hub.
+        config ([`CopilotConfig`]): the Copilot's.
+        pairing ([`Pairing`]): the rest.
+    """
+
+    source: str
+    revision: str | None
+    hub: dict[str, Any]
+    config: CopilotConfig
+    pairing: Pairing
+
+    @classmethod
+    def find(cls, copilot: Any, revision: str | None, options: dict[str, Any]) -> CopilotCheckpoint | None:
+        """The checkpoint that an id or folder holds, if it is a Copilot's own.
+
+        Args:
+            copilot: what `from_pilot` was given.
+            revision (`str`, *optional*): branch, tag or commit.
+            options (`dict`): keywords of `from_pretrained`, of which those that say how to reach the Hub are used.
+
+        Returns:
+            [`CopilotCheckpoint`], or `None` where `copilot` is something else, such as a model to copy layers from.
+
+        Raises:
+            ValueError: it holds a whole pair.
+        """
+        if isinstance(copilot, cls):
+            return copilot
+        if not isinstance(copilot, str):
+            return None
+        hub = {name: options[name] for name in _HUB_KEYWORDS if name in options}
+        found, _ = PreTrainedConfig.get_config_dict(copilot, revision=revision, **hub)
+        model_type = found.get("model_type")
+        if model_type in ("pilot_copilot", "pilot_copilot_seq2seq"):
+            raise ValueError(
+                f"{copilot} holds a whole pair ({model_type}), not a Copilot alone; load it with `from_pretrained`, "
+                "and save its Copilot with `save_copilot` to join it to another Pilot."
+            )
+        if model_type != CopilotConfig.model_type:
+            return None
+        file = cached_file(copilot, PAIRING, revision=revision, **hub)
+        pairing = Pairing.read(file, copilot)
+        unknown = unknown_fields(found, CopilotConfig)
+        _warn_of_unknown("config.json", copilot, unknown, pairing.transformers_copilot_version)
+        config = CopilotConfig.from_dict({name: value for name, value in found.items() if name not in unknown})
+        return cls(copilot, revision, hub, config, pairing)
+
+    def check_head(self, head: str | None) -> None:
+        """Refuse another head than the Copilot was trained with, before anything is built.
+
+        Args:
+            head (`str`, *optional*): what the caller asked for.
+
+        Raises:
+            ValueError: it is another; both values are named.
+        """
+        if head is not None and head != self.config.head:
+            raise ValueError(
+                f"`head` is {head!r}, but the Copilot in {self.source} was trained with {self.config.head!r}; leave "
+                "`head` out."
+            )
+
+    def load_into(self, pair: PilotCopilotPreTrainedModel, fitted: bool) -> None:
+        """Put the weights into a pair, with adapters where there are any, and say in what its Pilot is another.
+
+        Args:
+            pair: a pair whose Copilot has this checkpoint's configuration; changed in place.
+            fitted (`bool`): whether λ is the checkpoint's own, so that it is known where it was fitted.
+
+        Raises:
+            ValueError: the Pilot's tokenizer is another, a weight is missing or one too many, or the file is broken.
+            OSError: a file is missing.
+        """
+        recorded = self.pairing.fingerprint.get("tokenizer_hash")
+        if recorded is not None:
+            beside = tokenizer_hash_of(pair.pilot.name_or_path, pair.config.pilot_revision, **self.hub)
+            refuse_other_tokenizer(recorded, beside)
+        file = cached_file(self.source, COPILOT_WEIGHTS, revision=self.revision, **self.hub)
+        load_whole(pair.copilot, file, self.source)
+        for part, name in self.pairing.adapters.items():
+            load_adapter(pair, part, name, self.source, revision=self.revision, **self.hub)
+        if fitted:
+            pair.config.copilot_weight_fit = self.pairing.copilot_weight_fit
+        self._warn_of_another_pilot(pair)
+
+    def _warn_of_another_pilot(self, pair: PilotCopilotPreTrainedModel) -> None:
+        recorded = {"id": self.pairing.pilot_name_or_path, "revision": self.pairing.pilot_revision}
+        found = {"id": hub_id(pair.config.pilot_name_or_path), "revision": pair.config.pilot_revision}
+        different = differences({**recorded, **self.pairing.fingerprint}, {**found, **pair_fingerprint(pair)})
+        if not different:
+            return
+        fit = " λ was fitted there; `fit_copilot_weight` sets it here." if self.pairing.copilot_weight_fit else ""
+        logger.warning(
+            f"The Copilot in {self.source} was trained beside another Pilot: {'; '.join(different)}. It may gain less "
+            f"here.{fit}"
+        )
+
+
+def _warn_of_unknown(file: str, source: str, unknown: list[str], version: str | None) -> None:
+    if unknown:
+        advice = upgrade_advice(version) if is_newer(version) else "Is it a Copilot's checkpoint as it was written?"
+        logger.warning(f"{file} of {source} has what is not known here and not used: {', '.join(unknown)}. {advice}")
+
+
+def load_whole(module: torch.nn.Module, file: str, source: str) -> None:
+    """Load a safetensors file into a module; every weight has to be there, and none more.
+
+    Args:
+        module (`torch.nn.Module`): changed in place.
+        file (`str`): the file.
+        source (`str`): id or folder of the checkpoint, for messages.
+
+    Raises:
+        ValueError: the file is broken, or its weights are not the module's.
+    """
+    try:
+        state = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{Path(file).name} of {source} is no whole safetensors file ({error}); download it again with "
+            "`force_download=True`."
+        ) from error
+    own = module.state_dict()
+    wrong = sorted(own.keys() ^ state.keys()) + [k for k in own if k in state and own[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(
+            f"{Path(file).name} of {source} does not hold the Copilot that its configuration describes: {len(wrong)} "
+            f"weights are missing, unknown or of another shape, {wrong[0]} first."
+        )
+    module.load_state_dict(state)
+
+
+def write_copilot(
+    pair: PilotCopilotPreTrainedModel,
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    pilot: str | None = None,
+    pilot_revision: str | None = None,
+    with_adapters: bool = False,
+) -> None:
+    """Write a pair's Copilot as a checkpoint of its own; arguments as of `save_copilot`.
+
+    Args:
+        pair: the pair.
+        folder (`str` or `Path`): made where it does not exist.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's.
+        pilot (`str`, *optional*): the Hub id to record.
+        pilot_revision (`str`, *optional*): its commit.
+        with_adapters (`bool`, *optional*, defaults to `False`): write adapters of both parts too.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hub_id(pair.config.pilot_name_or_path) if pilot is None else pilot
+    revision = pair.config.pilot_revision if pilot is None else pilot_revision
+    spelling = (
+        tokenizer_hash(tokenizer) if tokenizer is not None else tokenizer_hash_of(pair.pilot.name_or_path, revision)
+    )
+    pairing = Pairing(
+        pilot_name_or_path=name,
+        pilot_revision=revision,
+        fingerprint={**pair_fingerprint(pair), "tokenizer_hash": spelling},
+        options=pair.config.option_values(),
+        copilot_weight_fit=pair.config.copilot_weight_fit,
+        adapters=adapter_names(pair) if with_adapters else {},
+        transformers_copilot_version=__version__,
+    )
+    weights = {key: tensor.detach().contiguous() for key, tensor in plain_state(pair.copilot).items()}
+    save_file(weights, folder / COPILOT_WEIGHTS, metadata={"format": "pt"})
+    pair.copilot.config.save_pretrained(folder)
+    for part in pairing.adapters:
+        save_adapter(pair, part, folder / ADAPTER_FOLDER.format(part=part))
+    text = json.dumps(asdict(pairing), indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / PAIRING).write_text(text + "\n", encoding="utf-8")
+
+
+__all__ = ["COPILOT_WEIGHTS", "PAIRING", "CopilotCheckpoint", "Pairing", "load_whole", "write_copilot"]

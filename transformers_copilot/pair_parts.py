@@ -1,0 +1,157 @@
+"""What is done with a pair's parts: the Copilot saved alone and joined again, adapters put in and saved."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils import logging
+
+from .adapters import adapter_names, has_adapter, plain_state, put_adapter
+from .copilot_checkpoint import CopilotCheckpoint, write_copilot
+from .hub_push import hub_api, push_errors_explained, push_folder
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+    from .modeling_pair_base import PilotCopilotPreTrainedModel
+
+logger = logging.get_logger(__name__)
+
+_COPIED = ("layers.", "norm.")  # the Copilot's parts that a decoder has too; all others are new
+
+
+def save_copilot_alone(pair: PilotCopilotPreTrainedModel, folder: str | os.PathLike, **given: Any) -> None:
+    """See `save_copilot` of the pair.
+
+    Args:
+        pair: the pair.
+        folder (`str`): where to.
+        **given: `tokenizer`, `pilot` and `pilot_revision`.
+
+    Raises:
+        ValueError: the Copilot's adapter would be lost.
+    """
+    if has_adapter(pair.copilot):
+        raise ValueError(
+            "the Copilot has an adapter, which `save_copilot` would lose: use `save_adapters`, or `merge_adapters` "
+            "first."
+        )
+    if has_adapter(pair.pilot):
+        logger.warning("The Pilot's adapter is not saved with the Copilot alone; `save_adapters` keeps both.")
+    write_copilot(pair, folder, **given)
+
+
+def push_copilot_alone(
+    pair: Any, repo_id: str, private: bool | None, given: dict[str, Any], commit: dict[str, Any]
+) -> CommitInfo:
+    """See `push_copilot_to_hub` of the pair.
+
+    Args:
+        pair: the pair.
+        repo_id (`str`): the repository; made where it does not exist.
+        private (`bool`, *optional*): of a new repository.
+        given (`dict`): `tokenizer`, `pilot` and `pilot_revision`.
+        commit (`dict`): as [`push_folder`] takes them.
+
+    Returns:
+        `CommitInfo`
+    """
+    with tempfile.TemporaryDirectory() as folder, push_errors_explained(repo_id):
+        if adapter_names(pair):
+            save_with_adapters(pair, folder, **given)
+        else:
+            save_copilot_alone(pair, folder, **given)
+        repo_id = hub_api().create_repo(repo_id, private=private, token=commit["token"], exist_ok=True).repo_id
+        return push_folder(folder, repo_id, **commit)
+
+
+def join_recorded_pilot(
+    pair_class: Any, copilot: str, revision: str | None, trust_remote_code: bool, options: dict[str, Any]
+) -> Any:
+    """See `from_copilot` of the pair.
+
+    Args:
+        pair_class: the class of the pair.
+        copilot (`str`): folder or id.
+        revision (`str`, *optional*): branch, tag or commit of it.
+        trust_remote_code (`bool`): run code of the Pilot's repository.
+        options (`dict`): of the pair, and of the Pilot's `from_pretrained`.
+
+    Returns:
+        The pair.
+
+    Raises:
+        ValueError: there is no Copilot, or it names no Pilot.
+        OSError: the Pilot is not to be had.
+    """
+    checkpoint, joins = CopilotCheckpoint.find(copilot, revision, options), f"{pair_class.__name__}.from_pilot"
+    if checkpoint is None:
+        raise ValueError(
+            f"{copilot} holds no Copilot's own checkpoint. If it is a Pilot, put a Copilot beside it: "
+            f"{joins}({copilot!r}); if it is a pair, use from_pretrained."
+        )
+    name, commit = checkpoint.pairing.pilot_name_or_path, checkpoint.pairing.pilot_revision
+    if name is None:
+        raise ValueError(
+            f"the Copilot in {copilot} does not say which Pilot it belongs to (it was trained beside one that is on no "
+            f"Hub); give it: {joins}(pilot, copilot={copilot!r})."
+        )
+    at = f"revision {commit}" if commit else "its latest revision, none being recorded"
+    logger.warning(f"{copilot} was trained beside {name}: loading that Pilot at {at}.")
+    options = {"trust_remote_code": trust_remote_code, "revision": commit, **options}
+    try:
+        return pair_class.from_pilot(name, copilot=checkpoint, **options)
+    except OSError as error:
+        raise OSError(
+            f"the Pilot {name} ({at}) that {copilot} was trained beside could not be loaded: {error}\nIf it has moved, "
+            f"give its new place: {joins}('new/id', copilot={copilot!r})."
+        ) from error
+
+
+def put_adapters(pair: PilotCopilotPreTrainedModel, pilot: Any, copilot: Any, train_new_parts: bool) -> None:
+    """See `add_adapters` of the pair.
+
+    Args:
+        pair: the pair.
+        pilot (`peft.PeftConfig`, *optional*): the Pilot's.
+        copilot (`peft.PeftConfig`, *optional*): the Copilot's.
+        train_new_parts (`bool`): whether the Copilot's new parts learn whole.
+    """
+    if pilot is not None:
+        put_adapter(pair, "pilot", pilot)
+    if copilot is not None:
+        put_adapter(pair, "copilot", copilot)
+        for name, parameter in pair.copilot.named_parameters():
+            if train_new_parts and not name.startswith(_COPIED):
+                parameter.requires_grad_(True)
+    pair.train(pair.training)
+
+
+def save_with_adapters(pair: PilotCopilotPreTrainedModel, folder: str | os.PathLike, **given: Any) -> None:
+    """See `save_adapters` of the pair.
+
+    Args:
+        pair: the pair.
+        folder (`str`): where to.
+        **given: `tokenizer`, `pilot` and `pilot_revision`.
+
+    Raises:
+        ValueError: there is no adapter, or the Pilot's own weights learn too and would be lost.
+    """
+    if not adapter_names(pair):
+        raise ValueError("the pair has no adapter; `save_copilot` saves the Copilot alone, `save_pretrained` all.")
+    of_adapter = set(pair.pilot.state_dict()) - set(plain_state(pair.pilot)) if has_adapter(pair.pilot) else set()
+    learning = [name for name, weight in pair.pilot.named_parameters() if weight.requires_grad]
+    lost = sorted(set(learning) - of_adapter)
+    if lost:
+        raise ValueError(
+            f"{len(lost)} of the Pilot's own weights learn too, {lost[0]} first, and adapters would lose what they "
+            "learnt: save the pair whole with `save_pretrained`, or `freeze_pilot()` if they never changed."
+        )
+    write_copilot(pair, folder, **given, with_adapters=True)
+
+
+__all__ = ["join_recorded_pilot", "push_copilot_alone", "put_adapters", "save_copilot_alone", "save_with_adapters"]
