@@ -24,13 +24,16 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "peft": ["peft>=0.21,<1"],  # LoRA on the Pilot: 0.21 is the first tested with transformers 5.23
+    "report": ["jinja2>=3.1", "matplotlib>=3.10,<4"],  # `transformers-copilot report`
     "dev": [
-        "jinja2>=3.1",  # model cards from a template
+        "jinja2>=3.1",  # model cards and reports from templates
+        "matplotlib>=3.10,<4",
         "mypy>=2.4,<3",
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",
         "scikit-learn>=1.7,<2",  # metrics are checked against it
         "ruff>=0.17,<0.18",  # the formatter's style changes with minor releases
+        "tensorboard>=2.19,<3",  # live logging is tested on it
         "trl>=1.10,<2",  # CopilotTrainerMixin is tested on SFTTrainer
     ],
 }
