@@ -4,7 +4,7 @@ import os
 
 
 # Before transformers is imported: an accidental look at the Hub fails at once instead of hanging.
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the processes of `hub_fixtures` set it to 0: they have a Hub
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -114,8 +114,7 @@ def tiny_pair(tiny_pilot: Callable[..., PreTrainedModel]) -> Callable[..., PreTr
     return make
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """One word a token, `w3` … `w63`, and the special tokens of the tiny models; pads on the left."""
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{index}": index for index in range(3, VOCAB - 1)}}
     vocabulary["<unk>"] = VOCAB - 1
@@ -130,6 +129,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         padding_side="left",
     )
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """That of [`make_tokenizer`]."""
+    return make_tokenizer()
 
 
 def some_ids(rows: int, length: int, seed: int = 3) -> torch.Tensor:

@@ -160,7 +160,7 @@ def run_in_process(
         home (`Path`): holds the process's cache, so another folder is a fresh cache. It is also its folder.
         token (`str`, *optional*): `HF_TOKEN`, or none.
         with_package (`bool`, *optional*, defaults to `True`): `False` makes `import transformers_copilot` fail; then
-            the modules of `tests` can't be imported either, as most import it.
+            most modules of `tests` can't be imported either, as they import it.
         endpoint (`str`, *optional*): another address than the Hub's, such as `NO_NETWORK`.
         check (`bool`, *optional*, defaults to `True`): fail the test, showing the output, if the process failed.
         arguments (`list`, *optional*): of a script's command line.
@@ -182,18 +182,25 @@ def run_in_process(
     kept |= {
         "HF_ENDPOINT": endpoint or hub.url,
         "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "NO_PROXY": "*",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]) if with_package else "",
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)] if with_package else [str(TESTS)]),
         **({} if token is None else {"HF_TOKEN": token}),
         **environment,
     }
     done = subprocess.run(
-        [sys.executable, "-P", str(script)], cwd=home, env=kept, capture_output=True, text=True, timeout=300
+        [sys.executable, "-P", str(script)],
+        cwd=home,
+        env=kept,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     output = done.stdout + done.stderr
     if check and done.returncode != 0:

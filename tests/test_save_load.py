@@ -175,7 +175,7 @@ def test_from_pilot_with_an_id_and_a_type_keeps_the_copilot_in_float32(
     pair = PilotCopilotForCausalLM.from_pilot(str(tmp_path), {"num_hidden_layers": 2}, dtype=torch.bfloat16)
     assert {p.dtype for p in pair.pilot.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in pair.copilot.parameters()} == {torch.float32}
-    assert pair.config.pilot_name_or_path == str(tmp_path)
+    assert pair.config.pilot_name_or_path is None, "a folder says nothing on another machine"
 
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu"])

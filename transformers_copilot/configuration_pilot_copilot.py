@@ -149,7 +149,7 @@ class PilotCopilotConfig(PreTrainedConfig):
             self.copilot = {name: value for name, value in self.copilot.items() if name not in of_copilot}
         names = [*unknown, *(f"copilot.{name}" for name in of_copilot)]
         if names:
-            logger.warning(
+            logger.warning_once(
                 f"The configuration has fields that are not known here and not used: {', '.join(names)}. "
                 f"{upgrade_advice(self.transformers_copilot_version)}"
             )

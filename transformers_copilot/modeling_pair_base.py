@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from abc import abstractmethod
 from typing import Any, cast
@@ -12,20 +11,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .configuration_copilot import CopilotConfig
-from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
+from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
 from .head_product import product_with_rows
 from .modeling_copilot import CopilotModel
 from .package_part import package_part
-from .pair_building import copilot_config_for, keep_attention_plain, load_pilot, new_copilot, question_size
 from .pair_passes import PairPassesMixin
 from .pair_saving import PairSavingMixin
 from .pair_vocabulary import PairVocabularyMixin
-from .pairing import check_head, check_holds_pair, check_pairing, check_pilot, check_whole
+from .pairing import (
+    check_head,
+    check_holds_pair,
+    check_pairing,
+    check_pilot,
+    check_whole,
+    keep_attention_plain,
+    question_size,
+)
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
 from .validation import check_copilot_weight
-from .weight_copying import copy_decoder_weights
 
 
 class PilotCopilotPreTrainedModel(
@@ -111,35 +116,7 @@ class PilotCopilotPreTrainedModel(
             ValueError: an option's value is unknown, the model cannot be a Pilot, or the two do not fit.
             TypeError: a keyword is neither an option nor one of the Pilot's.
         """
-        own = dict(config.option_values()) if config is not None else {}
-        own.update({name: options.pop(name) for name in PAPER_OPTIONS if name in options})
-        checkpoints, adapters = package_part("copilot_checkpoint"), package_part("adapters")
-        checkpoint = checkpoints.CopilotCheckpoint.find(copilot, options.pop("copilot_revision", None), options)
-        pilot = load_pilot(cls._auto_pilot_class, adapters.unwrapped_pilot(pilot), options)
-        check_pilot(pilot, cls.config_class().is_encoder_decoder)
-        if checkpoint is not None:
-            checkpoint.check_head(head)
-            copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
-        copilot_config, source = copilot_config_for(cls._auto_pilot_class, pilot, copilot, head)
-        check_pairing(pilot.config, copilot_config, question_size(pilot))
-        pair_config = cls.config_class(
-            pilot=pilot.config,
-            copilot=copilot_config,
-            pilot_name_or_path=pilot.name_or_path or None,
-            # Said again here because a composite configuration sets it anew on both parts.
-            attn_implementation=pilot.config._attn_implementation,
-            **own,
-        )
-        keep_attention_plain(copilot_config)
-        pair = cls(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
-        if checkpoint is None:
-            copy_decoder_weights(pair.copilot, source)
-        else:
-            checkpoint.load_into(pair, fitted="copilot_weight" not in given)
-        adopt_quantization(pair)
-        pair.generation_config = copy.deepcopy(pilot.generation_config)
-        pair.train(pilot.training)
-        return pair
+        return package_part("pair_building").build_pair(cls, pilot, copilot, config, head, options)
 
     @classmethod
     def from_pretrained(

@@ -17,13 +17,14 @@ from .masks import packed_segments
 from .mistake_batch import MistakeBatch
 from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
+from .pair_hub import PairHubMixin
 from .pair_passes import kept_positions
 from .rectifying import PilotPass
 from .shared_head import GeneratedStep, share_head
 from .validation import check_labels
 
 
-class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
+class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, GenerationMixin):
     """A causal language model with a Copilot that corrects its next-token distribution (arXiv 2505.16270).
 
     Make one with [`PilotCopilotForCausalLM.from_pilot`], load one with `from_pretrained` or
@@ -39,6 +40,7 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
     config: PilotCopilotConfig
     config_class = PilotCopilotConfig
     _auto_pilot_class = AutoModelForCausalLM
+    _auto_class = "AutoModelForCausalLM"  # transformers writes the code of such a class beside its weights
 
     def aligned_labels(self, labels: Tensor) -> Tensor:
         """The label of position j's next token, which is what position j predicts.

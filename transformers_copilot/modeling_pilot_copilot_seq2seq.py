@@ -16,13 +16,14 @@ from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch, target_mask
 from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
+from .pair_hub import PairHubMixin
 from .pair_passes import kept_positions
 from .rectifying import PilotPass
 from .shared_head import GeneratedStep, share_head
 from .validation import check_labels
 
 
-class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
+class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, GenerationMixin):
     """A sequence-to-sequence model with a Copilot: the question X̃ is the encoder's output (App. A.1).
 
     Args:
@@ -34,6 +35,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
     config: PilotCopilotSeq2SeqConfig
     config_class = PilotCopilotSeq2SeqConfig
     _auto_pilot_class = AutoModelForSeq2SeqLM
+    _auto_class = "AutoModelForSeq2SeqLM"  # transformers writes the code of such a class beside its weights
 
     def aligned_labels(self, labels: Tensor) -> Tensor:
         """Labels as they are: the decoder's input is shifted already.

@@ -1,23 +1,46 @@
-"""Making a new Copilot for a Pilot: its configuration, what its weights are copied from, and where it is put."""
+"""Making a pair from a Pilot: the Copilot's configuration, what its weights are copied from, and where it is put."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils.hub import resolve_revision
 
+from .adapters import unwrapped_pilot
 from .configuration_copilot import CopilotConfig
-from .configuration_pilot_copilot import PAPER_OPTIONS
+from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
+from .copilot_checkpoint import CopilotCheckpoint
 from .modeling_copilot import CopilotModel
+from .pairing import check_pairing, check_pilot, keep_attention_plain, question_size
+from .provenance import commit_of, hub_id
+from .quantization import adopt_quantization
+from .weight_copying import copy_decoder_weights
 
 
 _DEFAULT_COPILOT_LAYERS = 6
 _MIN_COPILOT_LAYERS = 2
 
 
-def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str, Any]) -> PreTrainedModel:
+@dataclass
+class LoadedPilot:
+    """A Pilot and where it comes from.
+
+    Args:
+        model (`PreTrainedModel`): the Pilot.
+        name (`str`, *optional*): its Hub id; `None` for a folder or a model made in memory.
+        revision (`str`, *optional*): the commit that was loaded, where it was loaded here.
+    """
+
+    model: PreTrainedModel
+    name: str | None
+    revision: str | None
+
+
+def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str, Any]) -> LoadedPilot:
     """The Pilot, loaded if it was given by its id or path.
 
     Args:
@@ -26,19 +49,24 @@ def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str,
         options (`dict`): keywords of `from_pretrained`.
 
     Returns:
-        `PreTrainedModel`
+        [`LoadedPilot`]
 
     Raises:
         TypeError: there are keywords left, but nothing to load.
     """
     if isinstance(pilot, str):
-        return auto_class.from_pretrained(pilot, **options)
+        where = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
+        # One commit for every file, and the one that the pair's configuration then names.
+        revision = resolve_revision(pilot, options.get("revision"), **where)
+        if revision is not None:
+            options = {**options, "revision": revision}
+        return LoadedPilot(auto_class.from_pretrained(pilot, **options), hub_id(pilot), commit_of(revision))
     if options:
         raise TypeError(
             f"unknown options {sorted(options)}: expected {sorted(PAPER_OPTIONS)}. Keywords of `from_pretrained` are "
             "taken only when the Pilot is given by its id or path."
         )
-    return pilot
+    return LoadedPilot(pilot, hub_id(pilot.name_or_path), None)
 
 
 def copilot_config_for(
@@ -87,31 +115,6 @@ def copilot_config_for(
     return config, source
 
 
-def question_size(pilot: PreTrainedModel) -> int:
-    """Width of X̃: the embedding layer's, or the encoder's output.
-
-    Args:
-        pilot (`PreTrainedModel`): the Pilot.
-
-    Returns:
-        `int`
-    """
-    if pilot.config.is_encoder_decoder:
-        encoder = getattr(pilot.get_encoder(), "config", None)  # a few old encoders are no models of their own
-        return (pilot.config.get_text_config(encoder=True) if encoder is None else encoder).hidden_size
-    return pilot.get_input_embeddings().weight.shape[-1]
-
-
-def keep_attention_plain(config: CopilotConfig) -> None:
-    """Eager or sdpa for the Copilot: its masks are its own, which flash kernels do not take.
-
-    Args:
-        config ([`CopilotConfig`]): changed in place where it asks for another implementation.
-    """
-    if config._attn_implementation not in ("eager", "sdpa", None):
-        config._attn_implementation = "sdpa"
-
-
 def new_copilot(config: CopilotConfig, pilot: PreTrainedModel) -> CopilotModel:
     """A fresh Copilot in float32, where the Pilot is.
 
@@ -125,4 +128,57 @@ def new_copilot(config: CopilotConfig, pilot: PreTrainedModel) -> CopilotModel:
     return CopilotModel(config).to(device=pilot.device, dtype=torch.float32)
 
 
-__all__ = ["copilot_config_for", "keep_attention_plain", "load_pilot", "new_copilot", "question_size"]
+def build_pair(
+    pair_class: Any,
+    pilot: Any,
+    copilot: Any,
+    config: PilotCopilotConfig | None,
+    head: str | None,
+    options: dict[str, Any],
+) -> PreTrainedModel:
+    """A pair from its Pilot; arguments as [`PilotCopilotForCausalLM.from_pilot`] takes them.
+
+    Args:
+        pair_class: the pair's class.
+        pilot: a model, or the id or path of one.
+        copilot: a configuration, fields of one, or the id or path of a checkpoint.
+        config ([`PilotCopilotConfig`], *optional*): options as a whole.
+        head (`str`, *optional*): `"own"` or `"pilot"`.
+        options (`dict`): options by name, and keywords of the Pilot's `from_pretrained`.
+
+    Returns:
+        The pair.
+    """
+    own = dict(config.option_values()) if config is not None else {}
+    own.update({name: options.pop(name) for name in PAPER_OPTIONS if name in options})
+    checkpoint = CopilotCheckpoint.find(copilot, options.pop("copilot_revision", None), options)
+    loaded = load_pilot(pair_class._auto_pilot_class, unwrapped_pilot(pilot), options)
+    pilot = loaded.model
+    check_pilot(pilot, pair_class.config_class().is_encoder_decoder)
+    if checkpoint is not None:
+        checkpoint.check_head(head)
+        copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
+    copilot_config, source = copilot_config_for(pair_class._auto_pilot_class, pilot, copilot, head)
+    check_pairing(pilot.config, copilot_config, question_size(pilot))
+    pair_config = pair_class.config_class(
+        pilot=pilot.config,
+        copilot=copilot_config,
+        pilot_name_or_path=loaded.name,
+        pilot_revision=loaded.revision,
+        # Said again here because a composite configuration sets it anew on both parts.
+        attn_implementation=pilot.config._attn_implementation,
+        **own,
+    )
+    keep_attention_plain(copilot_config)
+    pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
+    if checkpoint is None:
+        copy_decoder_weights(pair.copilot, source)
+    else:
+        checkpoint.load_into(pair, fitted="copilot_weight" not in given)
+    adopt_quantization(pair)
+    pair.generation_config = copy.deepcopy(pilot.generation_config)
+    pair.train(pilot.training)
+    return pair
+
+
+__all__ = ["LoadedPilot", "build_pair", "copilot_config_for", "load_pilot", "new_copilot"]

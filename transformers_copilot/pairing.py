@@ -141,4 +141,37 @@ def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
         )
 
 
-__all__ = ["check_head", "check_holds_pair", "check_pairing", "check_pilot", "check_whole"]
+def question_size(pilot: PreTrainedModel) -> int:
+    """Width of X̃: the embedding layer's, or the encoder's output.
+
+    Args:
+        pilot (`PreTrainedModel`): the Pilot.
+
+    Returns:
+        `int`
+    """
+    if pilot.config.is_encoder_decoder:
+        encoder = getattr(pilot.get_encoder(), "config", None)  # a few old encoders are no models of their own
+        return (pilot.config.get_text_config(encoder=True) if encoder is None else encoder).hidden_size
+    return pilot.get_input_embeddings().weight.shape[-1]
+
+
+def keep_attention_plain(config: CopilotConfig) -> None:
+    """Eager or sdpa for the Copilot: its masks are its own, which flash kernels do not take.
+
+    Args:
+        config ([`CopilotConfig`]): changed in place where it asks for another implementation.
+    """
+    if config._attn_implementation not in ("eager", "sdpa", None):
+        config._attn_implementation = "sdpa"
+
+
+__all__ = [
+    "check_head",
+    "check_holds_pair",
+    "check_pairing",
+    "check_pilot",
+    "check_whole",
+    "keep_attention_plain",
+    "question_size",
+]

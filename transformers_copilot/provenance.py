@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
+from huggingface_hub import ResolvedRevision
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from packaging.version import InvalidVersion, Version
@@ -42,6 +44,20 @@ def hub_id(name_or_path: str | None) -> str | None:
     except HFValidationError:
         return None
     return name_or_path
+
+
+def commit_of(revision: str | None) -> str | None:
+    """The commit that a revision stands for.
+
+    Args:
+        revision (`str`, *optional*): a branch, tag or commit, as transformers' `resolve_revision` returned it.
+
+    Returns:
+        `str`, or `None` where it is a name that nobody has looked up.
+    """
+    if isinstance(revision, ResolvedRevision):
+        return revision.resolved
+    return revision if revision is not None and re.fullmatch("[0-9a-f]{40}", revision) else None
 
 
 def is_newer(version: str | None) -> bool:
@@ -106,4 +122,4 @@ def without_paths(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-__all__ = ["hub_id", "is_newer", "unknown_fields", "upgrade_advice", "without_paths"]
+__all__ = ["commit_of", "hub_id", "is_newer", "unknown_fields", "upgrade_advice", "without_paths"]

@@ -1,0 +1,120 @@
+"""A pair as one repository: its code goes with it, and what is read from one is looked at first."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from .package_part import package_part
+from .weight_files import check_weight_files
+
+
+# The mixin is put into a model's class; type checkers are told so.
+_ModelBase: Any = PreTrainedModel if TYPE_CHECKING else object
+
+
+class PairHubMixin(_ModelBase):
+    """The part of [`PilotCopilotPreTrainedModel`] that writes and pushes a pair whole."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load a pair; arguments as of any model's `from_pretrained`. Weights are read from safetensors files only.
+
+        Args:
+            pretrained_model_name_or_path: id or folder of a pair.
+            *args: handed on.
+            output_loading_info (`bool`, *optional*, defaults to `False`): also return what was missing or unexpected.
+            **kwargs: handed on, e.g. `dtype`, `device_map`, `attn_implementation`, `copilot_weight`.
+
+        Returns:
+            The pair, or the pair and the loading information.
+
+        Raises:
+            ValueError: it is no pair, or not whole, or names files outside itself.
+            OSError: a file of it is missing or can't be reached.
+        """
+        source = pretrained_model_name_or_path
+        check_weight_files(source, kwargs.get("config"), kwargs)
+        kwargs["use_safetensors"] = True
+        model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        missing = sorted(key for key in info["missing_keys"] if key.startswith("pilot."))
+        if missing:
+            raise ValueError(
+                f"{source} holds no whole Pilot: {len(missing)} of its weights are missing, {missing[0]} first. Save "
+                f"or download the pair again; if it is a Copilot alone, use {cls.__name__}.from_copilot(...)."
+            )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save the pair whole; arguments as of any model's `save_pretrained`.
+
+        Beside weights and configuration lies the code that loads them, so that the folder also loads where the package
+        is not installed, with `trust_remote_code=True`. It is this package's own modules, without those that train.
+
+        Args:
+            save_directory (`str`): the folder.
+            *args: handed on.
+            **kwargs: handed on, e.g. `max_shard_size`.
+        """
+        if type(self).__module__ != "__main__":  # a class of a script has no file that could go along
+            self.config.auto_map = self._auto_map()
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _auto_map(self) -> dict[str, str]:
+        """Which class of which file each Auto class finds in the repository; transformers itself would name one."""
+        kinds = (type(self), type(self.config))
+        model, config = (f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for kind in kinds)
+        return {"AutoConfig": config, "AutoModel": model, self._auto_pilot_class.__name__: model}
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        tokenizer: Any = None,
+        commit_message: str = "Upload pair",
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ) -> Any:
+        """Upload the pair, its code and its card to the Hub, in one commit: all of it arrives, or nothing changes.
+
+        Args:
+            repo_id (`str`): `"user/name"`; made where it does not exist.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): goes into the same commit.
+            commit_message (`str`, *optional*, defaults to `"Upload pair"`): the commit's title.
+            commit_description (`str`, *optional*): more about it.
+            private (`bool`, *optional*): whether a new repository is private; an existing one stays what it is.
+            token (`str` or `bool`, *optional*): the Hub's token; by default the one that is logged in.
+            revision (`str`, *optional*): a branch, made where it does not exist. Defaults to the main one.
+            create_pr (`bool`, *optional*, defaults to `False`): propose the commit instead of making it.
+            max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): weights are split into such files.
+            tags (`list[str]`, *optional*): more tags for the card.
+
+        Returns:
+            `CommitInfo`: with the commit's id and address.
+
+        Raises:
+            HfHubHTTPError: the Hub refused; a note says what to do. The repository is as it was before.
+        """
+        options = {
+            "commit_message": commit_message,
+            "commit_description": commit_description,
+            "private": private,
+            "token": token,
+            "revision": revision,
+            "create_pr": create_pr,
+            "max_shard_size": max_shard_size,
+            "tags": tags,
+        }
+        return package_part("hub_push").push_pair(self, repo_id, tokenizer, options)
+
+
+__all__ = ["PairHubMixin"]

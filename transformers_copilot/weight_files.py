@@ -1,0 +1,82 @@
+"""Which files a checkpoint may have its weights in: safetensors that lie in it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
+
+
+# Keywords of `from_pretrained` that say where a checkpoint's files are.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def check_weight_files(source: Any, config: Any, keywords: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose index or configuration names weights outside it, or other than safetensors.
+
+    The names come from whoever wrote the checkpoint. Nothing that they name is opened or fetched before.
+
+    Args:
+        source: id or folder; `None` where nothing is read.
+        config: the configuration that was given, or `None`.
+        keywords (`dict`): of `from_pretrained`.
+
+    Raises:
+        ValueError: a name is not that of a safetensors file in the checkpoint; or files that are unpickled are asked
+            for.
+    """
+    if keywords.get("use_safetensors") is False:
+        raise ValueError(
+            "`use_safetensors=False` asks for weights that are unpickled; a pair is read from safetensors files only."
+        )
+    if source is None:
+        return
+    where = {name: keywords[name] for name in _WHERE if keywords.get(name) is not None}
+    if config is None:
+        named = PreTrainedConfig.get_config_dict(source, **where)[0].get("transformers_weights")
+    else:
+        named = getattr(config, "transformers_weights", None)
+    if named is not None:
+        _check_name(source, "`transformers_weights` in the configuration", named, (".safetensors", ".index.json"))
+    variant = keywords.get("variant")
+    index = SAFE_WEIGHTS_INDEX_NAME if variant is None else f"model.safetensors.index.{variant}.json"
+    for name in {index, named}:
+        if name is not None and not name.endswith(".safetensors"):
+            _check_index(source, name, where)
+
+
+def _check_index(source: Any, name: str, where: dict[str, Any]) -> None:
+    file = cached_file(
+        source,
+        name,
+        **where,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return
+    try:
+        with open(file, encoding="utf-8") as stream:
+            shards = set(json.load(stream)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{name} of {source} is no index of weights ({type(error).__name__}: {error}); save or download it again."
+        ) from error
+    for shard in shards:
+        _check_name(source, name, shard, (".safetensors",))
+
+
+def _check_name(source: Any, where: str, name: Any, endings: tuple[str, ...]) -> None:
+    plain = isinstance(name, str) and name == os.path.basename(name.replace("\\", "/")) and ":" not in name
+    if not plain or not name.endswith(endings):
+        raise ValueError(
+            f"{where} of {source} names {name!r} as a file of weights; expected the name of a safetensors file that "
+            "lies in the checkpoint itself. Nothing was read. Don't use this checkpoint unless you know who wrote it."
+        )
+
+
+__all__ = ["check_weight_files"]
