@@ -22,17 +22,23 @@ REQUIREMENTS = [
     "accelerate>=1.10,<2",
 ]
 
+LM_EVAL = "lm_eval>=0.4.13,<0.5"  # lm-evaluation-harness: 0.4.13 is the first tested with transformers 5.23
 EXTRAS = {
     "peft": ["peft>=0.21,<1"],  # LoRA on the Pilot: 0.21 is the first tested with transformers 5.23
+    # A Pilot in 8 or 4 bits on a CPU: 0.18 is the first tested with torch 2.13. On a GPU bitsandbytes does as well.
+    "quantization": ["torchao>=0.18,<1"],
     "report": ["jinja2>=3.1", "matplotlib>=3.10,<4"],  # `transformers-copilot report`
+    "lm_eval": [LM_EVAL],
     "dev": [
         "jinja2>=3.1",  # model cards and reports from templates
         "matplotlib>=3.10,<4",
+        LM_EVAL,
         "mypy>=2.4,<3",
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",
-        "scikit-learn>=1.7,<2",  # metrics are checked against it
         "ruff>=0.17,<0.18",  # the formatter's style changes with minor releases
+        "scikit-learn>=1.7,<2",  # metrics are checked against it
+        "torchao>=0.18,<1",  # quantized Pilots are tested with it
         "tensorboard>=2.19,<3",  # live logging is tested on it
         "trl>=1.10,<2",  # CopilotTrainerMixin is tested on SFTTrainer
     ],
@@ -47,8 +53,14 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords="transformers fine-tuning generation error-correction pytorch",
-    packages=["transformers_copilot", "transformers_copilot.metrics", "transformers_copilot.tasks"],
-    package_data={"transformers_copilot": ["py.typed"]},
+    packages=[
+        "transformers_copilot",
+        "transformers_copilot.metrics",
+        "transformers_copilot.tasks",
+        "transformers_copilot.model_cards",
+    ],
+    package_dir={"transformers_copilot.model_cards": "model_cards"},  # the template of cards
+    package_data={"transformers_copilot": ["py.typed"], "transformers_copilot.model_cards": ["README_TEMPLATE.md"]},
     python_requires=">=3.11",  # as transformers 5.23
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
