@@ -258,7 +258,9 @@ def write_copilot(
     name = hub_id(pair.config.pilot_name_or_path) if pilot is None else pilot
     revision = pair.config.pilot_revision if pilot is None else pilot_revision
     spelling = (
-        tokenizer_hash(tokenizer) if tokenizer is not None else tokenizer_hash_of(pair.pilot.name_or_path, revision)
+        tokenizer_hash(tokenizer)
+        if tokenizer is not None
+        else tokenizer_hash_of(pair.pilot.name_or_path, pair.config.pilot_revision)
     )
     pairing = Pairing(
         pilot_name_or_path=name,

@@ -11,6 +11,7 @@ from transformers.utils import logging
 from .adapters import adapter_names, has_adapter, plain_state, put_adapter
 from .copilot_checkpoint import CopilotCheckpoint, write_copilot
 from .hub_push import hub_api, push_errors_explained, push_folder
+from .model_card import write_card
 
 
 if TYPE_CHECKING:
@@ -64,7 +65,12 @@ def push_copilot_alone(
             save_with_adapters(pair, folder, **given)
         else:
             save_copilot_alone(pair, folder, **given)
-        repo_id = hub_api().create_repo(repo_id, private=private, token=commit["token"], exist_ok=True).repo_id
+        if given["tokenizer"] is not None:
+            given["tokenizer"].save_pretrained(folder)
+        token, revision = commit["token"], commit["revision"]
+        repo_id = hub_api().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        about = {"alone": True, "pilot": given["pilot"], "pilot_revision": given["pilot_revision"]}
+        write_card(pair, folder, repo_id, token=token, revision=revision, **about)
         return push_folder(folder, repo_id, **commit)
 
 

@@ -23,7 +23,13 @@ _PairBase: Any = PreTrainedModel if TYPE_CHECKING else object
 
 
 class PairSavingMixin(_PairBase):
-    """The part of a pair that saves, joins and adapts its parts."""
+    """The part of a pair that saves, joins and adapts its parts.
+
+    Attributes:
+        card_facts ([`CardFacts`], *optional*): what the next push's card says beside what the configuration says.
+    """
+
+    card_facts: Any = None
 
     def save_copilot(
         self,

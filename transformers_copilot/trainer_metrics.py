@@ -90,6 +90,7 @@ class CopilotMetricsMixin(_TrainerBase):
             output.metrics[f"{prefix}_pilot_mistake_size"] = pilot / max(count, 1.0)
             output.metrics[f"{prefix}_mistake_size"] = pair / max(count, 1.0)
             output.metrics[f"{prefix}_mistake_removed"] = share_removed(pilot, pair)
+            output.metrics[f"{prefix}_copilot_weight"] = self.pair.config.copilot_weight
         return output
 
     def _gathered_sizes(self) -> list[float] | None:

@@ -1,0 +1,327 @@
+"""The card of a pair, or of a Copilot alone: what is known, from a template; what is not known is left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+from .provenance import hub_id
+from .version import __version__
+
+
+if TYPE_CHECKING:
+    from .modeling_pair_base import PilotCopilotPreTrainedModel
+
+MARK = "<!-- Written by transformers_copilot"
+_TOKEN = re.compile(r"\b(hf|api)_[A-Za-z0-9]{8,}")
+_TAGS = ("transformers_copilot", "pilot_copilot", "arxiv:2505.16270")
+# Where the template lies: in the installed package, or beside it in a clone.
+_TEMPLATES = tuple(folder / "model_cards" / "README_TEMPLATE.md" for folder in Path(__file__).resolve().parents[:2])
+
+Interval = tuple[float, float]
+
+
+@dataclass
+class CardResult:
+    """One comparison of a pair with its Pilot alone, for the card.
+
+    Args:
+        test_set (`str`): the set's name.
+        metric (`str`): e.g. `"accuracy"`.
+        count (`int`): examples measured.
+        pilot (`float`): the Pilot's value.
+        pair (`float`): the pair's.
+        pilot_interval (`tuple` of two `float`, *optional*): 95 % interval.
+        pair_interval (`tuple` of two `float`, *optional*): 95 % interval.
+        gain_interval (`tuple` of two `float`, *optional*): 95 % interval of pair − Pilot, paired by example.
+        copilot_weight (`float`, *optional*): λ of the measurement.
+        dataset (`str`, *optional*): the set's id on the Hub.
+        dataset_config (`str`, *optional*): its configuration.
+        dataset_split (`str`, *optional*): its split.
+    """
+
+    test_set: str
+    metric: str
+    count: int
+    pilot: float
+    pair: float
+    pilot_interval: Interval | None = None
+    pair_interval: Interval | None = None
+    gain_interval: Interval | None = None
+    copilot_weight: float | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+
+
+@dataclass
+class CardFacts:
+    """What a pair does not know of itself; put into `pair.card_facts`, by a Trainer or by hand, before a push.
+
+    Args:
+        results (`list` of [`CardResult`]): comparisons with the Pilot alone.
+        training (`dict`): settings by name, as they ran.
+        datasets (`list[str]`): ids of the training sets on the Hub.
+        language (`str` or `list[str]`, *optional*): e.g. `"en"`.
+        license (`str`, *optional*): e.g. `"apache-2.0"`.
+        tags (`list[str]`): further tags.
+        model_name (`str`, *optional*): the title. Defaults to the repository's name.
+        limits (`str`, *optional*): what it should not be used for.
+    """
+
+    results: list[CardResult] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    datasets: list[str] = field(default_factory=list)
+    language: str | list[str] | None = None
+    license: str | None = None
+    tags: list[str] = field(default_factory=list)
+    model_name: str | None = None
+    limits: str | None = None
+
+
+def make_card(
+    pair: PilotCopilotPreTrainedModel,
+    repo_id: str | None = None,
+    *,
+    alone: bool = False,
+    has_tokenizer: bool = False,
+    pilot: str | None = None,
+    pilot_revision: str | None = None,
+) -> ModelCard:
+    """A card of what the pair's configuration and `pair.card_facts` say.
+
+    Args:
+        pair: the pair.
+        repo_id (`str`, *optional*): where it is pushed.
+        alone (`bool`, *optional*, defaults to `False`): the repository holds the Copilot alone.
+        has_tokenizer (`bool`, *optional*, defaults to `False`): the tokenizer is in it.
+        pilot (`str`, *optional*): the Pilot's id, where it is another than the one that was loaded.
+        pilot_revision (`str`, *optional*): its commit.
+
+    Returns:
+        `huggingface_hub.ModelCard`
+
+    Raises:
+        OSError: the template is not there.
+    """
+    facts = pair.card_facts or CardFacts()
+    base = hub_id(pair.config.pilot_name_or_path if pilot is None else pilot)
+    revision = pair.config.pilot_revision if pilot is None else pilot_revision
+    title = publishable(facts.model_name) or (repo_id or "").rpartition("/")[2] or "A Pilot and its Copilot"
+    seq2seq = bool(pair.config.is_encoder_decoder)
+    config = pair.config
+    card = ModelCard.from_template(
+        _card_data(pair, facts, base, title, alone),
+        template_path=str(_template()),
+        title=title,
+        summary=_summary(alone),
+        pilot=_pilot_text(pair, base),
+        pilot_id=base,
+        pilot_revision=revision if base else None,
+        copilot=_copilot_text(pair),
+        copilot_weight=f"{config.copilot_weight:g}",
+        copilot_weight_fit=_fit_text(config.copilot_weight_fit),
+        **{name: getattr(config, name) for name in ("fusion", "error_feedback", "rationale_window", "objective")},
+        repo_id=repo_id,
+        alone=alone,
+        pair_class=type(pair).__name__,
+        auto_class="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
+        tokenizer_id=repo_id if has_tokenizer else base,
+        training={name: value for name, value in facts.training.items() if publishable(str(value)) is not None},
+        results=[_row(result) for result in facts.results],
+        limits=publishable(facts.limits),
+        version=__version__,
+    )
+    card.content = _TOKEN.sub("[removed]", card.content)
+    return card
+
+
+def _template() -> Path:
+    for file in _TEMPLATES:
+        if file.is_file():
+            return file
+    raise OSError(f"the card's template is missing ({_TEMPLATES[0].name}); install transformers_copilot again.")
+
+
+def _card_data(
+    pair: PilotCopilotPreTrainedModel, facts: CardFacts, base: str | None, title: str, alone: bool
+) -> ModelCardData:
+    task = "text2text-generation" if pair.config.is_encoder_decoder else "text-generation"
+    values: dict[str, Any] = {
+        "base_model": base,
+        "base_model_relation": None if base is None else "adapter" if alone else "finetune",
+        "library_name": "transformers_copilot" if alone else "transformers",
+        "pipeline_tag": task,
+        "tags": list(dict.fromkeys([*_TAGS, *facts.tags])),
+        "license": facts.license,
+        "language": facts.language,
+        "datasets": [name for name in facts.datasets if hub_id(name)] or None,
+    }
+    if facts.results:
+        values["model_name"] = title
+        values["eval_results"] = [entry for result in facts.results for entry in _eval_results(result, task)]
+    return ModelCardData(**{name: value for name, value in values.items() if value is not None})
+
+
+def _eval_results(result: CardResult, task: str) -> list[EvalResult]:
+    """The pair's value and, by a name that says so, the Pilot's."""
+    name = publishable(result.test_set) or "a test set"
+    entries = []
+    for who, value, interval in (
+        ("", result.pair, result.pair_interval),
+        (" (Pilot alone)", result.pilot, result.pilot_interval),
+    ):
+        details: dict[str, Any] = {"examples": result.count}
+        if not who and result.copilot_weight is not None:
+            details["copilot_weight"] = result.copilot_weight
+        if interval is not None:
+            details["interval_95"] = list(interval)
+        entries.append(
+            EvalResult(
+                task_type=task,
+                dataset_type=hub_id(result.dataset) or re.sub(r"\W+", "-", name).strip("-"),
+                dataset_name=name,
+                dataset_config=result.dataset_config,
+                dataset_split=result.dataset_split,
+                metric_type=result.metric,
+                metric_name=f"{result.metric}{who}",
+                metric_value=value,
+                metric_args=details,
+            )
+        )
+    return entries
+
+
+def _row(result: CardResult) -> dict[str, Any]:
+    def shown(value: float, interval: Interval | None, sign: str = "") -> str:
+        text = f"{value:{sign}.4g}"
+        return text if interval is None else f"{text} [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]"
+
+    return {
+        **asdict(result),
+        "test_set": publishable(result.test_set) or "",
+        "count": f"{result.count:,}",
+        "pilot": shown(result.pilot, result.pilot_interval),
+        "pair": shown(result.pair, result.pair_interval),
+        "gain": shown(result.pair - result.pilot, result.gain_interval, "+"),
+        "copilot_weight": "" if result.copilot_weight is None else f"{result.copilot_weight:g}",
+    }
+
+
+def _summary(alone: bool) -> str:
+    if alone:
+        return (
+            "A Copilot: a small transformer that has learnt from the mistakes of a language model (the Pilot) and "
+            "corrects it while it writes. The Pilot is not in this repository."
+        )
+    return (
+        "A language model (the Pilot) and a small second transformer (the Copilot) that has learnt from the Pilot's "
+        "mistakes and corrects it while it writes."
+    )
+
+
+def _pilot_text(pair: PilotCopilotPreTrainedModel, base: str | None) -> str:
+    kind = f"{type(pair.pilot).__name__}, {pair.pilot.num_parameters():,} weights"
+    return kind if base is None else f"[{base}](https://huggingface.co/{base}) ({kind})"
+
+
+def _copilot_text(pair: PilotCopilotPreTrainedModel) -> str:
+    config = pair.copilot.config
+    return (
+        f"{config.num_hidden_layers} layers of width {config.hidden_size}, {pair.copilot.num_parameters():,} weights, "
+        f'`head="{config.head}"`'
+    )
+
+
+def _fit_text(fit: dict[str, Any] | None) -> str | None:
+    if not fit:
+        return None
+    name = publishable(fit.get("set_name"))
+    where = f"{name} ({fit['set_size']:,} examples)" if name else f"{fit['set_size']:,} examples"
+    return f"fitted on {where} by {fit['criterion'].replace('_', ' ')} ({fit['method'].replace('_', ' ')})"
+
+
+def publishable(text: str | None) -> str | None:
+    """A text that may stand in a card: no folder of this machine, no token.
+
+    Args:
+        text (`str`, *optional*): what a user or a configuration gave.
+
+    Returns:
+        `str`, or `None` where nothing is to be said.
+    """
+    if not text or os.path.isabs(text) or text.startswith(("~", "." + os.sep, ".." + os.sep)) or os.path.exists(text):
+        return None
+    return _TOKEN.sub("[removed]", text)
+
+
+def is_ours(text: str) -> bool:
+    """Whether a README was written by this package, so that it may be written anew.
+
+    Args:
+        text (`str`): the README.
+
+    Returns:
+        `bool`
+    """
+    return MARK in text
+
+
+def users_readme(repo_id: str, token: bool | str | None = None, revision: str | None = None) -> str | None:
+    """The README of a repository, if someone wrote it himself.
+
+    Args:
+        repo_id (`str`): the repository.
+        token (`str` or `bool`, *optional*): the Hub's token.
+        revision (`str`, *optional*): the branch; where it is yet to be made, it begins as the main one.
+
+    Returns:
+        `str`, or `None` where there is none or this package wrote it.
+    """
+    try:
+        file = hf_hub_download(repo_id, "README.md", revision=revision, token=token)
+    except RevisionNotFoundError:
+        return None if revision is None else users_readme(repo_id, token)
+    except EntryNotFoundError:
+        return None
+    text = Path(file).read_text(encoding="utf-8")
+    return None if is_ours(text) else text
+
+
+def write_card(
+    pair: PilotCopilotPreTrainedModel,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    tags: list[str] | None = None,
+    **about: Any,
+) -> None:
+    """Write the card into a folder that is about to be pushed; a README that a user wrote stays as it is.
+
+    Args:
+        pair: the pair.
+        folder (`str` or `Path`): the folder.
+        repo_id (`str`): where it goes.
+        token (`str` or `bool`, *optional*): the Hub's token.
+        revision (`str`, *optional*): the branch.
+        tags (`list[str]`, *optional*): more tags.
+        **about: as [`make_card`] takes them.
+    """
+    if users_readme(repo_id, token, revision) is not None:
+        return
+    has_tokenizer = (Path(folder) / "tokenizer_config.json").is_file()
+    card = make_card(pair, repo_id, has_tokenizer=has_tokenizer, **about)
+    if tags:
+        card.data.tags = list(dict.fromkeys([*card.data.tags, *tags]))
+    card.save(Path(folder) / "README.md")
+
+
+__all__ = ["CardFacts", "CardResult", "is_ours", "make_card", "publishable", "users_readme", "write_card"]
