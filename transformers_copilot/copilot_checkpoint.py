@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file, logging
+from transformers.utils.hub import resolve_revision
 
 from .adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
 from .adapters import adapter_names, plain_state
@@ -134,6 +135,8 @@ class CopilotCheckpoint:
         if not isinstance(copilot, str):
             return None
         hub = {name: options[name] for name in _HUB_KEYWORDS if name in options}
+        where = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
+        revision = resolve_revision(copilot, revision, **where)  # one commit for every file
         found, _ = PreTrainedConfig.get_config_dict(copilot, revision=revision, **hub)
         model_type = found.get("model_type")
         if model_type in ("pilot_copilot", "pilot_copilot_seq2seq"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from .model_card import write_card
 from .version import __version__
 
 
@@ -102,10 +104,6 @@ def push_pair(pair: Any, repo_id: str, tokenizer: Any, options: dict[str, Any]) 
     Returns:
         `CommitInfo`
     """
-    import tempfile
-
-    from transformers.utils.hub import create_and_tag_model_card
-
     private, max_shard_size, tags = (options.pop(name) for name in ("private", "max_shard_size", "tags"))
     token = options["token"]
     with tempfile.TemporaryDirectory() as folder, push_errors_explained(repo_id):
@@ -113,7 +111,7 @@ def push_pair(pair: Any, repo_id: str, tokenizer: Any, options: dict[str, Any]) 
         pair.save_pretrained(folder, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        create_and_tag_model_card(repo_id, tags, token=token).save(str(Path(folder) / "README.md"))
+        write_card(pair, folder, repo_id, token=token, revision=options["revision"], tags=tags)
         return push_folder(folder, repo_id, **options)
 
 
