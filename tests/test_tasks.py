@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,14 @@ def test_data_set_by_name_with_its_own_fields(tmp_path: Path, monkeypatch: pytes
     assert "Answer1: sun Answer2: moon" in row["prompt"] and row["answer"] == "answer2"
 
 
+def test_row_of_another_form_names_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    row = {"question": "Q?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "D"}
+    write_lines(tmp_path / "own" / "test.jsonl", [row])
+    with pytest.raises(ValueError, match=r"own\[test\]\[0\]: not a row of arc_easy .*'D' is not in list.* answerKey"):
+        tasks.load("arc_easy", dataset_name=str(tmp_path / "own"))
+
+
 def test_every_task_of_questions_is_known_on_the_hub() -> None:
     assert all("test" in task.hub.splits for task in QUESTION_TASKS.values())
     assert all(name == task.name for name, task in QUESTION_TASKS.items())
@@ -319,6 +328,17 @@ def test_equations_are_written_short(equation: str, short: str) -> None:
 )
 def test_answers_are_read_out_of_replies(task: str, reply: str, answer: str | None) -> None:
     assert QUESTION_TASKS[task].extract_answer(reply) == answer
+
+
+def test_models_do_without_tasks_and_metrics() -> None:
+    package = Path(tasks.__file__).parents[1]
+    waiting, seen = {"modeling_pilot_copilot", "modeling_pilot_copilot_seq2seq"}, set()
+    while waiting:
+        seen.add(name := waiting.pop())
+        text = (package / f"{name}.py").read_text(encoding="utf-8")
+        waiting |= set(re.findall(r"^\s*from \.(\w+)", text, re.MULTILINE)) - seen
+        assert not {"tasks", "metrics"} & waiting, f"{name}.py imports a sub-package, which remote code cannot have"
+    assert "mistakes" in seen
 
 
 KNOWN_COUNTS = {"mawps": (238, 35), "boolq": (3270, 6), "openbookqa": (500, 23), "arc_easy": (2376, 7)}

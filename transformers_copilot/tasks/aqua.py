@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from .arithmetic import ArithmeticTask
-from .base import HubSource, Row
+from .hub_source import HubSource, Row
 
 
 def options_from_hub(row: Row) -> dict[str, Any]:

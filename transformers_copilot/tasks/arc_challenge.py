@@ -1,7 +1,7 @@
 """ARC-Challenge: the questions of school examinations that simple programs fail."""
 
-from .base import HubSource
 from .commonsense import ChoiceTask, school_from_hub
+from .hub_source import HubSource
 
 
 TASK = ChoiceTask(

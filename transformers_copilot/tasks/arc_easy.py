@@ -1,7 +1,7 @@
 """ARC-Easy: questions of school examinations, most with four choices."""
 
-from .base import HubSource
 from .commonsense import ChoiceTask, school_from_hub
+from .hub_source import HubSource
 
 
 TASK = ChoiceTask(

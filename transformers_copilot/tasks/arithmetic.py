@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..metrics import ChoiceAccuracy, ExactAnswer, OfflineMetric, as_number
-from .base import Question, QuestionTask, Row
+from .base import Question, QuestionTask
+from .hub_source import Row
 
 
 ANSWER_MARK = "####"

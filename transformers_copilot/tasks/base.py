@@ -14,37 +14,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..metrics import OfflineMetric
-
-
-Row = Mapping[str, Any]
-SPLITS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """Where a task lies on the Hub.
-
-    Args:
-        path (`str`): id of the data set.
-        name (`str`, *optional*): its configuration, if it has several.
-        revision (`str`, *optional*): branch, where the main one holds a loading script, which `datasets` no longer
-            runs.
-        splits (`dict[str, str]`): the data set's split for each of ours. Where the test answers are kept back, the
-            validation split is the test set, as in LLM-Adapters.
-    """
-
-    path: str
-    name: str | None = None
-    revision: str | None = None
-    splits: dict[str, str] = field(default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"})
-
-
-PARQUET_BRANCH = "refs/convert/parquet"
-TEST_IS_VALIDATION = {"train": "train", "test": "validation"}
+from .hub_source import HubSource, Row, no_conversion
 
 
 @dataclass(frozen=True)
@@ -66,18 +40,6 @@ class Question:
     rationale: str = ""
     choices: tuple[str, ...] = ()
     stem: str = ""
-
-
-def no_conversion(row: Row) -> dict[str, Any]:
-    """For data sets on the Hub whose rows have the local files' fields.
-
-    Args:
-        row (`dict`): a row.
-
-    Returns:
-        `dict`: no changes.
-    """
-    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,4 +199,4 @@ def letters_and_digits(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.lower())
 
 
-__all__ = ["HubSource", "Question", "QuestionTask", "Row", "SPLITS", "letters_and_digits", "no_conversion"]
+__all__ = ["Question", "QuestionTask", "letters_and_digits"]

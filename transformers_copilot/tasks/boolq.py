@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .base import TEST_IS_VALIDATION, HubSource, Question, Row
+from .base import Question
 from .commonsense import ChoiceTask
+from .hub_source import TEST_IS_VALIDATION, HubSource, Row
 
 
 def truth_from_hub(row: Row) -> dict[str, Any]:

@@ -40,7 +40,8 @@ QUESTION_TASKS: dict[str, QuestionTask] = {
     )
 }
 SEQUENCE_TASKS: dict[str, SequenceTask] = {module.TASK.name: module.TASK for module in (beauty, lastfm)}
-TASK_NAMES: tuple[str, ...] = (*QUESTION_TASKS, *SEQUENCE_TASKS)
+TASKS: dict[str, QuestionTask | SequenceTask] = {**QUESTION_TASKS, **SEQUENCE_TASKS}
+TASK_NAMES: tuple[str, ...] = tuple(TASKS)
 
 
 def check_names(names: tuple[str, ...] | list[str]) -> None:
@@ -57,4 +58,4 @@ def check_names(names: tuple[str, ...] | list[str]) -> None:
         raise ValueError(f"There is no task {', '.join(map(repr, unknown))}: the tasks are {', '.join(TASK_NAMES)}.")
 
 
-__all__ = ["QUESTION_TASKS", "SEQUENCE_TASKS", "TASK_NAMES", "check_names"]
+__all__ = ["QUESTION_TASKS", "SEQUENCE_TASKS", "TASKS", "TASK_NAMES", "check_names"]

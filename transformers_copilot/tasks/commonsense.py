@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..metrics import ChoiceAccuracy, OfflineMetric
-from .base import Question, QuestionTask, Row, letters_and_digits
+from .base import Question, QuestionTask, letters_and_digits
+from .hub_source import Row
 
 
 ASK_ANSWER = "Please choose the correct answer to the question: "

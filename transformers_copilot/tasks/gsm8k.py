@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from .arithmetic import ANSWER_MARK, ArithmeticTask
-from .base import HubSource, Row
+from .hub_source import HubSource, Row
 
 
 def solution_from_hub(row: Row) -> dict[str, Any]:

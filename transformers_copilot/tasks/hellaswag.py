@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .base import TEST_IS_VALIDATION, HubSource, Row
 from .commonsense import ChoiceTask
+from .hub_source import TEST_IS_VALIDATION, HubSource, Row
 
 
 def ending_from_hub(row: Row) -> dict[str, Any]:

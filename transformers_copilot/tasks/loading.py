@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, Value
 
 from .base import Question, QuestionTask, letters_and_digits
-from .catalogue import QUESTION_TASKS, SEQUENCE_TASKS, check_names
+from .catalogue import QUESTION_TASKS, SEQUENCE_TASKS, TASKS, check_names
 from .reading import Reader, hub_reader, local_file, local_reader
 from .sequences import SequenceTask
 from .task import RecommendationTask, Task
@@ -76,7 +76,7 @@ def _looked_for(folder: Path | None, name: str) -> str:
     """What is said where a task's test questions are missing."""
     if folder is None:
         return f"The data set of {name} has no split with its test questions."
-    path = local_file(folder, {**QUESTION_TASKS, **SEQUENCE_TASKS}[name], "test")
+    path = local_file(folder, TASKS[name], "test")
     return f"No test questions for {name}: there is no file {path}. Without `data_dir` the Hub is read."
 
 

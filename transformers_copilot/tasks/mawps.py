@@ -1,7 +1,7 @@
 """MAWPS: word problems of one or two steps with an equation for each."""
 
 from .arithmetic import ArithmeticTask, equation_from_hub
-from .base import HubSource
+from .hub_source import HubSource
 
 
 TASK = ArithmeticTask(

@@ -1,7 +1,7 @@
 """OpenBookQA: elementary science with four choices, asked without the book's facts."""
 
-from .base import HubSource
 from .commonsense import ChoiceTask, school_from_hub
+from .hub_source import HubSource
 
 
 TASK = ChoiceTask(

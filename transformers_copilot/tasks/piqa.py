@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .base import PARQUET_BRANCH, TEST_IS_VALIDATION, HubSource, Row
 from .commonsense import ChoiceTask
+from .hub_source import PARQUET_BRANCH, TEST_IS_VALIDATION, HubSource, Row
 
 
 def goal_from_hub(row: Row) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from datasets import load_dataset
 
-from .base import HubSource, QuestionTask
+from .base import QuestionTask
+from .hub_source import HubSource
 from .sequences import SequenceTask
 
 
@@ -110,11 +111,21 @@ def hub_reader(dataset_name: str | None = None) -> Reader:
         name = next((name for name in (source.splits.get(split), split) if name in parts), None)
         if name is None or (dataset_name is None and split not in source.splits):
             return None
-        return [
-            (f"{source.path}[{name}][{index}]", {**row, **task.from_hub(row)}) for index, row in enumerate(parts[name])
-        ]
+        rows = ((f"{source.path}[{name}][{index}]", row) for index, row in enumerate(parts[name]))
+        return [(where, _local_form(task, row, where)) for where, row in rows]
 
     return read
+
+
+def _local_form(task: QuestionTask | SequenceTask, row: dict[str, Any], where: str) -> dict[str, Any]:
+    """A row with the local files' fields."""
+    try:
+        return {**row, **task.from_hub(row)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: not a row of {task.name} as its usual data set has them ({type(error).__name__}: {error}); its "
+            f"fields are {', '.join(row)}."
+        ) from error
 
 
 def _load(name: str, source: HubSource) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..metrics import OfflineMetric, Recommendations
-from .base import HubSource, Row
+from .hub_source import HubSource, Row
 
 
 TRAIN_TARGETS = ("all", "last")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .base import PARQUET_BRANCH, TEST_IS_VALIDATION, HubSource, Row
 from .commonsense import ChoiceTask
+from .hub_source import PARQUET_BRANCH, TEST_IS_VALIDATION, HubSource, Row
 
 
 def situation_from_hub(row: Row) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def situation_from_hub(row: Row) -> dict[str, Any]:
         return {}
     choices = [row["answerA"], row["answerB"], row["answerC"]]
     question = f"{row['context']} {row['question']}"
-    return {"question": question, "choices": choices, "answer_label": f"answer{row['label']}"}
+    return {"question": question, "choices": choices, "answer_label": f"answer{str(row['label']).strip()}"}
 
 
 TASK = ChoiceTask(

@@ -1,7 +1,7 @@
 """SVAMP: word problems of one step, reworded to mislead. It has a test set only: train on others, such as MAWPS."""
 
 from .arithmetic import ArithmeticTask, equation_from_hub
-from .base import HubSource
+from .hub_source import HubSource
 
 
 TASK = ArithmeticTask(
