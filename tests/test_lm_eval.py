@@ -147,16 +147,14 @@ def test_the_copilot_counts_in_the_harness(tmp_path: Path, monkeypatch: pytest.M
     assert together[0]["filtered_resps"][0][0] != pytest.approx(expected, abs=1e-2)
 
 
-def run_harness(*arguments: str, home: Path) -> str:
+def run_harness(module: str, *arguments: str, home: Path) -> str:
+    """Run a command line in a process of its own; the harness's own one is not told where this package lies."""
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = "" if module == "lm_eval" else str(ROOT)
     done = subprocess.run(
-        [sys.executable, "-m", "transformers_copilot.lm_eval", *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "HF_HOME": str(home),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        },
+        [sys.executable, "-m", module, *arguments],
+        cwd=home.parent,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -167,17 +165,23 @@ def run_harness(*arguments: str, home: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "t5"])
-def test_command_line(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "module"),
+    [("llama", "transformers_copilot.lm_eval"), ("t5", "transformers_copilot.lm_eval"), ("llama", "lm_eval")],
+)
+def test_command_line(family: str, module: str, tmp_path: Path) -> None:
     pair, tokenizer = make_model(family)
-    folder = write_tasks(tmp_path / "tasks", own_replies(pair, tokenizer, 8))
     pair.save_pretrained(tmp_path / "pair")
     tokenizer.save_pretrained(tmp_path / "pair")
-    backend = ",backend=seq2seq" if family == "t5" else ""
+    pair.config.copilot_weight = 0.5  # given to the harness, too
+    folder = write_tasks(tmp_path / "tasks", own_replies(pair, tokenizer, 8))
+    options = "copilot_weight=0.5" + (",backend=seq2seq" if family == "t5" else "")
+    code = ["--trust_remote_code"] if module == "lm_eval" else []  # what the pair was saved with
     printed = run_harness(
-        *("run", "--model", "hf", "--model_args", f"pretrained={tmp_path / 'pair'}{backend}", "--device", "cpu"),
+        module,
+        *("run", "--model", "hf", "--model_args", f"pretrained={tmp_path / 'pair'},{options}", "--device", "cpu"),
         *("--tasks", "pair_choices,pair_replies", "--include_path", str(folder), "--batch_size", "8"),
-        *("--output_path", str(tmp_path / "out"), "--log_samples"),
+        *("--output_path", str(tmp_path / "out"), "--log_samples", *code),
         home=tmp_path / "home",
     )
     assert "pair_choices" in printed and "pair_replies" in printed

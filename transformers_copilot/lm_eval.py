@@ -3,8 +3,8 @@
     python -m transformers_copilot.lm_eval run --model hf --model_args pretrained=outputs/mawps --tasks arc_easy
 
 It is `lm_eval` itself, which would not know a pair's model type, since it imports no packages of its users. A
-checkpoint that was saved with its code needs no more than `lm_eval … --trust_remote_code`. An encoder-decoder pair
-also needs `backend=seq2seq` among the model arguments; `copilot_weight=0` there gives the Pilot alone.
+checkpoint with its code beside it needs no more than `lm_eval run … --trust_remote_code`. An encoder-decoder pair also
+needs `backend=seq2seq` among the model arguments; `copilot_weight=0` there gives the Pilot alone.
 """
 
 from __future__ import annotations
