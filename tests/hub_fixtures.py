@@ -39,11 +39,11 @@ def report(**values):
     file.write_text(json.dumps({**found, **values}))
 
 def error_of(call, *args, **kwargs):
-    """Type and text of what a call raises, or None."""
+    """Type, text and notes of what a call raises, or None."""
     try:
         call(*args, **kwargs)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return "\\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
     return None
 
 def no_waiting():

@@ -236,12 +236,12 @@ class HubHandler(BaseHTTPRequestHandler):
         objects = []
         for asked in json.loads(self.body)["objects"]:
             oid = asked["oid"]
-            upload = {"href": f"{self.server.url}/lfs/{oid}"}
+            upload = {"href": f"{self.server.url}/{id}/lfs/{oid}"}
             actions = {} if oid in self.server.store.uploads else {"actions": {"upload": upload}}
             objects.append({"oid": oid, "size": asked["size"], **actions})
         self.send_json({"transfer": "basic", "objects": objects})
 
-    def lfs_upload(self, oid: str) -> None:
+    def lfs_upload(self, kind: str, id: str, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise HubError(400, "the content is not what was announced")
         self.server.store.uploads[oid] = self.body
@@ -293,7 +293,7 @@ ROUTES = [
     ("POST", rf"{API}/preupload/{REVISION}", "preupload"),
     ("POST", rf"{API}/commit/{REVISION}", "commit"),
     ("POST", rf"{FILE_PREFIX}\.git/info/lfs/objects/batch", "lfs_batch"),
-    ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_upload"),
+    ("PUT", rf"/{NAME}/lfs/(?P<oid>[0-9a-f]{{64}})", "lfs_upload"),
     ("GET", rf"{FILE_PREFIX}/resolve/{REVISION}/(?P<path>.+)", "resolve_file"),
 ]
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import transformers_copilot
 from hub_fixtures import Hub, Ran, run_in_process
+
+import transformers_copilot
 
 
 PUSH = """
@@ -40,7 +41,8 @@ if WITH_PACKAGE:
     import transformers_copilot
 else:
     more["trust_remote_code"] = True
-    refusals = [error_of(auto.from_pretrained, f"{user}/pair") for auto in (AutoModel, AutoModelForCausalLM, AutoConfig)]
+    kinds = (AutoModel, AutoModelForCausalLM, AutoConfig)
+    refusals = [error_of(kind.from_pretrained, f"{user}/pair") for kind in kinds]
     refusals += [error_of(AutoModel.from_pretrained, f"{user}/pair", trust_remote_code=False)]
     report(refusals=refusals, fetched=[str(p) for p in pathlib.Path("hf").rglob("*.py")])
 differences = {}

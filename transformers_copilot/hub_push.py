@@ -1,4 +1,4 @@
-"""Uploading a folder as one commit: all of it arrives, or none."""
+"""Uploading as one commit: all of it arrives, or none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,26 @@ _ADVICE = {
 }
 
 
+@cache
 def hub_api() -> HfApi:
-    """The client, which tells the Hub this package's name and version."""
+    """The client, which tells the Hub this package's name and version. One for all: its jobs run in their order."""
     return HfApi(library_name="transformers_copilot", library_version=__version__)
 
 
-def push_folder(
-    folder: str | Path,
+def files_of(folder: str | Path) -> dict[str, Path]:
+    """A folder's files by the names that they have in a repository.
+
+    Args:
+        folder (`str` or `Path`): the folder; those inside it count too.
+
+    Returns:
+        `dict[str, Path]`
+    """
+    return {file.relative_to(folder).as_posix(): file for file in sorted(Path(folder).rglob("*")) if file.is_file()}
+
+
+def push_files(
+    files: dict[str, Path],
     repo_id: str,
     *,
     commit_message: str,
@@ -42,10 +56,10 @@ def push_folder(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
-    """Upload a folder's files in one commit, and delete weights that an earlier push stored in other files.
+    """Upload files in one commit, and delete weights that an earlier push stored in other files.
 
     Args:
-        folder (`str` or `Path`): what to upload; folders inside it too.
+        files (`dict[str, Path]`): what to upload, by its name in the repository.
         repo_id (`str`): a repository that exists.
         commit_message (`str`): the commit's title.
         commit_description (`str`, *optional*): more about it.
@@ -59,9 +73,9 @@ def push_folder(
     api = hub_api()
     if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
         api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(Path(folder).rglob("*")) if file.is_file()}
     present = api.list_repo_files(repo_id, revision=revision, token=token)
-    stale = [name for name in present if _WEIGHTS.fullmatch(name) and name not in files]
+    has_weights = any(_WEIGHTS.fullmatch(name) for name in files)
+    stale = [name for name in present if has_weights and _WEIGHTS.fullmatch(name) and name not in files]
     return api.create_commit(
         repo_id,
         [
@@ -74,6 +88,20 @@ def push_folder(
         revision=revision,
         create_pr=create_pr,
     )
+
+
+def push_folder(folder: str | Path, repo_id: str, **commit: Any) -> CommitInfo:
+    """Upload a folder; see [`push_files`].
+
+    Args:
+        folder (`str` or `Path`): what to upload.
+        repo_id (`str`): a repository that exists.
+        **commit: as [`push_files`] takes them.
+
+    Returns:
+        `CommitInfo`
+    """
+    return push_files(files_of(folder), repo_id, **commit)
 
 
 @contextmanager
@@ -115,4 +143,4 @@ def push_pair(pair: Any, repo_id: str, tokenizer: Any, options: dict[str, Any]) 
         return push_folder(folder, repo_id, **options)
 
 
-__all__ = ["hub_api", "push_errors_explained", "push_folder", "push_pair"]
+__all__ = ["files_of", "hub_api", "push_errors_explained", "push_files", "push_folder", "push_pair"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
+from .load_errors import load_errors_explained
 from .package_part import package_part
 from .weight_files import check_weight_files
 
@@ -38,9 +39,10 @@ class PairHubMixin(_ModelBase):
             OSError: a file of it is missing or can't be reached.
         """
         source = pretrained_model_name_or_path
-        check_weight_files(source, kwargs.get("config"), kwargs)
-        kwargs["use_safetensors"] = True
-        model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        with load_errors_explained(source):
+            check_weight_files(source, kwargs.get("config"), kwargs)
+            kwargs["use_safetensors"] = True
+            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         missing = sorted(key for key in info["missing_keys"] if key.startswith("pilot."))
         if missing:
             raise ValueError(

@@ -19,11 +19,12 @@ from .pilot_fingerprint import pair_fingerprint
 from .trainer_callback_copilot import MistakeLogCallback, rows_writer
 from .trainer_card import CopilotCardMixin
 from .trainer_checkpoints import CopilotCheckpointsMixin
+from .trainer_hub import CopilotHubMixin
 from .trainer_metrics import CopilotMetricsMixin
 from .training_args_copilot import CopilotArguments
 
 
-class CopilotTrainerMixin(CopilotCardMixin, CopilotMetricsMixin, CopilotCheckpointsMixin):
+class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin, CopilotCheckpointsMixin):
     """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
 
     One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
