@@ -16,7 +16,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv style quality test test-slow demo demo-smollm2 benchmark clean
+.PHONY: help venv style quality test test-slow demo demo-smollm2 benchmark bench bench-quick clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,15 @@ demo-smollm2: $(SMOLLM2_STAMP)  ## SmolLM2-135M on MAWPS from DATA_DIR: under 60
 
 benchmark: $(STAMP)  ## Time and memory of the pair, as ratios to the Pilot alone
 	$(PY) benchmarks/speed.py
+
+bench: $(SMOLLM2_STAMP)  ## All experiments of docs/results.md that are not finished yet, from DATA_DIR: many hours; stop it at will
+	$(PY) examples/smollm2.py --output_dir build/smollm2
+	$(PY) benchmarks/run.py benchmarks/experiments/*.yaml --data_dir $(DATA_DIR)
+	$(PY) benchmarks/render.py
+
+bench-quick: $(SMOLLM2_STAMP)  ## Some rows of docs/results.md again: inside their intervals? Under 15 minutes
+	$(PY) examples/smollm2.py --output_dir build/smollm2
+	$(PY) benchmarks/quick.py --data_dir $(DATA_DIR)
 
 clean:  ## Remove what the targets above made, .venv included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

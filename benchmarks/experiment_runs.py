@@ -126,12 +126,11 @@ class Runner:
         if pair is None:
             raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
         blocks, training = 0, dict(self.spec.training)
+        factor = max(1.0, pair["seconds"]["training"] / pair["seconds"]["pilot_alone"])
         if name == "longer":
-            factor = max(1.0, pair["seconds"]["training"] / pair["seconds"]["pilot_alone"])
-            if self.spec.task == "sums":  # fresh questions, as many as the time allows
-                place.data.train = load_data(with_train(self.spec, factor), self.data_dir, place.seed).train
-            else:
-                training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
+            training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
+        elif name == "fresh":
+            place.data.train = load_data(with_train(self.spec, factor), self.data_dir, place.seed).train
         elif name == "blocks":
             weights = pair["weights"]["pair"] - pair["weights"]["pilot"]
             blocks = blocks_of_size(self.spec, place.data, weights)

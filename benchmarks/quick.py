@@ -1,0 +1,89 @@
+"""Rerun a few rows of the results and see whether they land inside the reported intervals.
+
+    python benchmarks/quick.py --data_dir ../shared/data
+
+The rows are those of `benchmarks/quick.yaml`, chosen to take under 15 minutes. Nothing is added to the results.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from experiment_runs import Runner
+from experiment_spec import read_experiment
+from experiment_statistics import compare
+from experiment_store import ResultStore
+from transformers.utils import logging
+
+
+HERE = Path(__file__).parent
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Args:
+        arguments: The command line without the program's name; the process's own if none is given.
+
+    Returns:
+        The options.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", help="folder with the tasks' files; the Hub where none is given")
+    parser.add_argument("--rows", type=Path, default=HERE / "quick.yaml", help="which runs to make again")
+    parser.add_argument("--experiments", type=Path, default=HERE / "experiments", help="folder of the experiments")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the reported results")
+    parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    return parser.parse_args(arguments)
+
+
+def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool:
+    """Make one run again.
+
+    Args:
+        row: `experiment`, `seed` and `name` of the run.
+        options: The command line's options.
+        build: An empty folder.
+
+    Returns:
+        Whether its gain lies within the reported 95 % interval, that of all seeds.
+
+    Raises:
+        ValueError: The row has no reported result.
+    """
+    reported = compare(ResultStore(options.results / f"{row['experiment']}.jsonl").read(), row["name"]).gain()
+    spec = read_experiment(options.experiments / f"{row['experiment']}.yaml")
+    store = ResultStore(build / "again.jsonl")
+    Runner(spec, store, build, options.data_dir).run(row["seed"], row["name"])
+    again = compare([line for line in store.read() if line["experiment"] == spec.experiment], row["name"]).gain()
+    inside = reported.low <= again.mean <= reported.high
+    print(
+        f"{row['experiment']}, seed {row['seed']}, {row['name']}: gain {again.mean:+.4f}, reported {reported.mean:+.4f} "
+        f"[{reported.low:+.4f}, {reported.high:+.4f}]: {'inside' if inside else 'OUTSIDE'}",
+        flush=True,
+    )
+    return inside
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the rows again; the exit status is 1 where one lands outside.
+
+    Args:
+        arguments: The command line without the program's name.
+    """
+    options = parse_arguments(arguments)
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows = yaml.safe_load(options.rows.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        inside = [check(row, options, Path(folder)) for row in rows]
+    sys.exit(0 if all(inside) else 1)
+
+
+if __name__ == "__main__":
+    main()
