@@ -61,11 +61,9 @@ def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool
     Runner(spec, store, build, options.data_dir).run(row["seed"], row["name"])
     again = compare([line for line in store.read() if line["experiment"] == spec.experiment], row["name"]).gain()
     inside = reported.low <= again.mean <= reported.high
-    print(
-        f"{row['experiment']}, seed {row['seed']}, {row['name']}: gain {again.mean:+.4f}, reported {reported.mean:+.4f} "
-        f"[{reported.low:+.4f}, {reported.high:+.4f}]: {'inside' if inside else 'OUTSIDE'}",
-        flush=True,
-    )
+    known = f"reported {reported.mean:+.4f} [{reported.low:+.4f}, {reported.high:+.4f}]"
+    label = f"{row['experiment']}, seed {row['seed']}, {row['name']}"
+    print(f"{label}: gain {again.mean:+.4f}, {known}: {'inside' if inside else 'OUTSIDE'}", flush=True)
     return inside
 
 
