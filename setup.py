@@ -39,6 +39,7 @@ EXTRAS = {
         "ruff>=0.17,<0.18",  # the formatter's style changes with minor releases
         "scikit-learn>=1.7,<2",  # metrics are checked against it
         "torchao>=0.18,<1",  # quantized Pilots are tested with it
+        "selenium>=4.30,<5",  # the report is opened in Chromium, where there is one
         "tensorboard>=2.19,<3",  # live logging is tested on it
         "trl>=1.10,<2",  # CopilotTrainerMixin is tested on SFTTrainer
     ],
@@ -55,12 +56,17 @@ setup(
     keywords="transformers fine-tuning generation error-correction pytorch",
     packages=[
         "transformers_copilot",
+        "transformers_copilot.commands",
         "transformers_copilot.metrics",
         "transformers_copilot.tasks",
         "transformers_copilot.model_cards",
     ],
     package_dir={"transformers_copilot.model_cards": "model_cards"},  # the template of cards
-    package_data={"transformers_copilot": ["py.typed"], "transformers_copilot.model_cards": ["README_TEMPLATE.md"]},
+    package_data={
+        "transformers_copilot": ["py.typed", "templates/*"],
+        "transformers_copilot.model_cards": ["README_TEMPLATE.md"],
+    },
+    entry_points={"console_scripts": ["transformers-copilot=transformers_copilot.commands.main:main"]},
     python_requires=">=3.11",  # as transformers 5.23
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

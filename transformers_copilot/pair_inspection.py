@@ -92,7 +92,8 @@ def inspect_pair(
         # The token that is predicted stands one further in a decoder-only Pilot's input.
         place = positions if pair.config.is_encoder_decoder else positions + 1
         rectified = rectify(logits, correction, weight, pair.config.fusion)
-        parts.append(_token_table(logits, rectified, true).assign(item=(rows + start).cpu(), position=place.cpu()))
+        table = _token_table(logits, rectified, true)
+        parts.append(table.assign(item=(rows + start).cpu().numpy(), position=place.cpu().numpy()))
     pair.train(was_training)
     tokens = pd.concat(parts, ignore_index=True)
     if not len(tokens):

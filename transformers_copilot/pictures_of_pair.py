@@ -164,7 +164,7 @@ def layers_of_token(view: LayerView, tokens: TokenTexts, theme: Theme = LIGHT, m
     heat = np.array([[probability for _, probability in row] for _, row in rows])
     with drawn(theme, 1.15 * width + 1.8, 0.34 * len(rows) + 0.9) as figure:
         axes = figure.add_subplot()
-        image = axes.imshow(heat, cmap="Blues" if theme.name == "light" else "cividis", vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(heat, cmap="Blues" if theme.name == "light" else "bone", vmin=0, vmax=1, aspect="auto")
         for row, (_, likeliest) in enumerate(rows):
             for place, (token, probability) in enumerate(likeliest):
                 label = f"{short_name(tokens, token, 10)}  {100 * probability:.0f}%"

@@ -14,6 +14,7 @@ from tokenizers import pre_tokenizers
 TOKEN_CLASSES = ("digit", "word", "punctuation", "end", "other")
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡"}
 _REFERENCE = "a"
+_DIRECTION = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
 
 
 class TokenTexts:
@@ -151,6 +152,23 @@ def visible(text: str) -> str:
     return "␣" * ends[0] + "".join(_seen(character) for character in inner) + "␣" * ends[1]
 
 
+def printable(text: str) -> str:
+    """Running text without characters that a page or a terminal would obey: control characters, lone surrogates and
+    the marks that turn the direction of what follows are shown as [`visible`] shows them. Line ends stay.
+
+    Args:
+        text (`str`): any text.
+
+    Returns:
+        `str`
+    """
+    return "".join(c if c == "\n" or (c not in _DIRECTION and _harmless(c)) else _seen(c) for c in text)
+
+
+def _harmless(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
+
+
 def _seen(character: str) -> str:
     if character == " ":
         return " "
@@ -182,4 +200,4 @@ def _bytes_of(raw: str) -> str:
     return bytes(letters[letter] for letter in raw).decode("utf-8", errors="backslashreplace")
 
 
-__all__ = ["TOKEN_CLASSES", "TokenTexts", "visible"]
+__all__ = ["TOKEN_CLASSES", "TokenTexts", "printable", "visible"]

@@ -1,0 +1,85 @@
+"""`transformers-copilot report`: one page that shows a run's mistakes."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from dataclasses import fields
+from typing import Any
+
+from ..report import LookAt, write_report
+from ..run_folder import RunFolder
+from ..tasks.answering import encode_items
+from .data import DataArguments, load_own_data, load_task_data
+from .models import load_tokenizer
+from .terminal import quiet_libraries, say
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="transformers-copilot report",
+        formatter_class=RawDescriptionHelpFormatter,
+        description="Write one HTML file that shows where a run's model goes wrong, whether it learns from it, and what "
+        "its Copilot changes. It needs no network, neither now nor when it is opened.",
+        epilog="examples:\n  transformers-copilot report runs/mawps -o report.html\n"
+        "  transformers-copilot report runs/mawps --task mawps --data_dir data   (the pair is looked at on test "
+        "questions)",
+    )
+    parser.add_argument("run_folder", help="The output_dir of a training run, or one of its checkpoints.")
+    parser.add_argument("-o", "--output", default="report.html", help="The file to write (default: report.html).")
+    parser.add_argument("--tokenizer", help="Id or folder of the tokenizer, where the run's folder has none.")
+    parser.add_argument("--texts", type=int, default=16, help="Texts that the pair is looked at on (default: 16).")
+    parser.add_argument("--no_pair", action="store_true", help="Leave the pair out: only the log is read, fast.")
+    for option in ("task", "data_dir", "dataset"):
+        parser.add_argument(f"--{option}", help="Test questions to look at the pair on; see `evaluate --help`.")
+    for option in ("prompt_column", "target_column"):
+        parser.add_argument(f"--{option}", default=option.partition("_")[0], help="Columns of --dataset.")
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments (list of `str`): the words after `report`.
+
+    Returns:
+        `int`: the exit code.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.texts < 1:
+        parser.error("--texts must be at least 1")
+    progress = quiet_libraries()
+    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
+    look_at = None
+    if options.task or options.dataset:
+        folder = RunFolder.read(options.run_folder)
+        tokenizer = tokenizer or load_tokenizer(str(folder.tokenizer or folder.path))
+        look_at = _texts(options, tokenizer, bool(folder.config.get("is_encoder_decoder")))
+    made = write_report(
+        options.run_folder,
+        options.output,
+        tokenizer=tokenizer,
+        look_at=look_at,
+        most_texts=options.texts,
+        with_pair=not options.no_pair,
+        progress=progress,
+    )
+    say(f"{made} ({made.stat().st_size / 1e6:.1f} MB): open it in a browser.")
+    return 0
+
+
+def _texts(options: Any, tokenizer: Any, seq2seq: bool) -> LookAt:
+    names = {item.name for item in fields(DataArguments)}
+    given = DataArguments(**{name: value for name, value in vars(options).items() if name in names})
+    data = load_task_data(given) or load_own_data(given, "test")
+    test = data.test
+    if test is None:
+        raise ValueError(f"{data.name} has no test questions.")
+    rows = test.take(min(options.texts, len(test)))
+    texts = list(zip(rows["prompt"][:], rows["target"][:], strict=True))
+    items, _ = encode_items(tokenizer, texts, 100_000, seq2seq)
+    return LookAt(f"test questions of {data.name}", items)
+
+
+__all__ = ["run"]

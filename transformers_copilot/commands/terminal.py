@@ -1,0 +1,104 @@
+"""What the commands print: tables, marks for changed tokens, and nothing coloured or moving where no one looks on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import TextIO
+
+from transformers.utils import logging
+
+
+def is_terminal(stream: TextIO = sys.stdout) -> bool:
+    """Whether somebody looks on.
+
+    Args:
+        stream: where it is printed.
+
+    Returns:
+        `bool`
+    """
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def uses_colour(stream: TextIO = sys.stdout) -> bool:
+    """Whether colour may be printed: in a terminal, unless `NO_COLOR` is set.
+
+    Args:
+        stream: where it is printed.
+
+    Returns:
+        `bool`
+    """
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def quiet_libraries() -> bool:
+    """Keep libraries' notes and, where no one looks on, their progress bars out of the output.
+
+    Returns:
+        `bool`: whether progress is to be shown.
+    """
+    logging.set_verbosity_error()
+    shown = is_terminal(sys.stderr)
+    if not shown:
+        logging.disable_progress_bar()
+    return shown
+
+
+def say(*lines: str) -> None:
+    """Print lines at once.
+
+    Args:
+        *lines (`str`): the lines.
+    """
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line; the first to the left, the others to the right.
+
+    Args:
+        head (sequence of `str`): the columns' names.
+        rows (sequence of sequences of `str`): the cells.
+
+    Returns:
+        `str`
+    """
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    made = []
+    for line in lines:
+        cells = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        made.append("  ".join([line[0].ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(made)
+
+
+def marked_changes(before: Sequence[str], after: Sequence[str], colour: bool) -> str:
+    """A text with what is other than in another one marked.
+
+    Args:
+        before (sequence of `str`): the other text's tokens.
+        after (sequence of `str`): this text's tokens.
+        colour (`bool`): mark by colour; else as `[-old-]{+new+}`.
+
+    Returns:
+        `str`
+    """
+    parts = []
+    for kind, old_from, old_to, new_from, new_to in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        old, new = "".join(before[old_from:old_to]), "".join(after[new_from:new_to])
+        if kind == "equal":
+            parts.append(new)
+        elif colour:
+            parts += [f"\033[9;31m{old}\033[0m" if old else "", f"\033[1;32m{new}\033[0m" if new else ""]
+        else:
+            parts += [f"[-{old}-]" if old else "", f"{{+{new}+}}" if new else ""]
+    return "".join(parts)
+
+
+__all__ = ["is_terminal", "marked_changes", "quiet_libraries", "say", "table", "uses_colour"]
