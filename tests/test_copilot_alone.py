@@ -175,6 +175,8 @@ def test_what_holds_no_copilot_alone(saved, tmp_path, tiny_pilot, tiny_pair):
         PilotCopilotForCausalLM.from_pretrained(saved)
     with pytest.raises(OSError, match="nowhere"):
         PilotCopilotForCausalLM.from_copilot(str(tmp_path / "nowhere"))
+    with pytest.raises(OSError, match="someone/copilot, given for the Copilot, could not be read"):
+        PilotCopilotForCausalLM.from_copilot("someone/copilot")  # the tests' processes have no network
     # A model of the family is still what layers are copied from.
     pair = PilotCopilotForCausalLM.from_pilot(tiny_pilot("llama"), copilot=str(tmp_path / "pilot"))
     assert torch.equal(pair.copilot.correction_head.weight, torch.zeros_like(pair.copilot.correction_head.weight))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FOLDER = "{part}_adapter"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."  # what PEFT puts before a model's names in its files
 
 
 def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> None:
@@ -34,7 +35,9 @@ def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> 
     # The base weights lie beside it or in the Pilot's own repository, so embeddings are never needed here.
     state = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / _WEIGHTS, {"format": "pt"})
+    save_file(
+        {_PREFIX + key: tensor.contiguous() for key, tensor in state.items()}, folder / _WEIGHTS, {"format": "pt"}
+    )
     config = copy.deepcopy(model.peft_config[name])
     # A Hub id or nothing: PEFT would write the folder that the Pilot was loaded from.
     config.base_model_name_or_path = pair.config.pilot_name_or_path if part == "pilot" else None
@@ -87,7 +90,8 @@ def load_adapter(pair: PilotCopilotPreTrainedModel, part: str, name: str, source
     peft, model = peft_library(), getattr(pair, part)
     hub = {**hub, "subfolder": str(Path(hub.get("subfolder") or "") / ADAPTER_FOLDER.format(part=part))}
     file = cached_file(source, _CONFIG, **hub)
-    weights = load_file(cached_file(source, _WEIGHTS, **hub))
+    stored = load_file(cached_file(source, _WEIGHTS, **hub))
+    weights = {key.removeprefix(_PREFIX): tensor for key, tensor in stored.items()}
     put_adapter(pair, part, peft.PeftConfig.from_pretrained(str(Path(file).parent)), name)
     expected = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     wrong = sorted(expected.keys() ^ weights.keys())

@@ -21,6 +21,7 @@ from .adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
 from .adapters import adapter_names, plain_state
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS
+from .model_card import publishable
 from .pilot_fingerprint import (
     differences,
     pair_fingerprint,
@@ -137,7 +138,10 @@ class CopilotCheckpoint:
         hub = {name: options[name] for name in _HUB_KEYWORDS if name in options}
         where = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
         revision = resolve_revision(copilot, revision, **where)  # one commit for every file
-        found, _ = PreTrainedConfig.get_config_dict(copilot, revision=revision, **hub)
+        try:
+            found, _ = PreTrainedConfig.get_config_dict(copilot, revision=revision, **hub)
+        except OSError as error:
+            raise OSError(f"{copilot}, given for the Copilot, could not be read: {error}") from error
         model_type = found.get("model_type")
         if model_type in ("pilot_copilot", "pilot_copilot_seq2seq"):
             raise ValueError(
@@ -265,12 +269,13 @@ def write_copilot(
         if tokenizer is not None
         else tokenizer_hash_of(pair.pilot.name_or_path, pair.config.pilot_revision)
     )
+    fit = pair.config.copilot_weight_fit
     pairing = Pairing(
         pilot_name_or_path=name,
         pilot_revision=revision,
         fingerprint={**pair_fingerprint(pair), "tokenizer_hash": spelling},
         options=pair.config.option_values(),
-        copilot_weight_fit=pair.config.copilot_weight_fit,
+        copilot_weight_fit=fit and {**fit, "set_name": publishable(fit.get("set_name"))},
         adapters=adapter_names(pair) if with_adapters else {},
         transformers_copilot_version=__version__,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .package_part import package_part
-from .quantization import check_saveable
+from .quantization import check_saveable, is_quantized
 
 
 if TYPE_CHECKING:
@@ -190,6 +190,9 @@ class PairSavingMixin(_PairBase):
             ValueError: the Pilot was quantized in a way that cannot be saved.
         """
         check_saveable(self)
+        if is_quantized(self.pilot):
+            # transformers 5.23 cannot turn the names of a quantized checkpoint that it loaded back.
+            kwargs.setdefault("save_original_format", False)
         self.config.adapters = None
         if not (self.pilot._hf_peft_config_loaded or self.copilot._hf_peft_config_loaded):
             super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
