@@ -18,8 +18,8 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="transformers-copilot report",
         formatter_class=RawDescriptionHelpFormatter,
-        description="Write one HTML file that shows where a run's model goes wrong, whether it learns from it, and what "
-        "its Copilot changes. It needs no network, neither now nor when it is opened.",
+        description="Write one HTML file that shows where a run's model goes wrong, whether it learns from it, and "
+        "what its Copilot changes. It needs no network, neither now nor when it is opened.",
         epilog="examples:\n  transformers-copilot report runs/mawps -o report.html\n"
         "  transformers-copilot report runs/mawps --task mawps --data_dir data   (the pair is looked at on test "
         "questions)",
