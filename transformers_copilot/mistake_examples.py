@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from .mistake_counters import RoundSpan
 from .mistake_rows import MistakeSource, row_streams, sequence_starts, whole_sequences
@@ -132,6 +133,23 @@ def collect_examples(
     return found
 
 
+def sequences_of(table: pa.Table, most: int) -> list[LoggedSequence]:
+    """The first sequences of a table of rows that have a reply.
+
+    Args:
+        table (`pyarrow.Table`): rows in the log's order.
+        most (`int`): how many.
+
+    Returns:
+        list of [`LoggedSequence`]
+    """
+    frame = table.to_pandas()
+    if not len(frame):
+        return []
+    begins = np.append(np.flatnonzero(sequence_starts(frame)), len(frame))
+    return _cut(frame, begins)[:most]
+
+
 def _cut(frame: pd.DataFrame, begins: np.ndarray) -> list[LoggedSequence]:
     """The sequences between consecutive beginnings that have a reply."""
     pairs = zip(begins[:-1], begins[1:], strict=True)
@@ -170,4 +188,4 @@ def _example(row: Any, before: list[int]) -> MistakeInText:
     )
 
 
-__all__ = ["LogExamples", "LoggedSequence", "MistakeInText", "collect_examples"]
+__all__ = ["LogExamples", "LoggedSequence", "MistakeInText", "collect_examples", "sequences_of"]

@@ -9,9 +9,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from .mistake_live import live_statistics, token_texts_of
 from .mistake_log import MistakeLog
 from .mistake_record import MistakeRecord
 from .mistake_rows import MistakeRowsWriter
+from .token_text import TokenTexts
 
 
 logger = logging.get_logger(__name__)
@@ -38,6 +40,8 @@ class MistakeLogCallback(TrainerCallback):
         self.log = log
         self.after_commit = after_commit
         self.rows = rows
+        self._tokens: TokenTexts | None = None
+        self._next_shown = 0
         self._pending: list[MistakeRecord] = []
         self._seen = False
 
@@ -57,9 +61,12 @@ class MistakeLogCallback(TrainerCallback):
         """Make the files of rows ready; those of rounds after a checkpoint that is resumed from go.
 
         Args:
-            args, control, **kwargs: the Trainer's; not used.
+            args, control: the Trainer's; not used.
             state (`TrainerState`): where training stands.
+            **kwargs: the Trainer's; its tokenizer tells the kinds of tokens for the statistics.
         """
+        self._tokens = token_texts_of(kwargs.get("processing_class"))
+        self._next_shown = state.global_step
         if self.rows is not None:
             self.rows.start(state.global_step)
 
@@ -112,10 +119,11 @@ class MistakeLogCallback(TrainerCallback):
             self.after_commit()
 
     def statistics(self) -> dict[str, float]:
-        """What `Trainer.log` shows of the log.
+        """What `Trainer.log` shows of the log, and sends to what `report_to` names.
 
         Returns:
-            `dict`: rounds and megabytes kept, and rounds skipped if any were.
+            `dict`: rounds and megabytes kept, rounds skipped if any were, and of the rounds since it was last asked
+            for the mean size of a mistake, the share of wrong tokens, and the mean size by kind of token.
         """
         numbers: dict[str, float] = {
             "mistake_log_rounds": len(self.log),
@@ -123,6 +131,9 @@ class MistakeLogCallback(TrainerCallback):
         }
         if self.log.skipped_rounds:
             numbers["mistake_log_skipped_rounds"] = self.log.skipped_rounds
+        if len(self.log):
+            numbers |= live_statistics(self.log, self._next_shown, self._tokens)
+            self._next_shown = self.log.round_numbers[-1] + 1
         return numbers
 
     def save(self, folder: str | Path, rank: int) -> None:

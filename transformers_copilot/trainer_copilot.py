@@ -11,6 +11,7 @@ from transformers import Seq2SeqTrainer, Trainer
 from .held_out import HeldOutCollator, hold_out
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
+from .mistake_live import MistakePicturesCallback
 from .mistake_log import MistakeLog, check_fingerprint
 from .mistake_record import MistakeRecord
 from .modeling_pair_base import PilotCopilotPreTrainedModel
@@ -65,6 +66,9 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
         log.fingerprint = log.fingerprint or pair_fingerprint(pair)
         self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps, rows_writer(self.args))
         self.add_callback(self.mistake_callback)
+        if self.args.mistake_picture_steps:
+            found = (lambda: self.mistake_log, lambda: self.callback_handler.callbacks)
+            self.add_callback(MistakePicturesCallback(*found, self.args.mistake_picture_steps, self.processing_class))
         # Both losses are divided by whole-step counts here, so Trainer must not divide them again.
         self.loss_is_scaled_for_ga = True
         self._micro_step = 0

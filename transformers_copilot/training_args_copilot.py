@@ -45,6 +45,9 @@ class CopilotArguments:
             Write up to so many rows (a row a token, some 20 bytes) of every round into Parquet files in
             `{output_dir}/mistake_rows`, where [`analyse_mistakes`] and the report find them; a longer run keeps every
             second round, or fourth, and so on. 0: nothing is written.
+        mistake_picture_steps (`int`, *optional*, defaults to 0):
+            Every so many steps, send the heat map of the latest round's mistakes to TensorBoard, where `report_to`
+            names it. 0: never.
         copilot_steps_per_round (`int`, *optional*, defaults to 1):
             Optimiser steps of the Copilot for each of the Pilot's, each on a round drawn anew.
         freeze_pilot (`bool`, *optional*, defaults to `False`):
@@ -69,6 +72,7 @@ class CopilotArguments:
     mistake_log_dtype: str = field(default="bfloat16", metadata={"help": "Type of logged hidden states."})
     mistake_log_layers: int = field(default=0, metadata={"help": "Sequences a round with every layer logged."})
     mistake_log_export_rows: int = field(default=0, metadata={"help": "Rows of mistakes written to disk; 0: none."})
+    mistake_picture_steps: int = field(default=0, metadata={"help": "Steps between two pictures of mistakes; 0: none."})
     copilot_steps_per_round: int = field(default=1, metadata={"help": "The Copilot's steps for each of the Pilot's."})
     freeze_pilot: bool = field(default=False, metadata={"help": "Only read the Pilot."})
     held_out_mistakes: float = field(default=0.0, metadata={"help": "Share of the data that the Pilot only reads."})
@@ -85,11 +89,10 @@ class CopilotArguments:
                 f"`held_out_mistakes` is {self.held_out_mistakes}; it is the share of the training set that the Pilot "
                 "only reads, from 0 to below 1."
             )
-        if self.mistake_log_export_rows < 0 or (self.mistake_log_export_rows and not self.use_mistake_log):
-            raise ValueError(
-                f"`mistake_log_export_rows` is {self.mistake_log_export_rows}; give 0 or more, and "
-                "`use_mistake_log=True` if any are to be written."
-            )
+        for name in ("mistake_log_export_rows", "mistake_picture_steps"):
+            value = getattr(self, name)
+            if value < 0 or (value and not self.use_mistake_log):
+                raise ValueError(f"`{name}` is {value}; give 0 or more, and `use_mistake_log=True` if above 0.")
         if self.copilot_steps_per_round > 1 and not self.use_mistake_log:
             raise ValueError(
                 f"`copilot_steps_per_round` is {self.copilot_steps_per_round}, but without a Mistake Log there is only "

@@ -1,0 +1,67 @@
+"""Mistakes while a model trains: what trackers are told."""
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_helpers import logged, make_trainer
+
+from transformers_copilot.mistake_live import PICTURE_NAME
+
+
+def events(folder):
+    """What TensorBoard's files in a folder hold."""
+    made = EventAccumulator(str(next(folder.rglob("events.out.tfevents.*")).parent), {"images": 0, "scalars": 0})
+    made.Reload()
+    return made
+
+
+def test_tensorboard_gets_the_statistics_and_the_heat_map(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    trainer = make_trainer(
+        tmp_path,
+        max_steps=6,
+        logging_steps=2,
+        report_to=["tensorboard"],
+        mistake_picture_steps=3,
+        trainer_kwargs={"processing_class": tokenizer},
+    )
+    trainer.train()
+    found = events(tmp_path)
+    rows = trainer.mistake_log.to_dataset().to_pandas()
+    rows = rows[rows["supervised"]]
+    for step in (2, 4, 6):
+        latest = rows[rows["round"].isin((step - 2, step - 1))]
+        wrong = (latest["true_token_id"] != latest["predicted_token_id"]).mean()
+        ends = latest[latest["true_token_id"] == tokenizer.eos_token_id]["mistake_size"].mean()
+        for name, value in (
+            ("mistake_size", latest["mistake_size"].mean()),
+            ("mistake_wrong_share", wrong),
+            ("mistake_size_end", ends),
+        ):
+            seen = {event.step: event.value for event in found.Scalars(f"train/{name}")}
+            assert seen[step] == pytest.approx(value, abs=1e-4), name
+    pictures = found.Images(PICTURE_NAME)
+    assert [picture.step for picture in pictures] == [3, 6]
+    assert all(picture.encoded_image_string.startswith(b"\x89PNG") and picture.width > 400 for picture in pictures)
+
+
+def test_without_a_tracker_or_a_tokenizer_the_figures_are_logged_all_the_same(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=3, mistake_picture_steps=1)
+    trainer.train()
+    assert len(logged(trainer, "mistake_size")) == 3 and not logged(trainer, "mistake_size_digit")
+    assert all(np.isfinite(logged(trainer, "mistake_wrong_share")))
+
+
+def test_pictures_do_not_change_the_training(tmp_path):
+    results = []
+    for every in (0, 2):
+        trainer = make_trainer(tmp_path / str(every), max_steps=4, mistake_picture_steps=every)
+        trainer.train()
+        results.append(torch.cat([parameter.flatten() for parameter in trainer.pair.parameters()]))
+    assert torch.equal(*results)
+
+
+def test_an_impossible_number_of_steps_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="mistake_picture_steps"):
+        make_trainer(tmp_path, mistake_picture_steps=-2)

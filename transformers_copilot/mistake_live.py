@@ -1,0 +1,118 @@
+"""The mistakes while a model trains: figures for whatever `report_to` names, and the heat map as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.utils import logging
+
+from .mistake_dataset import mistake_table
+from .mistake_examples import sequences_of
+from .mistake_log import MistakeLog
+from .picture_style import check_matplotlib
+from .pictures import mistake_heat_map
+from .token_text import TokenTexts
+
+
+logger = logging.get_logger(__name__)
+
+PICTURE_NAME = "mistakes/replies"
+
+
+def live_statistics(log: MistakeLog, since: int, tokens: TokenTexts | None) -> dict[str, float]:
+    """The supervised tokens of the latest rounds in figures.
+
+    Args:
+        log ([`MistakeLog`]): the log.
+        since (`int`): number of the first round that counts.
+        tokens ([`TokenTexts`], *optional*): tells the kinds of tokens.
+
+    Returns:
+        `dict`: `mistake_size` (mean ‖p − p̂‖²) and `mistake_wrong_share`, and with `tokens` the mean size of each kind
+        of token, such as `mistake_size_digit`; empty without a supervised token.
+    """
+    rounds = [(number, record) for number, record in zip(log.round_numbers, log, strict=True) if number >= since]
+    rows = mistake_table(rounds).to_pandas()
+    rows = rows[rows["supervised"]]
+    if not len(rows):
+        return {}
+    wrong = rows["true_token_id"] != rows["predicted_token_id"]
+    figures = {"mistake_size": rows["mistake_size"].mean(), "mistake_wrong_share": wrong.mean()}
+    if tokens is not None:
+        kinds = rows.groupby(tokens.classes(rows["true_token_id"]), observed=True)["mistake_size"].mean()
+        figures |= {f"mistake_size_{kind}": size for kind, size in kinds.items()}
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def token_texts_of(processing_class: Any) -> TokenTexts | None:
+    """Names and kinds of a trainer's tokens.
+
+    Args:
+        processing_class: the trainer's.
+
+    Returns:
+        [`TokenTexts`], or `None` where it is no tokenizer.
+    """
+    return TokenTexts(processing_class) if isinstance(processing_class, PreTrainedTokenizerBase) else None
+
+
+class MistakePicturesCallback(TrainerCallback):
+    """Sends the heat map of the latest round's replies to TensorBoard every so many steps.
+
+    Args:
+        log (callable): gives the [`MistakeLog`].
+        callbacks (callable): gives the trainer's callbacks, among which the tracker is found.
+        every (`int`): steps between two pictures.
+        processing_class (*optional*): the trainer's tokenizer; without one tokens are called by their ids.
+        replies (`int`, *optional*, defaults to 8): replies that are shown.
+
+    Raises:
+        ImportError: matplotlib is not installed; found out before training.
+    """
+
+    def __init__(
+        self,
+        log: Callable[[], MistakeLog],
+        callbacks: Callable[[], list[TrainerCallback]],
+        every: int,
+        processing_class: Any = None,
+        replies: int = 8,
+    ) -> None:
+        check_matplotlib()
+        self._log, self._callbacks, self.every, self.replies = log, callbacks, every, replies
+        self._tokens = token_texts_of(processing_class) or TokenTexts()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Draw and send.
+
+        Args:
+            args, control, **kwargs: the Trainer's; not used.
+            state (`TrainerState`): where training stands.
+        """
+        log = self._log()
+        if state.global_step % self.every or not state.is_world_process_zero or not len(log):
+            return
+        writers = [callback.tb_writer for callback in self._callbacks() if isinstance(callback, TensorBoardCallback)]
+        writers = [writer for writer in writers if writer is not None]
+        if not writers:
+            return
+        sequences = sequences_of(mistake_table([(log.round_numbers[-1], log[len(log) - 1])]), self.replies)
+        if not sequences:
+            return
+        picture = _pixels(mistake_heat_map(sequences, self._tokens))
+        for writer in writers:
+            writer.add_image(PICTURE_NAME, picture, state.global_step, dataformats="HWC")
+
+
+def _pixels(content: bytes) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return (imread(io.BytesIO(content), format="png")[..., :3] * 255).round().astype("uint8")
+
+
+__all__ = ["PICTURE_NAME", "MistakePicturesCallback", "live_statistics", "token_texts_of"]
