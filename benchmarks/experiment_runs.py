@@ -7,7 +7,6 @@ import resource
 import shutil
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +125,9 @@ class Runner:
         if pair is None:
             raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
         blocks, training = 0, dict(self.spec.training)
-        factor = max(1.0, pair["seconds"]["training"] / pair["seconds"]["pilot_alone"])
         if name == "longer":
+            factor = max(1.0, pair["seconds"]["training"] / pair["seconds"]["pilot_alone"])
             training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
-        elif name == "fresh":
-            place.data.train = load_data(with_train(self.spec, factor), self.data_dir, place.seed).train
         elif name == "blocks":
             weights = pair["weights"]["pair"] - pair["weights"]["pilot"]
             blocks = blocks_of_size(self.spec, place.data, weights)
@@ -146,11 +143,6 @@ class Runner:
             "seconds": {"training": round(seconds, 2), "answers": round(measured.seconds, 2)},
             "results": {"control": as_json(measured)},
         }
-
-
-def with_train(spec: Experiment, factor: float) -> Experiment:
-    """The experiment with so many times as many fresh training questions."""
-    return replace(spec, limits={**spec.limits, "train": round(spec.limits["train"] * factor)})
 
 
 def as_json(measured: Measured) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 
-CONTROLS = ("longer", "fresh", "blocks", "head")
+CONTROLS = ("longer", "blocks", "head")
 MEASURES = ("answers", "ranking", "tokens")
 
 
@@ -43,9 +43,9 @@ class Experiment:
         training: Fields of `CopilotTrainingArguments` that all runs share.
         pair: Options of `from_pilot` that all variants share.
         variants: The pairs.
-        controls: Which rivals to train: `longer`, the Pilot alone on the same questions for the pair's time; `fresh`,
-            the same on as many more fresh questions (sums only); `blocks`, a Pilot with as many extra decoder blocks as
-            the Copilot has weights; `head`, a linear correction of the last hidden state.
+        controls: Which rivals to train: `longer`, the Pilot alone on the same questions for the pair's time; `blocks`,
+            a Pilot with as many extra decoder blocks as the Copilot has weights; `head`, a linear correction of the
+            last hidden state.
         task_options: More arguments of `tasks.load`.
         limits: Most questions of `train`, `dev` and `test`.
         test_from_train: Questions that are taken out of train to test on, for a task without a test file.

@@ -11,7 +11,6 @@ from experiment_statistics import Comparison, Gain, compare, ndcg_of
 Lines = list[dict[str, Any]]
 CONTROL_NAMES = {
     "longer": "the Pilot alone, trained for the pair's time on the same questions",
-    "fresh": "the Pilot alone, trained for the pair's time on fresh questions",
     "blocks": "a Pilot alone with as many more decoder blocks as the Copilot has weights",
     "head": "a linear correction of the Pilot's last hidden state",
 }

@@ -39,7 +39,7 @@ SPEC = {
     "pair": {"copilot": {"num_hidden_layers": 2}},
     "variants": {"pair": None, "two_steps": {"training": {"copilot_steps_per_round": 2}}},
     "replay": True,
-    "controls": ["longer", "fresh", "blocks", "head"],
+    "controls": ["longer", "blocks", "head"],
 }
 
 
