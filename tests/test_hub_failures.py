@@ -24,13 +24,15 @@ for name in ["anonymous", "unknown", "reader", "conflict", "gone", "cut", "cut-c
     pair.copilot.segments.data += 1.0  # weights that the Hub has not got yet
     errors[name] = error_of(pair.push_to_hub, f"{os.environ['HUB_USER']}/{name}", token=token, commit_message="broken")
 errors["new"] = error_of(pair.push_to_hub, f"{os.environ['HUB_USER']}/new", token=os.environ["READER"])
-report(errors=errors)
+report(errors=errors, moved=error_of(pair.push_to_hub, f"{os.environ['HUB_USER']}/older"))
 """
 
 
 def test_a_push_that_fails_says_why_and_changes_nothing(hub: Hub, tmp_path: Path):
     names = ["anonymous", "unknown", "reader", "conflict", "gone", "cut", "cut-commit"]
     before = {name: hub.put(hub.repo(name), {"config.json": b"{}", "README.md": b"# Mine"}) for name in names}
+    hub.put(hub.repo("older"), {"config.json": b"{}"})
+    hub.move(hub.repo("older"), hub.repo("newer"))
     hub.fail("POST", f"{hub.repo('conflict')}/commit/", 409)
     hub.fail("POST", f"{hub.repo('gone')}/preupload/", 404, "RepoNotFound")
     hub.cut("PUT", f"{hub.repo('cut')}/lfs/", after=20_000)
@@ -54,6 +56,7 @@ def test_a_push_that_fails_says_why_and_changes_nothing(hub: Hub, tmp_path: Path
         assert hub.commits(hub.repo(name))[-1][0] == before[name]
         assert set(hub.files(hub.repo(name))) == {".gitattributes", "config.json", "README.md"}
     assert not hub.exists(hub.repo("new"))
+    assert ran.values["moved"] is None and "model.safetensors" in hub.files(hub.repo("newer"))
     assert hub.token not in ran.output + str(errors) and hub.read_token not in ran.output + str(errors)
 
 

@@ -116,7 +116,7 @@ def push_errors_explained(repo_id: str) -> Iterator[None]:
     except Exception as error:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         advice = _ADVICE.get(status or 0, "Push again when the Hub can be reached.")
-        error.add_note(f"Nothing of this push is on the Hub: {repo_id} is as it was before. {advice}")
+        error.add_note(f"Nothing of this push is on the Hub: {repo_id} holds what it held before. {advice}")
         raise
 
 
@@ -134,13 +134,15 @@ def push_pair(pair: Any, repo_id: str, tokenizer: Any, options: dict[str, Any]) 
     """
     private, max_shard_size, tags = (options.pop(name) for name in ("private", "max_shard_size", "tags"))
     token = options["token"]
-    with tempfile.TemporaryDirectory() as folder, push_errors_explained(repo_id):
+    with push_errors_explained(repo_id):  # before weights are written: the token may not do
         repo_id = hub_api().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
         pair.save_pretrained(folder, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        write_card(pair, folder, repo_id, token=token, revision=options["revision"], tags=tags)
-        return push_folder(folder, repo_id, **options)
+        with push_errors_explained(repo_id):
+            write_card(pair, folder, repo_id, token=token, revision=options["revision"], tags=tags)
+            return push_folder(folder, repo_id, **options)
 
 
 __all__ = ["files_of", "hub_api", "push_errors_explained", "push_files", "push_folder", "push_pair"]
