@@ -1,4 +1,4 @@
-"""A Copilot's own repository: pushed, joined to the Pilot that it names, and everything that can go wrong on the way."""
+"""A Copilot's own repository: pushed, joined to the Pilot that it names, and all that can go wrong on the way."""
 
 import json
 from pathlib import Path
