@@ -136,7 +136,7 @@ class PilotCopilotPreTrainedModel(
         Raises:
             ValueError: the checkpoint holds a model that is no pair, or a pair without its Copilot.
         """
-        hub = {
+        hub: dict[str, Any] = {
             name: kwargs[name]
             for name in ("revision", "token", "cache_dir", "subfolder", "local_files_only")
             if name in kwargs

@@ -38,6 +38,8 @@ class CopilotHubMixin(_TrainerBase):
     pushes: it is a pickle with the token and this machine's folders in it.
     """
 
+    push_in_progress: Any  # the base Trainer's
+
     def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> Any:
         """Train, and push what came of it; see `Trainer.train`, which leaves the last push to the user.
 
