@@ -4,7 +4,6 @@ import random
 import resource
 import subprocess
 import sys
-from collections import Counter, defaultdict
 
 import datasets
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from mistake_counting import brute_force, rows_of
 from training_helpers import make_pair, make_trainer
 
 from transformers_copilot import MistakeLog, MistakeRecord
@@ -40,68 +40,6 @@ def random_rows(rounds=23, seed=0, vocab=6):
 def dataset_of(rows):
     columns = {name: [row[place] for row in rows] for place, name in enumerate(FEATURES)}
     return Dataset.from_dict(columns, features=FEATURES)
-
-
-def rows_of(log):
-    """A log's rows, made one by one from its raw tensors and not by the package's own way."""
-    rows = []
-    for number, record in zip(log.round_numbers, log, strict=True):
-        at = 0
-        for sequence, length in enumerate(record.lengths.tolist()):
-            for position in range(length):
-                here, label = at + position, int(record.labels[at + position])
-                if label < 0 and position == length - 1:
-                    continue
-                true = label if label >= 0 else int(record.token_ids[here + 1])
-                p = float((record.label_probabilities if label >= 0 else record.next_probabilities)[here])
-                beliefs = list(
-                    zip(record.belief_ids[here].tolist(), record.belief_probabilities[here].tolist(), strict=True)
-                )
-                size = (1 - p) ** 2 + sum(q * q for token, q in beliefs if token != true)
-                token = int(record.token_ids[here])
-                rows.append((number, sequence, position, token, true, p, *beliefs[0], label >= 0, size))
-            at += length
-    return rows
-
-
-def brute_force(rows, class_of, round_bins):
-    """What the analysis promises, counted row by row in plain Python."""
-    rounds = [row[0] for row in rows]
-    first, length = min(rounds), max(rounds) - min(rounds) + 1
-    round_bins = min(round_bins, length)
-    supervised = [row for row in rows if row[8]]
-    replies = defaultdict(list)
-    pairs, tenth_pairs, tenth_tokens, tenth_wrong = defaultdict(list), Counter(), Counter(), Counter()
-    by_class, by_round = defaultdict(list), defaultdict(list)
-    for row in supervised:
-        wrong, tenth = row[4] != row[6], (row[0] - first) * 10 // length
-        replies[row[0], row[1]].append((wrong, row[9]))
-        by_class[class_of(row[4])].append((wrong, row[9]))
-        by_round[(row[0] - first) * round_bins // length, class_of(row[4])].append((wrong, row[9]))
-        tenth_tokens[tenth] += 1
-        if wrong:
-            pairs[row[4], row[6]].append(row[9])
-            tenth_pairs[row[4], row[6], tenth] += 1
-            tenth_wrong[tenth] += 1
-    first_wrong, after = Counter(), defaultdict(list)
-    for reply in replies.values():
-        wrong_at = [place for place, (wrong, _) in enumerate(reply) if wrong]
-        if wrong_at:
-            first_wrong[wrong_at[0]] += 1
-            for place, (wrong, size) in enumerate(reply):
-                after[place - wrong_at[0]].append((wrong, size, sum(size for _, size in reply[: place + 1])))
-    return {
-        "supervised": supervised,
-        "replies": replies,
-        "pairs": pairs,
-        "tenth_pairs": tenth_pairs,
-        "tenth_tokens": tenth_tokens,
-        "tenth_wrong": tenth_wrong,
-        "by_class": by_class,
-        "by_round": by_round,
-        "first_wrong": first_wrong,
-        "after": {distance: values for distance, values in after.items() if -5 <= distance <= 20},
-    }
 
 
 def check(analysis, rows, class_of, round_bins=7):
