@@ -9,6 +9,7 @@ import pytest
 import transfer_copilot
 from hub_fixtures import Hub, run_in_process
 from sum_questions import SumStream
+from transformers.utils import logging
 
 from transformers_copilot import PilotCopilotForCausalLM
 
@@ -16,6 +17,14 @@ from transformers_copilot import PilotCopilotForCausalLM
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SIZES = ("--copilot_layers", "2", "--pilot_layers", "1", "--copilot_steps", "1")
 SMALL = (*SIZES, "--steps", "2", "--test_questions", "20", "--dev_questions", "20")
+
+
+@pytest.fixture(autouse=True)
+def quiet_only_here():
+    """The examples make transformers quiet, which later tests must not be."""
+    level = logging.get_verbosity()
+    yield
+    logging.set_verbosity(level)
 
 
 def test_a_copilot_serves_another_pilot(tmp_path, capsys):

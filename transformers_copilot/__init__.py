@@ -31,8 +31,8 @@ _EXPORTS: dict[str, str] = {
     "CopilotTrainingArguments": "training_args_copilot",
     "CopilotSeq2SeqTrainingArguments": "training_args_copilot",
     "MistakeLogCallback": "trainer_callback_copilot",
-    "CardFacts": "model_card",
-    "CardResult": "model_card",
+    "CardFacts": "card_facts",
+    "CardResult": "card_facts",
     "paper_lora": "adapters",
     "CopilotWeightFit": "copilot_weight",
     "fit_copilot_weight": "copilot_weight",
@@ -41,6 +41,7 @@ _EXPORTS: dict[str, str] = {
 if TYPE_CHECKING:
     from .adapters import paper_lora
     from .cache_pilot_copilot import PilotCopilotCache
+    from .card_facts import CardFacts, CardResult
     from .configuration_copilot import CopilotConfig
     from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
     from .copilot_weight import CopilotWeightFit, fit_copilot_weight
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from .mistake_batch import MistakeBatch
     from .mistake_log import MistakeLog
     from .mistake_record import MistakeRecord
-    from .model_card import CardFacts, CardResult
     from .modeling_copilot import CopilotModel
     from .modeling_outputs import PilotCopilotOutput
     from .modeling_pilot_copilot import PilotCopilotForCausalLM

@@ -82,7 +82,7 @@ def unwrapped_pilot(pilot: Any) -> Any:
     Raises:
         ValueError: the adapter is a learnt prompt, which lives in the `PeftModel` and not in the model.
     """
-    if isinstance(pilot, PreTrainedModel) or not isinstance(pilot, nn.Module) or not _is_peft_model(pilot):
+    if isinstance(pilot, PreTrainedModel) or not _is_peft_model(pilot):
         return pilot
     if pilot.active_peft_config.is_prompt_learning:
         raise ValueError(
@@ -95,7 +95,7 @@ def unwrapped_pilot(pilot: Any) -> Any:
     return model
 
 
-def _is_peft_model(model: nn.Module) -> bool:
+def _is_peft_model(model: Any) -> bool:
     try:
         from peft import PeftModel
     except ImportError:

@@ -6,6 +6,7 @@ The Pilot itself is not in it, so the checkpoint is small, and joins the recorde
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,9 @@ from transformers.utils.hub import resolve_revision
 
 from .adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
 from .adapters import adapter_names, plain_state
+from .card_facts import publishable
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS
-from .model_card import publishable
 from .pilot_fingerprint import (
     differences,
     pair_fingerprint,
@@ -244,7 +245,7 @@ def load_whole(module: torch.nn.Module, file: str, source: str) -> None:
 
 def write_copilot(
     pair: PilotCopilotPreTrainedModel,
-    folder: str | Path,
+    folder: str | os.PathLike,
     tokenizer: PreTrainedTokenizerBase | None = None,
     pilot: str | None = None,
     pilot_revision: str | None = None,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
+from .card_facts import CardFacts, eval_results, publishable, result_row, without_tokens
 from .provenance import hub_id
 from .version import __version__
 
@@ -19,70 +18,9 @@ if TYPE_CHECKING:
     from .modeling_pair_base import PilotCopilotPreTrainedModel
 
 MARK = "<!-- Written by transformers_copilot"
-_TOKEN = re.compile(r"\b(hf|api)_[A-Za-z0-9]{8,}")
 _TAGS = ("transformers_copilot", "pilot_copilot", "arxiv:2505.16270")
 # Where the template lies: in the installed package, or beside it in a clone.
 _TEMPLATES = tuple(folder / "model_cards" / "README_TEMPLATE.md" for folder in Path(__file__).resolve().parents[:2])
-
-Interval = tuple[float, float]
-
-
-@dataclass
-class CardResult:
-    """One comparison of a pair with its Pilot alone, for the card.
-
-    Args:
-        test_set (`str`): the set's name.
-        metric (`str`): e.g. `"accuracy"`.
-        count (`int`): examples measured.
-        pilot (`float`): the Pilot's value.
-        pair (`float`): the pair's.
-        pilot_interval (`tuple` of two `float`, *optional*): 95 % interval.
-        pair_interval (`tuple` of two `float`, *optional*): 95 % interval.
-        gain_interval (`tuple` of two `float`, *optional*): 95 % interval of pair − Pilot, paired by example.
-        copilot_weight (`float`, *optional*): λ of the measurement.
-        dataset (`str`, *optional*): the set's id on the Hub.
-        dataset_config (`str`, *optional*): its configuration.
-        dataset_split (`str`, *optional*): its split.
-    """
-
-    test_set: str
-    metric: str
-    count: int
-    pilot: float
-    pair: float
-    pilot_interval: Interval | None = None
-    pair_interval: Interval | None = None
-    gain_interval: Interval | None = None
-    copilot_weight: float | None = None
-    dataset: str | None = None
-    dataset_config: str | None = None
-    dataset_split: str | None = None
-
-
-@dataclass
-class CardFacts:
-    """What a pair does not know of itself; put into `pair.card_facts`, by a Trainer or by hand, before a push.
-
-    Args:
-        results (`list` of [`CardResult`]): comparisons with the Pilot alone.
-        training (`dict`): settings by name, as they ran.
-        datasets (`list[str]`): ids of the training sets on the Hub.
-        language (`str` or `list[str]`, *optional*): e.g. `"en"`.
-        license (`str`, *optional*): e.g. `"apache-2.0"`.
-        tags (`list[str]`): further tags.
-        model_name (`str`, *optional*): the title. Defaults to the repository's name.
-        limits (`str`, *optional*): what it should not be used for.
-    """
-
-    results: list[CardResult] = field(default_factory=list)
-    training: dict[str, Any] = field(default_factory=dict)
-    datasets: list[str] = field(default_factory=list)
-    language: str | list[str] | None = None
-    license: str | None = None
-    tags: list[str] = field(default_factory=list)
-    model_name: str | None = None
-    limits: str | None = None
 
 
 def make_card(
@@ -134,11 +72,11 @@ def make_card(
         auto_class="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
         tokenizer_id=repo_id if has_tokenizer else base,
         training={name: value for name, value in facts.training.items() if publishable(str(value)) is not None},
-        results=[_row(result) for result in facts.results],
+        results=[result_row(result) for result in facts.results],
         limits=publishable(facts.limits),
         version=__version__,
     )
-    card.content = _TOKEN.sub("[removed]", card.content)
+    card.content = without_tokens(card.content)
     return card
 
 
@@ -165,53 +103,8 @@ def _card_data(
     }
     if facts.results:
         values["model_name"] = title
-        values["eval_results"] = [entry for result in facts.results for entry in _eval_results(result, task)]
+        values["eval_results"] = [entry for result in facts.results for entry in eval_results(result, task)]
     return ModelCardData(**{name: value for name, value in values.items() if value is not None})
-
-
-def _eval_results(result: CardResult, task: str) -> list[EvalResult]:
-    """The pair's value and, by a name that says so, the Pilot's."""
-    name = publishable(result.test_set) or "a test set"
-    entries = []
-    for who, value, interval in (
-        ("", result.pair, result.pair_interval),
-        (" (Pilot alone)", result.pilot, result.pilot_interval),
-    ):
-        details: dict[str, Any] = {"examples": result.count}
-        if not who and result.copilot_weight is not None:
-            details["copilot_weight"] = result.copilot_weight
-        if interval is not None:
-            details["interval_95"] = list(interval)
-        entries.append(
-            EvalResult(
-                task_type=task,
-                dataset_type=hub_id(result.dataset) or re.sub(r"\W+", "-", name).strip("-"),
-                dataset_name=name,
-                dataset_config=result.dataset_config,
-                dataset_split=result.dataset_split,
-                metric_type=result.metric,
-                metric_name=f"{result.metric}{who}",
-                metric_value=value,
-                metric_args=details,
-            )
-        )
-    return entries
-
-
-def _row(result: CardResult) -> dict[str, Any]:
-    def shown(value: float, interval: Interval | None, sign: str = "") -> str:
-        text = f"{value:{sign}.4g}"
-        return text if interval is None else f"{text} [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]"
-
-    return {
-        **asdict(result),
-        "test_set": publishable(result.test_set) or "",
-        "count": f"{result.count:,}",
-        "pilot": shown(result.pilot, result.pilot_interval),
-        "pair": shown(result.pair, result.pair_interval),
-        "gain": shown(result.pair - result.pilot, result.gain_interval, "+"),
-        "copilot_weight": "" if result.copilot_weight is None else f"{result.copilot_weight:g}",
-    }
 
 
 def _summary(alone: bool) -> str:
@@ -245,20 +138,6 @@ def _fit_text(fit: dict[str, Any] | None) -> str | None:
     name = publishable(fit.get("set_name"))
     where = f"{name} ({fit['set_size']:,} examples)" if name else f"{fit['set_size']:,} examples"
     return f"fitted on {where} by {fit['criterion'].replace('_', ' ')} ({fit['method'].replace('_', ' ')})"
-
-
-def publishable(text: str | None) -> str | None:
-    """A text that may stand in a card: no folder of this machine, no token.
-
-    Args:
-        text (`str`, *optional*): what a user or a configuration gave.
-
-    Returns:
-        `str`, or `None` where nothing is to be said.
-    """
-    if not text or os.path.isabs(text) or text.startswith(("~", "." + os.sep, ".." + os.sep)) or os.path.exists(text):
-        return None
-    return _TOKEN.sub("[removed]", text)
 
 
 def is_ours(text: str) -> bool:
@@ -318,10 +197,11 @@ def write_card(
     if users_readme(repo_id, token, revision) is not None:
         return
     has_tokenizer = (Path(folder) / "tokenizer_config.json").is_file()
-    card = make_card(pair, repo_id, has_tokenizer=has_tokenizer, **about)
     if tags:
-        card.data.tags = list(dict.fromkeys([*card.data.tags, *tags]))
+        facts = pair.card_facts or CardFacts()
+        pair.card_facts = replace(facts, tags=list(dict.fromkeys([*facts.tags, *tags])))
+    card = make_card(pair, repo_id, has_tokenizer=has_tokenizer, **about)
     card.save(Path(folder) / "README.md")
 
 
-__all__ = ["CardFacts", "CardResult", "is_ours", "make_card", "publishable", "users_readme", "write_card"]
+__all__ = ["is_ours", "make_card", "users_readme", "write_card"]

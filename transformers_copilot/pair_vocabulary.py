@@ -17,6 +17,8 @@ _PairBase: Any = PreTrainedModel if TYPE_CHECKING else object
 class PairVocabularyMixin(_PairBase):
     """The part of a pair that shows the Pilot's embeddings, head and decoder as its own."""
 
+    recorder: RationaleRecorder
+
     def get_input_embeddings(self) -> nn.Module:
         """The Pilot's embedding layer.
 

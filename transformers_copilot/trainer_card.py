@@ -11,7 +11,8 @@ from transformers import Trainer
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.training_args import OptimizerNames
 
-from .model_card import CardFacts, CardResult, is_ours, make_card, users_readme
+from .card_facts import CardFacts, CardResult
+from .model_card import is_ours, make_card, users_readme
 
 
 # The mixin is put before a Trainer class; type checkers are told so.

@@ -1,0 +1,166 @@
+"""What a card says beside what a pair's configuration says: measurements, settings, data; fit to be published."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from .provenance import hub_id
+
+
+_TOKEN = re.compile(r"\b(hf|api)_[A-Za-z0-9]{8,}")
+
+Interval = tuple[float, float]
+
+
+@dataclass
+class CardResult:
+    """One comparison of a pair with its Pilot alone, for the card.
+
+    Args:
+        test_set (`str`): the set's name.
+        metric (`str`): e.g. `"accuracy"`.
+        count (`int`): examples measured.
+        pilot (`float`): the Pilot's value.
+        pair (`float`): the pair's.
+        pilot_interval (`tuple` of two `float`, *optional*): 95 % interval.
+        pair_interval (`tuple` of two `float`, *optional*): 95 % interval.
+        gain_interval (`tuple` of two `float`, *optional*): 95 % interval of pair − Pilot, paired by example.
+        copilot_weight (`float`, *optional*): λ of the measurement.
+        dataset (`str`, *optional*): the set's id on the Hub.
+        dataset_config (`str`, *optional*): its configuration.
+        dataset_split (`str`, *optional*): its split.
+    """
+
+    test_set: str
+    metric: str
+    count: int
+    pilot: float
+    pair: float
+    pilot_interval: Interval | None = None
+    pair_interval: Interval | None = None
+    gain_interval: Interval | None = None
+    copilot_weight: float | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+
+
+@dataclass
+class CardFacts:
+    """What a pair does not know of itself; put into `pair.card_facts`, by a Trainer or by hand, before a push.
+
+    Args:
+        results (`list` of [`CardResult`]): comparisons with the Pilot alone.
+        training (`dict`): settings by name, as they ran.
+        datasets (`list[str]`): ids of the training sets on the Hub.
+        language (`str` or `list[str]`, *optional*): e.g. `"en"`.
+        license (`str`, *optional*): e.g. `"apache-2.0"`.
+        tags (`list[str]`): further tags.
+        model_name (`str`, *optional*): the title. Defaults to the repository's name.
+        limits (`str`, *optional*): what it should not be used for.
+    """
+
+    results: list[CardResult] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    datasets: list[str] = field(default_factory=list)
+    language: str | list[str] | None = None
+    license: str | None = None
+    tags: list[str] = field(default_factory=list)
+    model_name: str | None = None
+    limits: str | None = None
+
+
+def eval_results(result: CardResult, task: str) -> list[EvalResult]:
+    """A comparison as the Hub reads it: the pair's value and, by a name that says so, the Pilot's.
+
+    Args:
+        result ([`CardResult`]): the comparison.
+        task (`str`): the Hub's name of the task.
+
+    Returns:
+        `list` of `huggingface_hub.EvalResult`
+    """
+    name = publishable(result.test_set) or "a test set"
+    entries = []
+    for who, value, interval in (
+        ("", result.pair, result.pair_interval),
+        (" (Pilot alone)", result.pilot, result.pilot_interval),
+    ):
+        details: dict[str, Any] = {"examples": result.count}
+        if not who and result.copilot_weight is not None:
+            details["copilot_weight"] = result.copilot_weight
+        if interval is not None:
+            details["interval_95"] = list(interval)
+        entries.append(
+            EvalResult(
+                task_type=task,
+                dataset_type=hub_id(result.dataset) or re.sub(r"\W+", "-", name).strip("-"),
+                dataset_name=name,
+                dataset_config=result.dataset_config,
+                dataset_split=result.dataset_split,
+                metric_type=result.metric,
+                metric_name=f"{result.metric}{who}",
+                metric_value=value,
+                metric_args=details,
+            )
+        )
+    return entries
+
+
+def result_row(result: CardResult) -> dict[str, Any]:
+    """A comparison as a row of the card's table.
+
+    Args:
+        result ([`CardResult`]): the comparison.
+
+    Returns:
+        `dict`: the table's texts by column.
+    """
+
+    def shown(value: float, interval: Interval | None, sign: str = "") -> str:
+        text = f"{value:{sign}.4g}"
+        return text if interval is None else f"{text} [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]"
+
+    return {
+        **asdict(result),
+        "test_set": publishable(result.test_set) or "",
+        "count": f"{result.count:,}",
+        "pilot": shown(result.pilot, result.pilot_interval),
+        "pair": shown(result.pair, result.pair_interval),
+        "gain": shown(result.pair - result.pilot, result.gain_interval, "+"),
+        "copilot_weight": "" if result.copilot_weight is None else f"{result.copilot_weight:g}",
+    }
+
+
+def without_tokens(text: str) -> str:
+    """A text without anything that looks like an access token.
+
+    Args:
+        text (`str`): the text.
+
+    Returns:
+        `str`
+    """
+    return _TOKEN.sub("[removed]", text)
+
+
+def publishable(text: str | None) -> str | None:
+    """A text that may stand in a card: no folder of this machine, no token.
+
+    Args:
+        text (`str`, *optional*): what a user or a configuration gave.
+
+    Returns:
+        `str`, or `None` where nothing is to be said.
+    """
+    if not text or os.path.isabs(text) or text.startswith(("~", "." + os.sep, ".." + os.sep)) or os.path.exists(text):
+        return None
+    return without_tokens(text)
+
+
+__all__ = ["CardFacts", "CardResult", "eval_results", "publishable", "result_row", "without_tokens"]
