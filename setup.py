@@ -38,7 +38,6 @@ EXTRAS = {
         "pytest-xdist>=3.8,<4",
         "ruff>=0.17,<0.18",  # the formatter's style changes with minor releases
         "scikit-learn>=1.7,<2",  # metrics are checked against it
-        "torchao>=0.18,<1",  # quantized Pilots are tested with it
         "selenium>=4.30,<5",  # the report is opened in Chromium, where there is one
         "tensorboard>=2.19,<3",  # live logging is tested on it
         "trl>=1.10,<2",  # CopilotTrainerMixin is tested on SFTTrainer
