@@ -155,7 +155,8 @@ class Demo:
 
     def train(self, kind: type[Trainer], model: PreTrainedModel, name: str, learning_rate: float) -> float:
         """Train a model or a pair, and print how it goes; returns the seconds taken."""
-        print(f"\ntraining {name}: {model.num_parameters():,} weights, {self.options.steps:,} steps of {BATCH_SIZE}")
+        steps = len(self.train_items) // BATCH_SIZE
+        print(f"\ntraining {name}: {model.num_parameters():,} weights, {steps:,} steps of {BATCH_SIZE}")
         trainer = kind(
             model=model,
             args=self.training_arguments(learning_rate),

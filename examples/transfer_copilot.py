@@ -3,12 +3,14 @@
     python examples/transfer_copilot.py
 
 Two Pilots of one kind learn sums from different seeds and different questions, each with a Copilot of its own, as in
-`demo.py`. Then each Copilot is saved alone and put beside the other Pilot, which it has never seen, with the λ that was
-fitted beside its own. All answer the same test questions, which neither Pilot nor Copilot has seen. It takes about as
-long as the demonstration twice. Other options are those of `demo.py`.
+`demo.py`. Both start from one base that has learnt for a while, as two fine-tuned models of a family do; with
+`--base_steps 0` each starts from random weights of its own. Then each Copilot is saved alone and put beside the other
+Pilot, which it has never seen, with the λ that was fitted beside its own. All answer the same test questions, which
+neither Pilot nor Copilot has seen. It takes about twice the demonstration's time; other options are those of `demo.py`.
 """
 
 import argparse
+import copy
 import time
 import warnings
 from pathlib import Path
@@ -19,7 +21,7 @@ from demo import BATCH_SIZE, HIDDEN_SIZE, INITIALIZER_RANGE, Demo, build_pilot
 from demo import parse_arguments as parse_demo_arguments
 from report import Contestant
 from sum_questions import Sum, SumStream
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, Trainer
 from transformers.utils import logging
 
 from transformers_copilot import CopilotTrainer, PilotCopilotForCausalLM, fit_copilot_weight
@@ -37,8 +39,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--other_seed", type=int, help="seed of the second Pilot and its questions (default: seed + 1)")
     parser.add_argument("--output_dir", default="outputs/transfer", help="folder for Copilots and results")
+    parser.add_argument("--base_steps", type=int, default=500, help="steps that the base of both Pilots has learnt for")
     own, rest = parser.parse_known_args(arguments)
     options = parse_demo_arguments([*rest, "--output_dir", own.output_dir])
+    options.base_steps = min(own.base_steps, options.steps)  # few in a quick run
     options.other_seed = options.seed + 1 if own.other_seed is None else own.other_seed
     return options
 
@@ -61,18 +65,38 @@ def fresh_questions(demo: Demo, seed: int) -> list[Sum]:
     return questions
 
 
-def train_pair(demo: Demo, seed: int) -> PreTrainedModel:
+def train_base(demo: Demo) -> PreTrainedModel | None:
+    """The base that both Pilots start from, trained on questions of its own; `None` without one.
+
+    Args:
+        demo: The demonstration; its training questions stay what they are.
+
+    Returns:
+        The model.
+    """
+    options, questions = demo.options, demo.train_items
+    if options.base_steps == 0:
+        return None
+    base = build_pilot(options.pilot_layers, HIDDEN_SIZE, options.seed)
+    demo.train_items = demo.encode(fresh_questions(demo, options.seed + 1000)[: options.base_steps * BATCH_SIZE])
+    demo.train(Trainer, base, "the base of both Pilots", options.learning_rate)
+    demo.train_items = questions
+    return base
+
+
+def train_pair(demo: Demo, seed: int, base: PreTrainedModel | None) -> PreTrainedModel:
     """A Pilot of this seed and its Copilot, trained together, with λ fitted.
 
     Args:
         demo: The demonstration, whose training questions are this Pilot's.
-        seed: Seed of the weights.
+        seed: Seed of the order, and of the weights where there is no base.
+        base: The model that the Pilot starts from.
 
     Returns:
         The pair.
     """
     options = demo.options
-    pilot = build_pilot(options.pilot_layers, HIDDEN_SIZE, seed)
+    pilot = build_pilot(options.pilot_layers, HIDDEN_SIZE, seed) if base is None else copy.deepcopy(base)
     pair = PilotCopilotForCausalLM.from_pilot(
         pilot,
         copilot={"num_hidden_layers": options.copilot_layers, "initializer_range": INITIALIZER_RANGE},
@@ -129,9 +153,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     started = time.perf_counter()
     demo = Demo(options)
-    first = train_pair(demo, options.seed)
+    base = train_base(demo)
+    first = train_pair(demo, options.seed, base)
     demo.train_items = demo.encode(fresh_questions(demo, options.other_seed))
-    second = train_pair(demo, options.other_seed)
+    second = train_pair(demo, options.other_seed, base)
     seeds = (options.seed, options.other_seed)
     for numbers, pairs in ((seeds, (first, second)), (seeds[::-1], (second, first))):
         print(f"\n=== the Copilot of Pilot {numbers[0]} beside Pilot {numbers[1]} ===")
