@@ -157,6 +157,8 @@ def test_what_is_refused_says_how_to_mend_it(pushed: tuple[Hub, Path, Ran], tmp_
 README_KEPT = """
 import os
 from conftest import TINY, build_pair, build_pilot
+from pathlib import Path
+from training_helpers import make_pair, make_trainer
 from transformers_copilot import CardFacts
 
 user = os.environ["HUB_USER"]
@@ -168,7 +170,14 @@ for repo in ("own", "own-copilot"):
     push(f"{user}/{repo}-2")
     pair.config.copilot_weight = 0.25
     push(f"{user}/{repo}-2")
-os.environ["HF_TOKEN"] = ""
+for repo in ("own", "run"):
+    trainer = make_trainer(
+        Path(repo), make_pair(), max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True,
+        hub_model_id=f"{user}/{repo}", hub_strategy="every_save", hub_always_push=True,
+        eval_strategy="steps", eval_steps=1,
+    )
+    trainer.train()
+    trainer.push_to_hub(dataset="reversals", license="mit")
 report(no_network=error_of(pair.push_copilot_to_hub, f"{user}/own-copilot", token="hf_unknownTokenOfNobody"))
 """
 
@@ -186,4 +195,10 @@ def test_a_readme_of_the_users_stays_and_ours_is_written_anew(hub: Hub, tmp_path
         assert (
             "/etc" not in card and "base_model" not in card and "model-index" not in card and "## Training" not in card
         )
+    card = hub.files(hub.repo("run"))["README.md"].decode()
+    for text in ("| steps | 2 |", "| reversals | loss | 10 |", "license: mit", f'from_pretrained("{hub.repo("run")}")'):
+        assert text in card, (text, card)
+    assert str(tmp_path) not in card and "model.safetensors" in hub.files(hub.repo("own"))
+    first = [oid for oid, message in hub.commits(hub.repo("run")) if "step 1" in message]
+    assert first and "| steps | 1 |" in hub.files(hub.repo("run"), first[0])["README.md"].decode()
     assert "401" in found.values["no_network"] and "hf_unknown" not in found.output

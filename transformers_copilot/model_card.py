@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from .card_facts import CardFacts, eval_results, publishable, result_row, without_tokens
 from .provenance import hub_id
@@ -167,6 +167,8 @@ def users_readme(repo_id: str, token: bool | str | None = None, revision: str | 
         file = hf_hub_download(repo_id, "README.md", revision=revision, token=token)
     except RevisionNotFoundError:
         return None if revision is None else users_readme(repo_id, token)
+    except LocalEntryNotFoundError:  # an EntryNotFoundError too, but only says that the Hub could not be asked
+        raise
     except EntryNotFoundError:
         return None
     text = Path(file).read_text(encoding="utf-8")

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 from transformers.modelcard import extract_hyperparameters_from_trainer
+from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
+from transformers.utils import logging
 
 from .card_facts import CardFacts, CardResult
 from .model_card import is_ours, make_card, users_readme
 
+
+logger = logging.get_logger(__name__)
 
 # The mixin is put before a Trainer class; type checkers are told so.
 _TrainerBase: Any = Trainer if TYPE_CHECKING else object
@@ -88,11 +92,16 @@ class CopilotCardMixin(_TrainerBase):
             datasets=[*facts.datasets, *(name for name in _as_list(dataset_tags) if name not in facts.datasets)],
         )
         has_tokenizer = self.processing_class is not None
-        make_card(self.pair, repo_id, has_tokenizer=has_tokenizer, pilot=finetuned_from).save(file)
+        card = make_card(self.pair, repo_id, has_tokenizer=has_tokenizer, pilot=finetuned_from)
+        file.unlink(missing_ok=True)  # a push under way may hold a link to it
+        card.save(file)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.hub_model_id is not None:
-            self.create_model_card()
+        if self.hub_model_id is not None and self.args.hub_strategy != HubStrategy.END:
+            try:
+                self.create_model_card()
+            except Exception as error:  # noqa: BLE001 (a card is not worth a training)
+                logger.warning(f"The card could not be written ({type(error).__name__}: {error}); training goes on.")
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _card_facts(self, dataset: list[str], dataset_args: list[str]) -> CardFacts:
