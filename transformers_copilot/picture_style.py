@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import is_matplotlib_available
 
@@ -68,7 +68,7 @@ def drawn(theme: Theme, width: float = 5.6, height: float = 3.4) -> Iterator[Fig
     import matplotlib
     from matplotlib.figure import Figure
 
-    colours = {
+    colours: Any = {
         "figure.facecolor": theme.background,
         "axes.facecolor": theme.background,
         "savefig.facecolor": theme.background,

@@ -75,7 +75,7 @@ def _cell(axes: Axes, row: int, place: int, token: object, tokens: TokenTexts, i
     axes.text(place, row + 0.2, wrong, ha="center", va="center", fontsize=7, color=ink)
 
 
-def ink_on(colour: Sequence[float]) -> str:
+def ink_on(colour: Sequence[float] | np.ndarray) -> str:
     """Black or white, whichever is read more easily on a colour.
 
     Args:

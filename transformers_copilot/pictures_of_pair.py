@@ -168,7 +168,7 @@ def layers_of_token(view: LayerView, tokens: TokenTexts, theme: Theme = LIGHT, m
         for row, (_, likeliest) in enumerate(rows):
             for place, (token, probability) in enumerate(likeliest):
                 label = f"{short_name(tokens, token, 10)}  {100 * probability:.0f}%"
-                ink = ink_on(image.to_rgba(probability))
+                ink = ink_on(image.to_rgba(np.asarray(probability)))
                 axes.text(place, row, label, ha="center", va="center", fontsize=8, color=ink)
                 if token == view.true:
                     frame = Rectangle((place - 0.47, row - 0.42), 0.94, 0.84, fill=False, linewidth=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
@@ -71,7 +72,7 @@ def pictures_of_log(analysis: MistakeAnalysis, examples: LogExamples, tokens: To
                     f"Where replies go wrong {when}",
                     _heat_words(sequences),
                     cell,
-                    lambda theme, chosen=sequences: pictures.mistake_heat_map(chosen, tokens, theme),
+                    partial(pictures.mistake_heat_map, sequences, tokens),
                     wide=True,
                 )
             )

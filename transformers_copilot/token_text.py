@@ -130,6 +130,8 @@ class TokenTexts:
         return _bytes_of(raw) if raw is not None else f"#{token_id}"
 
     def _decode(self, token_ids: Sequence[int]) -> str:
+        if self.tokenizer is None:
+            return "".join(f"#{token_id}" for token_id in token_ids)
         return self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 

@@ -67,8 +67,8 @@ def run(arguments: list[str]) -> int:
     after, scores = _write(pair, tokenizer, inputs, options, weight, stream=False)
     tokens = TokenTexts(tokenizer)
     say("", f"Pilot + Copilot, λ = {weight:g}:")
-    texts = [[printable(tokens.text(token)) for token in reply] for reply in (before, after)]
-    say(marked_changes(*texts, uses_colour()), "", first_change(tokens, before, after, scores))
+    own, corrected = ([printable(tokens.text(token)) for token in reply] for reply in (before, after))
+    say(marked_changes(own, corrected, uses_colour()), "", first_change(tokens, before, after, scores))
     return 0
 
 
