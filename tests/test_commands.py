@@ -195,7 +195,10 @@ def test_yaml_says_what_the_command_line_can_say(tmp_path, capsys):
 
 
 def test_changes_are_marked():
-    assert marked_changes(["a", " b", " c"], ["a", " x", " c"], False) == "a[- b-]{+ x+} c"
-    assert marked_changes(["a"], ["a", " b"], False) == "a{+ b+}"
-    assert marked_changes(["a"], ["b"], True) == "\033[9;31ma\033[0m\033[1;32mb\033[0m"
+    def write(tokens):
+        return "".join("abcdx"[token] for token in tokens)
+
+    assert marked_changes([0, 1, 2], [0, 4, 2], write, False) == "a[-b-]{+x+}c"
+    assert marked_changes([0], [0, 1], write, False) == "a{+b+}"
+    assert marked_changes([0], [1], write, True) == "\033[9;31ma\033[0m\033[1;32mb\033[0m"
     assert table(["", "n"], [["x", "10"], ["long", "1"]]) == "       n\nx     10\nlong   1"

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from byte_tokenizer import byte_tokenizer
 from datasets import Dataset
 from mistake_counting import brute_force, rows_of
 from training_helpers import make_pair, make_trainer
@@ -263,6 +264,13 @@ def test_tokens_are_shown_as_what_they_are(tokenizer):
     assert tokens.class_of(tokenizer.eos_token_id) == "end" and tokens.class_of(tokenizer.pad_token_id) == "other"
     assert tokens.name(10_000) == "#10000"
     assert TokenTexts().name(7) == "#7" and TokenTexts(end_token_ids=[7]).class_of(7) == "end"
+
+
+def test_tokens_together_write_whole_characters():
+    tokens = TokenTexts(byte_tokenizer())
+    ids = tokens.tokenizer(" né 你\u202e\n", add_special_tokens=False).input_ids
+    assert tokens.written(ids) == " né 你<U+202E>\n" and tokens.written([]) == ""
+    assert tokens.names(ids)[:3] == ["␣", "n", "\\xc3"] and tokens.class_of(ids[2]) == "other"
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,23 @@ class TokenTexts:
         """
         return [self.name(int(token_id)) for token_id in token_ids]
 
+    def written(self, token_ids: Sequence[int]) -> str:
+        """What tokens in the middle of a text write together, without what a page or a terminal would obey.
+
+        Args:
+            token_ids (sequence of `int`): the tokens.
+
+        Returns:
+            `str`: characters that several tokens make up are whole, and a leading space stays.
+        """
+        if not token_ids:
+            return ""
+        if self._reference is None:
+            return printable(self._decode(token_ids))
+        before, start = self._reference
+        text = self._decode([before, *token_ids])
+        return printable(text[len(start) :] if text.startswith(start) else self._decode(token_ids))
+
     def class_of(self, token_id: int) -> str:
         """What kind of token it is.
 

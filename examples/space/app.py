@@ -96,15 +96,19 @@ class Writer:
         Returns:
             HTML, everything in it escaped.
         """
-        texts = [html.escape(printable(self.texts.text(step.token))) for step in steps]
-        if final:
-            pairs = ([step.token for step in steps], [step.token for step in other])
-            for kind, start, end, _, _ in SequenceMatcher(None, *pairs, autojunk=False).get_opcodes():
-                for place in range(start, end) if kind != "equal" else ():
-                    step = steps[place]
-                    note = f"Pilot {step.pilot:.0%}, pair {step.pair:.0%}"
-                    texts[place] = f'<mark tabindex="0" title="{note}">{texts[place]}</mark>'
-        return f'<div class="reply" dir="auto">{"".join(texts)}</div>'
+        ids, others = [step.token for step in steps], [step.token for step in other]
+        if not final:
+            return f'<div class="reply" dir="auto">{html.escape(self.texts.written(ids))}</div>'
+        parts = []
+        for kind, start, end, _, _ in SequenceMatcher(None, ids, others, autojunk=False).get_opcodes():
+            if kind == "equal":
+                parts.append(html.escape(self.texts.written(ids[start:end])))
+                continue
+            for step in steps[start:end]:
+                note = f"Pilot {step.pilot:.0%}, pair {step.pair:.0%}"
+                text = html.escape(printable(self.texts.text(step.token)))
+                parts.append(f'<mark tabindex="0" title="{note}">{text}</mark>')
+        return f'<div class="reply" dir="auto">{"".join(parts)}</div>'
 
     def both(self, prompt: str, weight: float, most: int) -> Iterator[tuple[str, str, str]]:
         """Both replies as they are written, a token of each at a time, and a sentence at the end.

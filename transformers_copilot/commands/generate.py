@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from ..token_text import TokenTexts, printable
+from ..token_text import TokenTexts
 from ..validation import check_copilot_weight
 from .models import DTYPES, load_pair, load_tokenizer
 from .terminal import marked_changes, quiet_libraries, say, uses_colour
@@ -67,8 +67,7 @@ def run(arguments: list[str]) -> int:
     after, scores = _write(pair, tokenizer, inputs, options, weight, stream=False)
     tokens = TokenTexts(tokenizer)
     say("", f"Pilot + Copilot, λ = {weight:g}:")
-    own, corrected = ([printable(tokens.text(token)) for token in reply] for reply in (before, after))
-    say(marked_changes(own, corrected, uses_colour()), "", first_change(tokens, before, after, scores))
+    say(marked_changes(before, after, tokens.written, uses_colour()), "", first_change(tokens, before, after, scores))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import TextIO
 
@@ -78,12 +78,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(made)
 
 
-def marked_changes(before: Sequence[str], after: Sequence[str], colour: bool) -> str:
+def marked_changes(
+    before: Sequence[int], after: Sequence[int], write: Callable[[Sequence[int]], str], colour: bool
+) -> str:
     """A text with what is other than in another one marked.
 
     Args:
-        before (sequence of `str`): the other text's tokens.
-        after (sequence of `str`): this text's tokens.
+        before (sequence of `int`): the other text's tokens.
+        after (sequence of `int`): this text's tokens.
+        write (callable): what tokens write together.
         colour (`bool`): mark by colour; else as `[-old-]{+new+}`.
 
     Returns:
@@ -91,7 +94,7 @@ def marked_changes(before: Sequence[str], after: Sequence[str], colour: bool) ->
     """
     parts = []
     for kind, old_from, old_to, new_from, new_to in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        old, new = "".join(before[old_from:old_to]), "".join(after[new_from:new_to])
+        old, new = write(before[old_from:old_to]), write(after[new_from:new_to])
         if kind == "equal":
             parts.append(new)
         elif colour:
