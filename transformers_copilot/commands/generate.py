@@ -67,7 +67,8 @@ def run(arguments: list[str]) -> int:
     after, scores = _write(pair, tokenizer, inputs, options, weight, stream=False)
     tokens = TokenTexts(tokenizer)
     say("", f"Pilot + Copilot, λ = {weight:g}:")
-    say(marked_changes(before, after, tokens.written, uses_colour()), "", first_change(tokens, before, after, scores))
+    shown = [[token for token in reply if token not in tokens.end_token_ids] for reply in (before, after)]
+    say(marked_changes(*shown, tokens.written, uses_colour()), "", first_change(tokens, before, after, scores))
     return 0
 
 
