@@ -67,8 +67,8 @@ def run(arguments: list[str]) -> int:
     after, scores = _write(pair, tokenizer, inputs, options, weight, stream=False)
     tokens = TokenTexts(tokenizer)
     say("", f"Pilot + Copilot, λ = {weight:g}:")
-    shown = [[token for token in reply if token not in tokens.end_token_ids] for reply in (before, after)]
-    say(marked_changes(*shown, tokens.written, uses_colour()), "", first_change(tokens, before, after, scores))
+    own, corrected = ([token for token in reply if token not in tokens.end_token_ids] for reply in (before, after))
+    say(marked_changes(own, corrected, tokens.written, uses_colour()), "", first_change(tokens, before, after, scores))
     return 0
 
 
