@@ -126,7 +126,7 @@ def test_plain_trainer_trains_a_pair(tmp_path, family):
 def test_plain_trainer_and_ours_without_a_log_do_the_same(tmp_path):
     pairs = [make_pair(random_head=True, objective="mse") for _ in range(2)]
     plain_trainer(tmp_path, pairs[0], optim="sgd", max_grad_norm=0.0).train()
-    make_trainer(tmp_path, pairs[1], optim="sgd", max_grad_norm=0.0, ddp_find_unused_parameters=False, use_mistake_log=False).train()
+    make_trainer(tmp_path, pairs[1], optim="sgd", max_grad_norm=0.0, use_mistake_log=False).train()
     assert largest_difference(state(pairs[0]), state(pairs[1])) < 1e-6
 
 
