@@ -62,16 +62,15 @@ class PairHubMixin(_ModelBase):
             *args: handed on.
             **kwargs: handed on, e.g. `max_shard_size`.
         """
-        fields = vars(self.config)
-        before = fields.get("auto_map")
+        before = vars(self.config).get("auto_map")
         if type(self).__module__ != "__main__":  # a class of a script has no file that could go along
-            fields["auto_map"] = self._auto_map()
+            self.config.auto_map = self._auto_map()
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:  # saving leaves the pair as it is
-            fields["auto_map"] = before
+            self.config.auto_map = before
             if before is None:
-                del fields["auto_map"]
+                del self.config.auto_map
 
     def _auto_map(self) -> dict[str, str]:
         """Which class of which file each Auto class finds in the repository; transformers itself would name one."""
