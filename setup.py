@@ -57,12 +57,14 @@ setup(
         "transformers_copilot",
         "transformers_copilot.commands",
         "transformers_copilot.metrics",
+        "transformers_copilot.report",
         "transformers_copilot.tasks",
         "transformers_copilot.model_cards",
     ],
     package_dir={"transformers_copilot.model_cards": "model_cards"},  # the template of cards
     package_data={
-        "transformers_copilot": ["py.typed", "templates/*"],
+        "transformers_copilot": ["py.typed"],
+        "transformers_copilot.report": ["templates/*"],
         "transformers_copilot.model_cards": ["README_TEMPLATE.md"],
     },
     entry_points={"console_scripts": ["transformers-copilot=transformers_copilot.commands.main:main"]},

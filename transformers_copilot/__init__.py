@@ -34,9 +34,9 @@ _EXPORTS: dict[str, str] = {
     "CardFacts": "card_facts",
     "CardResult": "card_facts",
     "paper_lora": "adapters",
-    "MistakeAnalysis": "mistake_analysis",
-    "analyse_mistakes": "mistake_analysis",
-    "write_report": "report",
+    "MistakeAnalysis": "report.mistake_analysis",
+    "analyse_mistakes": "report.mistake_analysis",
+    "write_report": "report.page",
     "CopilotWeightFit": "copilot_weight",
     "fit_copilot_weight": "copilot_weight",
 }
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
     from .copilot_weight import CopilotWeightFit, fit_copilot_weight
     from .generation_pilot_copilot import CopilotLogitsProcessor
-    from .mistake_analysis import MistakeAnalysis, analyse_mistakes
     from .mistake_batch import MistakeBatch
     from .mistake_log import MistakeLog
     from .mistake_record import MistakeRecord
@@ -57,7 +56,8 @@ if TYPE_CHECKING:
     from .modeling_outputs import PilotCopilotOutput
     from .modeling_pilot_copilot import PilotCopilotForCausalLM
     from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-    from .report import write_report
+    from .report.mistake_analysis import MistakeAnalysis, analyse_mistakes
+    from .report.page import write_report
     from .trainer_callback_copilot import MistakeLogCallback
     from .trainer_copilot import CopilotSeq2SeqTrainer, CopilotTrainer, CopilotTrainerMixin
     from .training_args_copilot import CopilotSeq2SeqTrainingArguments, CopilotTrainingArguments

@@ -12,10 +12,10 @@ from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from .mistake_dataset import mistake_table
-from .mistake_examples import sequences_of
 from .mistake_log import MistakeLog
-from .picture_style import check_matplotlib
-from .pictures import mistake_heat_map
+from .report.mistake_examples import sequences_of
+from .report.picture_style import check_matplotlib
+from .report.pictures import mistake_heat_map
 from .token_text import TokenTexts
 
 

@@ -66,7 +66,8 @@ def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str,
             f"unknown options {sorted(options)}: expected {sorted(PAPER_OPTIONS)}. Keywords of `from_pretrained` are "
             "taken only when the Pilot is given by its id or path."
         )
-    return LoadedPilot(pilot, hub_id(pilot.name_or_path), None)
+    # What is no model is refused by name later on.
+    return LoadedPilot(pilot, hub_id(pilot.name_or_path) if isinstance(pilot, PreTrainedModel) else None, None)
 
 
 def copilot_config_for(

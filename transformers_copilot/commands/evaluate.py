@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import accuracy_of, paired_gain
-from ..run_folder import EVALUATION_NAME
+from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies
 from ..validation import check_copilot_weight
 from .arguments import make_parser, parse

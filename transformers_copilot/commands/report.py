@@ -6,8 +6,8 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import fields
 from typing import Any
 
-from ..report import LookAt, write_report
-from ..run_folder import RunFolder
+from ..report.page import LookAt, write_report
+from ..report.run_folder import RunFolder
 from ..tasks.answering import encode_items
 from .data import DataArguments, load_own_data, load_task_data
 from .models import load_tokenizer

@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from ..mistake_rows import MistakeSource, row_streams, whole_sequences
+from ..token_text import TokenTexts
+from ..validation import check_positive
 from .mistake_counters import TENTHS, ConfusionCounter, GroupCounter, RoundSpan
 from .mistake_replies import ReplyCounter
-from .mistake_rows import MistakeSource, row_streams, whole_sequences
-from .token_text import TokenTexts
-from .validation import check_positive
 
 
 COLUMNS = [

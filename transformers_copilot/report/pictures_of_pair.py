@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .metrics.calibration import expected_calibration_error
+from ..metrics.calibration import expected_calibration_error
+from ..token_text import TOKEN_CLASSES, TokenTexts
 from .pair_inspection import LayerView, PairInspection
 from .picture_style import LIGHT, Theme, drawn, png
 from .pictures import ink_on, short_name
-from .token_text import TOKEN_CLASSES, TokenTexts
 
 
 BINS = 10

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..token_text import TOKEN_CLASSES, TokenTexts
 from .mistake_examples import LoggedSequence
 from .picture_style import LIGHT, MARKERS, Theme, drawn, png
-from .token_text import TOKEN_CLASSES, TokenTexts
 
 
 if TYPE_CHECKING:

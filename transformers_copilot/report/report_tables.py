@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from ..token_text import TokenTexts, printable
 from .mistake_analysis import MistakeAnalysis
 from .mistake_examples import LogExamples
 from .pair_inspection import PairInspection
-from .token_text import TokenTexts, printable
 
 
 VERDICTS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..mistake_rows import sequence_starts
 from .mistake_counters import with_shares
-from .mistake_rows import sequence_starts
 
 
 BEFORE, AFTER = 5, 20

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..token_text import TokenTexts, printable
 from .mistake_analysis import MistakeAnalysis, analyse_mistakes
 from .mistake_examples import LogExamples, collect_examples
 from .pair_inspection import LayerView, PairInspection, inspect_pair, layer_view
@@ -18,7 +19,6 @@ from .picture_style import check_matplotlib
 from .report_pictures import pictures_of_inspection, pictures_of_log
 from .report_tables import changed_replies, changed_tokens, confusion_rows, findings, models_table, plain
 from .run_folder import RunFolder
-from .token_text import TokenTexts, printable
 
 
 logger = logging.get_logger(__name__)

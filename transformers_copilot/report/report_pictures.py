@@ -8,12 +8,12 @@ from functools import partial
 
 import pandas as pd
 
+from ..token_text import TokenTexts
 from . import pictures, pictures_of_pair
 from .mistake_analysis import MistakeAnalysis
 from .mistake_examples import LogExamples
 from .pair_inspection import LayerView, PairInspection
 from .picture_style import DARK, LIGHT, Theme, data_uri
-from .token_text import TokenTexts
 
 
 @dataclass

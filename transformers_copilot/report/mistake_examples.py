@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..mistake_rows import MistakeSource, row_streams, sequence_starts, whole_sequences
 from .mistake_counters import RoundSpan
-from .mistake_rows import MistakeSource, row_streams, sequence_starts, whole_sequences
 
 
 COLUMNS = [
