@@ -11,6 +11,7 @@ import pytest
 import torch
 from byte_tokenizer import byte_tokenizer
 from hub_fixtures import hub, hub_server, run_in_process  # noqa: F401
+from training_helpers import make_pilot
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from transformers_copilot.commands import arguments as command_arguments
@@ -121,6 +122,32 @@ def test_push_puts_pair_and_report_on_the_hub(trained, hub, tmp_path):  # noqa: 
 
 
 # ---- in this process: quick ----
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_task_from_a_folder_is_trained_and_evaluated(family, tmp_path, capsys):
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "pilot")
+    ends = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    make_pilot(family, **ends, eos_token_id=tokenizer.eos_token_id).save_pretrained(tmp_path / "pilot")
+    folder = tmp_path / "data" / "arithmetic" / "mawps"
+    folder.mkdir(parents=True)
+    for split, numbers in (("train", range(12)), ("dev", range(20, 24)), ("test", range(30, 35))):
+        made = [
+            {"id": f"{split}-{n}", "question": f"{n} and 1 ?", "answer": str(n + 1), "rationale": f"X={n}.0+1.0"}
+            for n in numbers
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    task = ["--task", "mawps", "--data_dir", str(tmp_path / "data")]
+    run = str(tmp_path / "run")
+    words = ["train", "--pilot", str(tmp_path / "pilot"), *task, "--copilot_layers", "2", "--max_steps", "2"]
+    words += ["--output_dir", run, "--use_cpu", "--save_strategy", "no", "--per_device_train_batch_size", "4"]
+    assert main(words) == 0, capsys.readouterr().err
+    assert "12 training texts, 4 for λ" in capsys.readouterr().out
+    assert main(["evaluate", run, *task, "--max_new_tokens", "4"]) == 0
+    assert "of 5" in capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [row["expected"] for row in results["rows"]] == ["31", "32", "33", "34", "35"]
 
 
 def test_help_teaches(capsys):
