@@ -8,6 +8,7 @@ import experiment_models
 import experiment_runs
 import numpy as np
 import pytest
+import quick
 import render
 import run
 import torch
@@ -82,6 +83,23 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert entry["gain_low"] <= right["pair"] - right["pilot"] <= entry["gain_high"]
     assert set(entry["controls"]) == set(SPEC["controls"])
     assert (docs / "results.md").read_text().count("Pilot alone") >= 3
+
+
+def test_rows_made_again_are_compared_with_the_reported_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    spec = write_spec(tmp_path, replay=False, variants={"pair": None}, controls=[])
+    run.main([str(spec), "--results", str(tmp_path), "--build", str(tmp_path / "build"), "--threads", "1"])
+    (tmp_path / "rows.yaml").write_text("- {experiment: tiny, seed: 0, name: pair}\n")
+    options = ["--rows", str(tmp_path / "rows.yaml"), "--experiments", str(tmp_path), "--results", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        quick.main([*options, "--threads", "1"])
+    assert ended.value.code == 0 and "inside" in capsys.readouterr().out
+    lines = (tmp_path / "tiny.jsonl").read_text()
+    line = json.loads(lines)
+    line["results"]["pilot"]["questions"], line["results"]["pair"]["questions"] = "0" * 12, "1" * 12
+    (tmp_path / "tiny.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        quick.main([*options, "--threads", "1"])
+    assert ended.value.code == 1 and "OUTSIDE" in capsys.readouterr().out
 
 
 def test_a_replayed_log_teaches_what_the_joint_training_teaches(tmp_path: Path) -> None:
