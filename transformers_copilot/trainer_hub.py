@@ -34,8 +34,8 @@ class CopilotHubMixin(_TrainerBase):
 
     As any Trainer does, with these differences: a push during the training is one commit, with the code that loads the
     pair; if it fails, a warning says so and the training goes on; the end of the training is pushed too, whatever the
-    strategy. `training_args.bin` is not written where a training
-    pushes: it is a pickle with the token and this machine's folders in it.
+    strategy. `training_args.bin` is not written where a training pushes: it is a pickle with the token and this
+    machine's folders in it.
     """
 
     push_in_progress: Any  # the base Trainer's
