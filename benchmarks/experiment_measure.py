@@ -38,6 +38,11 @@ class Measured:
     tokens: dict[str, float]
 
 
+def precision(spec: Experiment) -> torch.autocast:
+    """bfloat16 autocast where training has it; for passes over given texts, not for writing."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(spec.training.get("bf16")))
+
+
 def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weight: float | None = None) -> Measured:
     """Measure a model on the experiment's test questions.
 
@@ -97,7 +102,8 @@ def _teacher_forced(
     sums = {"loss": 0.0, "mistake_size": 0.0, "top1": 0.0, "tokens": 0.0}
     questions: list[float] = []
     for batch in DataLoader(items, spec.training.get("per_device_eval_batch_size", 32), collate_fn=collate):
-        logits, targets = _logits(model, dict(batch), options)
+        with precision(spec):
+            logits, targets = _logits(model, dict(batch), options)
         for row_logits, row_targets in zip(logits, targets, strict=True):
             supervised = row_targets >= 0
             scores, true = row_logits[supervised].float(), row_targets[supervised]

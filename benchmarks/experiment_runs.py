@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 from experiment_data import ExperimentData, load_data
-from experiment_measure import Measured, measure, teacher_forced_means
+from experiment_measure import Measured, measure, precision, teacher_forced_means
 from experiment_models import blocks_of_size, build_pair, build_pilot, with_corrected_head
 from experiment_replay import Recorder, replay
 from experiment_spec import Experiment
@@ -91,9 +91,10 @@ class Runner:
                 recorder.save(pair, recording)
         fitted = time.perf_counter()
         dev = place.items(place.data.dev)
-        fit = fit_copilot_weight(
-            pair, dev, data_collator=place.collator(), batch_size=16, set_name=f"{self.spec.task} dev", progress=False
-        )
+        with precision(self.spec):
+            fit = fit_copilot_weight(
+                pair, dev, data_collator=place.collator(), set_name=f"{self.spec.task} dev", progress=False
+            )
         fitted = time.perf_counter() - fitted
         alone = measure(self.spec, place.data, pair, 0.0)
         together = measure(self.spec, place.data, pair)
