@@ -65,7 +65,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert [line["name"] for line in lines] == ["pair", "two_steps", *(f"control:{n}" for n in SPEC["controls"])]
     pair, two, longer = lines[:3]
     assert len(pair["results"]["pair"]["questions"]) == 12 and pair["weights"]["pair"] > pair["weights"]["pilot"]
-    # One Pilot for both variants, so the same answers and losses. Loaded weights lie elsewhere in memory: but for rounding.
+    # One Pilot for both variants, so the same answers and losses, but for the rounding of weights that were loaded.
     assert two["results"]["pilot"]["questions"] == pair["results"]["pilot"]["questions"]
     assert two["results"]["pilot"]["tokens"] == pytest.approx(pair["results"]["pilot"]["tokens"], rel=1e-4)
     assert longer["weights"]["control"] == pair["weights"]["pilot"]
