@@ -68,6 +68,19 @@ def test_adapters_are_trained_saved_loaded_and_merged(tmp_path, capsys, quantize
     assert merged.config.adapters is None and merged.pilot.config.num_hidden_layers == 1
 
 
+def test_adapters_are_pushed_and_pulled(hub: Hub, tmp_path: Path):
+    given = [*SMALL, "--output_dir", str(tmp_path / "out"), "--namespace", hub.user]
+    ran = run_in_process(EXAMPLES / "lora.py", hub, tmp_path / "home", arguments=given)
+    assert "the loaded adapters answer as before" in ran.output
+    commit = hub.commits(hub.repo("sums-base"))[-1][0]
+    assert f"was trained beside {hub.repo('sums-base')}: loading that Pilot at revision {commit}" in ran.output
+    files = hub.files(hub.repo("sums-adapters"))
+    assert json.loads(files["pairing.json"])["pilot_revision"] == commit
+    assert {"pilot_adapter/adapter_model.safetensors", "copilot_adapter/adapter_model.safetensors"} <= set(files)
+    assert "README.md" in files and "model.safetensors" not in files
+    assert not any(data.count(str(tmp_path).encode()) for data in files.values()) and hub.token not in ran.output
+
+
 def test_a_copilot_is_published_without_its_pilot(hub: Hub, tmp_path: Path):
     given = [*SMALL, "--output_dir", str(tmp_path / "out"), "--namespace", hub.user, "--private"]
     ran = run_in_process(EXAMPLES / "copilot_alone.py", hub, tmp_path / "home", arguments=given)
