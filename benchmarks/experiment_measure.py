@@ -15,7 +15,6 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedModel
 
 from transformers_copilot.metrics.answers import same_answer
 from transformers_copilot.mistakes import mistake_size
-from transformers_copilot.modeling_pair_base import PilotCopilotPreTrainedModel
 from transformers_copilot.tasks.answering import write_replies
 
 
@@ -146,8 +145,3 @@ def _rank(scores: Tensor, true: Tensor, items: Tensor) -> float:
     place = torch.isin(true, items).nonzero().flatten()[-1]
     right = scores[place, true[place]]
     return float((scores[place, items] >= right).sum())
-
-
-def is_pair(model: PreTrainedModel) -> bool:
-    """Whether a model is a pair."""
-    return isinstance(model, PilotCopilotPreTrainedModel)

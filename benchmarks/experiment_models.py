@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
 from experiment_data import ExperimentData, is_encoder_decoder
 from experiment_spec import Experiment, Variant
@@ -111,12 +108,9 @@ def add_identity_blocks(model: PreTrainedModel, count: int) -> PreTrainedModel:
         A deeper model with the same outputs.
     """
     old = model.config.num_hidden_layers
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = old + count
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = None
+    fields = {**model.config.to_dict(), "num_hidden_layers": old + count, "layer_types": None}
     after = {(index + 1) * old // count - 1 for index in range(count)} if count <= old else set(range(old))
-    deeper = type(model)(type(config)(**{**config.to_dict(), "layer_types": None}))
+    deeper = type(model)(type(model.config)(**fields))
     states, place = {}, 0
     source = model.state_dict()
     for layer in range(old):
@@ -171,8 +165,3 @@ def with_corrected_head(model: PreTrainedModel) -> PreTrainedModel:
     """
     model.lm_head = CorrectedHead(model.lm_head, model.lm_head.in_features)
     return model
-
-
-def weights_of(model: PreTrainedModel) -> dict[str, Any]:
-    """Numbers of weights, for the results."""
-    return {"weights": model.num_parameters()}

@@ -98,9 +98,7 @@ class Runner:
         fitted = time.perf_counter() - fitted
         alone = measure(self.spec, place.data, pair, 0.0)
         together = measure(self.spec, place.data, pair)
-        by_weight = {}
-        if self.spec.section == "E" or first:
-            by_weight = self._by_weight(place.data, pair)
+        by_weight = self._by_weight(place.data, pair) if first else {}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,

@@ -123,6 +123,7 @@ def result_row(result: CardResult) -> dict[str, Any]:
     """
 
     def shown(value: float, interval: Interval | None, sign: str = "") -> str:
+        """A value with its interval, if that is known."""
         text = f"{value:{sign}.4g}"
         return text if interval is None else f"{text} [{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]"
 

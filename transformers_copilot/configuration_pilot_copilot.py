@@ -39,9 +39,11 @@ def _of_pilot(name: str) -> property:
     """A field of the Pilot's text configuration, which trainers and scripts read and set on the pair's."""
 
     def read(config: PilotCopilotConfig) -> Any:
+        """The Pilot's value, `None` where it has no such field."""
         return getattr(config.get_text_config(decoder=True), name, None)
 
     def write(config: PilotCopilotConfig, value: Any) -> None:
+        """Set the Pilot's value."""
         setattr(config.get_text_config(decoder=True), name, value)
 
     return property(read, write)

@@ -14,6 +14,7 @@ from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
 from .head_product import product_with_rows
+from .load_errors import load_errors_explained
 from .modeling_copilot import CopilotModel
 from .package_part import package_part
 from .pair_passes import PairPassesMixin
@@ -31,6 +32,7 @@ from .pairing import (
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
 from .validation import check_copilot_weight
+from .weight_files import check_weight_files
 
 
 class PilotCopilotPreTrainedModel(
@@ -122,7 +124,7 @@ class PilotCopilotPreTrainedModel(
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """Load a pair; arguments as of any model's `from_pretrained`.
+        """Load a pair; arguments as of any model's `from_pretrained`. Weights are read from safetensors files only.
 
         Args:
             pretrained_model_name_or_path: id or folder of a pair.
@@ -134,18 +136,23 @@ class PilotCopilotPreTrainedModel(
             The pair, or the pair and the loading information.
 
         Raises:
-            ValueError: the checkpoint holds a model that is no pair, or a pair without its Copilot.
+            ValueError: it is no pair, or not whole, or names files outside itself.
+            OSError: a file of it is missing or can't be reached.
         """
+        source = pretrained_model_name_or_path
         hub: dict[str, Any] = {
             name: kwargs[name]
             for name in ("revision", "token", "cache_dir", "subfolder", "local_files_only")
             if name in kwargs
         }
-        if kwargs.get("config") is None and pretrained_model_name_or_path is not None:
-            check_holds_pair(cls, pretrained_model_name_or_path, hub)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        check_whole(cls, pretrained_model_name_or_path, info)
-        model._load_adapters(pretrained_model_name_or_path, hub)
+        with load_errors_explained(source):
+            check_weight_files(source, kwargs.get("config"), kwargs)
+            if kwargs.get("config") is None and source is not None:
+                check_holds_pair(cls, source, hub)
+            kwargs["use_safetensors"] = True
+            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+            check_whole(cls, source, info)
+            model._load_adapters(source, hub)
         adopt_quantization(model)
         return (model, info) if output_loading_info else model
 

@@ -1,4 +1,4 @@
-"""A pair as one repository: its code goes with it, and what is read from one is looked at first."""
+"""A pair as one repository: its code goes with it, and it is pushed whole."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from .load_errors import load_errors_explained
 from .package_part import package_part
-from .weight_files import check_weight_files
 
 
 # The mixin is put into a model's class; type checkers are told so.
@@ -18,38 +16,6 @@ _ModelBase: Any = PreTrainedModel if TYPE_CHECKING else object
 
 class PairHubMixin(_ModelBase):
     """The part of [`PilotCopilotPreTrainedModel`] that writes and pushes a pair whole."""
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
-    ) -> Any:
-        """Load a pair; arguments as of any model's `from_pretrained`. Weights are read from safetensors files only.
-
-        Args:
-            pretrained_model_name_or_path: id or folder of a pair.
-            *args: handed on.
-            output_loading_info (`bool`, *optional*, defaults to `False`): also return what was missing or unexpected.
-            **kwargs: handed on, e.g. `dtype`, `device_map`, `attn_implementation`, `copilot_weight`.
-
-        Returns:
-            The pair, or the pair and the loading information.
-
-        Raises:
-            ValueError: it is no pair, or not whole, or names files outside itself.
-            OSError: a file of it is missing or can't be reached.
-        """
-        source = pretrained_model_name_or_path
-        with load_errors_explained(source):
-            check_weight_files(source, kwargs.get("config"), kwargs)
-            kwargs["use_safetensors"] = True
-            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
-        missing = sorted(key for key in info["missing_keys"] if key.startswith("pilot."))
-        if missing:
-            raise ValueError(
-                f"{source} holds no whole Pilot: {len(missing)} of its weights are missing, {missing[0]} first. Save "
-                f"or download the pair again; if it is a Copilot alone, use {cls.__name__}.from_copilot(...)."
-            )
-        return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the pair whole; arguments as of any model's `save_pretrained`.

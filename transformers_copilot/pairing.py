@@ -117,7 +117,7 @@ def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> None:
 
 
 def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
-    """Refuse a pair that was loaded without its Copilot, or whose weights have an adapter's names.
+    """Refuse a pair that was loaded without its Copilot or its Pilot, or whose weights have an adapter's names.
 
     Args:
         pair_class: the class that loaded it.
@@ -138,6 +138,12 @@ def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
         raise ValueError(
             f"{source} was saved with an adapter inside, {len(adapted)} of whose weights belong nowhere, {adapted[0]} "
             "first. Save the pair again with its own `save_pretrained` or `save_adapters`, or merge the adapter first."
+        )
+    missing = sorted(key for key in info["missing_keys"] if key.startswith("pilot."))
+    if missing:
+        raise ValueError(
+            f"{source} holds no whole Pilot: {len(missing)} of its weights are missing, {missing[0]} first. Save "
+            f"or download the pair again; if it is a Copilot alone, use {pair_class.__name__}.from_copilot(...)."
         )
 
 

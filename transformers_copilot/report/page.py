@@ -135,6 +135,7 @@ def _collator(pair: Any) -> Any:
     pad = pair.generation_config.pad_token_id or 0
 
     def collate(items: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """A batch, padded on the right."""
         ids, labels = ([torch.tensor(item[name]) for item in items] for name in ("input_ids", "labels"))
         return {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),

@@ -88,6 +88,7 @@ class TargetTrie:
             raise ValueError(f"`prompt_length` is {prompt_length}: give the number of tokens before the target.")
 
         def allowed_tokens(row: int, tokens: Tensor) -> list[int]:
+            """The tokens that may follow what a row of beams has written."""
             return self.allowed(tokens[prompt_length:].tolist())
 
         return allowed_tokens

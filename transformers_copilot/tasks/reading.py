@@ -79,6 +79,7 @@ def local_reader(data_dir: Path) -> Reader:
         raise FileNotFoundError(f"There is no folder {data_dir}: give `data_dir` the folder with the tasks' files.")
 
     def read(task: QuestionTask | SequenceTask, split: str) -> list[tuple[str, Any]] | None:
+        """The rows of a file, `None` where there is no such file."""
         path = local_file(data_dir, task, split)
         return list(read_jsonl(path)) if path.is_file() else None
 
@@ -99,6 +100,7 @@ def hub_reader(dataset_name: str | None = None) -> Reader:
     loaded: dict[str, Any] = {}
 
     def read(task: QuestionTask | SequenceTask, split: str) -> list[tuple[str, Any]] | None:
+        """The rows of a split on the Hub, `None` where there is no such split."""
         source = task.hub if dataset_name is None else HubSource(dataset_name)
         if source is None:
             raise FileNotFoundError(
