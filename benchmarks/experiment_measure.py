@@ -30,11 +30,13 @@ class Measured:
             mean log-likelihood of the target's tokens.
         seconds: Time that the answers took.
         tokens: Means over the supervised tokens: `loss`, `mistake_size` (E‖p − p̂‖²), `top1`, and their number.
+        likelihoods: Of each question the mean log-likelihood of the target's tokens, where `questions` is not that.
     """
 
     questions: list[float]
     seconds: float
     tokens: dict[str, float]
+    likelihoods: list[float] | None = None
 
 
 def precision(spec: Experiment) -> torch.autocast:
@@ -58,10 +60,11 @@ def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weig
     options = {} if weight is None else {"copilot_weight": weight}
     started = time.perf_counter()
     questions, tokens = _teacher_forced(spec, data, model, options)
-    if spec.measure == "answers":
-        started = time.perf_counter()
-        questions = _answers(spec, data, model, options)
-    return Measured(questions, time.perf_counter() - started, tokens)
+    if spec.measure != "answers":
+        return Measured(questions, time.perf_counter() - started, tokens)
+    started = time.perf_counter()
+    answers = _answers(spec, data, model, options)
+    return Measured(answers, time.perf_counter() - started, tokens, questions)
 
 
 def teacher_forced_means(

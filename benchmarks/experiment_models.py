@@ -15,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
+from transformers_copilot import CopilotModel, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 
 def pilot_config(spec: Experiment, data: ExperimentData) -> PreTrainedConfig:
@@ -75,6 +75,9 @@ def build_pair(spec: Experiment, variant: Variant, data: ExperimentData, seed: i
     options["copilot"] = {**spec.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
     kind = PilotCopilotForSeq2SeqLM if is_encoder_decoder(spec) else PilotCopilotForCausalLM
     pair = kind.from_pilot(pilot, **options)
+    if variant.random_weights:
+        set_seed(seed)
+        pair.copilot.load_state_dict(CopilotModel(pair.config.copilot).state_dict())
     pair.generation_config.pad_token_id = data.tokenizer.pad_token_id
     return pair
 

@@ -78,8 +78,7 @@ class Runner:
         step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
         recording = self.build / self.spec.experiment / f"recording-{place.seed}"
         first = name == self.spec.variants[0].name
-        # Held-out questions change what the Pilot trains on, so such a variant needs a Pilot of its own.
-        if self.spec.replay and not first and "held_out_mistakes" not in variant.training:
+        if self.spec.replay and not first and not self.spec.needs_own_log(variant):
             steps, seconds = replay(place, variant, pair, recording)
         else:
             trainer = place.trainer(CopilotTrainer, pair, {**self.spec.training, **variant.training})
@@ -149,7 +148,10 @@ def as_json(measured: Measured) -> dict[str, Any]:
     questions: Any = [round(value, 5) for value in measured.questions]
     if set(questions) <= {0.0, 1.0}:
         questions = "".join(str(int(value)) for value in questions)
-    return {"questions": questions, "tokens": {name: round(value, 6) for name, value in measured.tokens.items()}}
+    made = {"questions": questions, "tokens": {name: round(value, 6) for name, value in measured.tokens.items()}}
+    if measured.likelihoods is not None:
+        made["likelihoods"] = [round(value, 4) for value in measured.likelihoods]
+    return made
 
 
 def about_machine() -> dict[str, Any]:

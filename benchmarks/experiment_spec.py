@@ -20,11 +20,13 @@ class Variant:
     Args:
         name: What it is called.
         pair: Options of `from_pilot`, such as `fusion`; under `copilot`, fields of the Copilot's configuration.
+        random_weights: Start the Copilot from fresh weights and not from copies of the Pilot's layers.
         training: Fields of `CopilotTrainingArguments`.
     """
 
     name: str
     pair: dict[str, Any] = field(default_factory=dict)
+    random_weights: bool = False
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +90,20 @@ class Experiment:
         """All runs in the order in which they are made: for each seed the variants, then the controls."""
         names = [variant.name for variant in self.variants] + [f"control:{name}" for name in self.controls]
         return [(seed, name) for seed in self.seeds for name in names]
+
+    def needs_own_log(self, variant: Variant) -> bool:
+        """Whether a variant can't learn from the first one's log: its Pilot trains on less, or its rounds hold other
+        rationales or mistakes, or it reads no log.
+
+        Args:
+            variant: The variant.
+
+        Returns:
+            Whether its Pilot has to be trained beside it.
+        """
+        logged = ("rationale_pooling", "mistake_top_k")
+        other = any(name in variant.pair and variant.pair[name] != self.pair.get(name) for name in logged)
+        return other or "held_out_mistakes" in variant.training or not variant.training.get("use_mistake_log", True)
 
     def variant(self, name: str) -> Variant:
         """The variant of a name."""

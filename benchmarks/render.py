@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiment_choices import choices_table
 from experiment_figures import sizes_figure
+from experiment_spec import read_experiment
 from experiment_statistics import compare
 from experiment_store import ResultStore
 from experiment_tables import ablation_table, comparison_table, ranking_table, sizes_table, weights_table
 
 
 ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "benchmarks" / "experiments"
 TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 KINDS = {
     "comparison": comparison_table,
@@ -99,6 +102,13 @@ def fill_tables(page: str, results: dict[str, list[dict[str, Any]]]) -> str:
         if kind == "sizes":
             chosen = {key: lines for key, lines in results.items() if key.startswith(name.rstrip("*"))}
             return f"{begin}{sizes_table(chosen)}\n{end}"
+        if kind == "choices":
+            ablations = [
+                (read_experiment(EXPERIMENTS / f"{key}.yaml"), lines)
+                for key, lines in results.items()
+                if key.startswith(name.rstrip("*"))
+            ]
+            return f"{begin}{choices_table(ablations)}\n{end}"
         if kind not in KINDS or name not in results:
             raise ValueError(f"no table {kind!r} of {name!r}: there are {sorted(KINDS)} of {sorted(results)}.")
         return f"{begin}{KINDS[kind](results[name])}\n{end}"

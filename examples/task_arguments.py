@@ -38,6 +38,7 @@ class TaskArguments:
     fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
     objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
     rationale_window: str = field(default="preceding", metadata={"choices": ["preceding", "current"]})
+    rationale_pooling: str = field(default="mean", metadata={"choices": ["mean", "last"]})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights.", "choices": ["float32", "bfloat16"]})
     control: str | None = field(
         default=None, metadata={"help": "Id or folder of another model to fine-tune alone and compare with."}
@@ -64,6 +65,7 @@ class TaskArguments:
             "fusion": self.fusion,
             "objective": self.objective,
             "rationale_window": self.rationale_window,
+            "rationale_pooling": self.rationale_pooling,
         }
 
 

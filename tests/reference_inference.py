@@ -34,6 +34,7 @@ class SlowPilot:
 
     pilot: PreTrainedModel
     source_ids: Tensor | None = None  # an encoder-decoder's question, (source,)
+    pooling: str = "mean"
     outputs: list[Tensor] = field(default_factory=list)
 
     def layers(self) -> torch.nn.ModuleList:
@@ -55,7 +56,8 @@ class SlowPilot:
             logits = self.pilot(self.source_ids[None], decoder_input_ids=prefix[None], use_cache=False).logits
         for handle in handles:
             handle.remove()
-        rationale = sum(output[0, -1].double() for output in self.outputs) / len(self.outputs)
+        pooled = self.outputs[-1:] if self.pooling == "last" else self.outputs
+        rationale = sum(output[0, -1].double() for output in pooled) / len(pooled)
         question = self.pilot.get_input_embeddings()(prefix[-1:])[0].double()
         return Step(logits[0, -1].double(), question, rationale)
 
@@ -127,6 +129,8 @@ class SlowCopilot:
     def corrections(self, mistakes: list[Tensor], memories: list[list[Tensor]]) -> list[Tensor]:
         """f_j at every position, from e_0 … e_j and the memory that position j sees (Eq. 6)."""
         states = [self.read(mistake) for mistake in mistakes]
+        if self.config.rationale_input:  # position j's own rationale is the last thing that it sees
+            states = [x + self.linear("rationale_input", seen[-1]) for x, seen in zip(states, memories, strict=True)]
         for number in range(self.config.num_hidden_layers):
             layer = f"layers.{number}"
             odd = number % 2 == 0  # the paper counts from 1
@@ -149,6 +153,7 @@ class SlowPair:
 
     def __init__(self, pair: PreTrainedModel, source_ids: Tensor | None = None) -> None:
         self.config, self.pilot, self.copilot = pair.config, SlowPilot(pair.pilot, source_ids), SlowCopilot(pair)
+        self.pilot.pooling = self.config.rationale_pooling
         self.encoded = None if source_ids is None else [*self.pilot.encoded()]
 
     def memory(self, steps: list[Step], j: int) -> list[Tensor]:

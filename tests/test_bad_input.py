@@ -125,6 +125,7 @@ def test_a_copilot_that_is_no_copilot_is_refused():
         ("fusion", "'logits', 'probability'"),
         ("objective", "'cross_entropy', 'kl', 'mse', 'rmse'"),
         ("rationale_window", "'preceding', 'current'"),
+        ("rationale_pooling", "'mean', 'last'"),
         ("mistakes_from", "'labels', 'all'"),
         ("head", "'own', 'pilot'"),
     ],
@@ -137,6 +138,16 @@ def test_an_unknown_value_names_the_allowed_ones(option, allowed):
         for config in (PilotCopilotConfig, PilotCopilotSeq2SeqConfig):
             with pytest.raises(ValueError, match=message):
                 config(**{option: "nonsense"})
+
+
+def test_a_copilot_that_reads_its_own_rationale_needs_the_window_that_shows_it():
+    copilot = {"num_hidden_layers": 2, "rationale_input": True}
+    with pytest.raises(ValueError, match="`rationale_input` is True.* set rationale_window='current'"):
+        PilotCopilotForCausalLM.from_pilot(make_pilot(), copilot)
+    pair = PilotCopilotForCausalLM.from_pilot(make_pilot(), copilot, rationale_window="current")
+    pair.config.rationale_window = "preceding"
+    with pytest.raises(ValueError, match="set rationale_window='current'"):
+        PilotCopilotForCausalLM(pair.config)
 
 
 def test_an_unknown_option_is_refused():

@@ -14,6 +14,13 @@ from transformers import PreTrainedModel
 WINDOWS, FUSIONS, HEADS = ("preceding", "current"), ("logits", "probability"), ("own", "pilot")
 FEEDBACKS = ("observed", "predicted")
 CHOICES = list(product(WINDOWS, FUSIONS, HEADS))
+# Window, pooling, and whether a position's own rationale is part of the Copilot's input.
+RATIONALES = [
+    ("preceding", "last", False),
+    ("current", "last", False),
+    ("current", "last", True),
+    ("current", "mean", True),
+]
 SHORT, LONG, WEIGHT = 4, 7, 0.7
 NEW_TOKENS = 5
 PairOf = Callable[..., PreTrainedModel]
@@ -49,7 +56,21 @@ def step_by_step(pair: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Te
 @pytest.mark.parametrize("family", DECODER_ONLY)
 @pytest.mark.parametrize(("window", "fusion", "head"), CHOICES)
 def test_decoder_only_scores_as_the_reference(tiny_pair: PairOf, family: str, window: str, fusion: str, head: str):
-    pair = tiny_pair(family, rationale_window=window, fusion=fusion, head=head)
+    check_decoder_only(tiny_pair(family, rationale_window=window, fusion=fusion, head=head))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(("window", "pooling", "own_rationale"), RATIONALES)
+def test_every_kind_of_rationale_scores_as_the_reference(
+    tiny_pair: PairOf, family: str, window: str, pooling: str, own_rationale: bool
+):
+    copilot = {"num_hidden_layers": 2, "rationale_input": own_rationale}
+    check_decoder_only(tiny_pair(family, rationale_window=window, rationale_pooling=pooling, copilot=copilot))
+
+
+def check_decoder_only(pair: PreTrainedModel) -> None:
+    """The whole text, single tokens and uneven pieces all equal the reference."""
     ids, mask, positions = left_padded()
     out = pair(ids, attention_mask=mask, position_ids=positions, copilot_weight=WEIGHT)
     whole = out.logits.softmax(-1)
@@ -67,7 +88,20 @@ def test_decoder_only_scores_as_the_reference(tiny_pair: PairOf, family: str, wi
 @torch.no_grad()
 @pytest.mark.parametrize(("window", "fusion", "head"), CHOICES)
 def test_encoder_decoder_scores_as_the_reference(tiny_pair: PairOf, window: str, fusion: str, head: str):
-    pair = tiny_pair("t5", rationale_window=window, fusion=fusion, head=head)
+    check_encoder_decoder(tiny_pair("t5", rationale_window=window, fusion=fusion, head=head))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("window", "pooling", "own_rationale"), RATIONALES)
+def test_an_encoder_decoders_rationales_of_every_kind(
+    tiny_pair: PairOf, window: str, pooling: str, own_rationale: bool
+):
+    copilot = {"num_hidden_layers": 2, "rationale_input": own_rationale}
+    check_encoder_decoder(tiny_pair("t5", rationale_window=window, rationale_pooling=pooling, copilot=copilot))
+
+
+def check_encoder_decoder(pair: PreTrainedModel) -> None:
+    """The whole text and single tokens equal the reference."""
     source, target = some_ids(2, 5), some_ids(2, 6, seed=4)
     source_mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     target[:, 0] = pair.config.pilot.decoder_start_token_id

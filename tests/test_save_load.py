@@ -38,6 +38,7 @@ OPTIONS = {
     "fusion": "probability",
     "objective": "rmse",
     "rationale_window": "current",
+    "rationale_pooling": "last",
     "mistakes_from": "all",
     "mistake_top_k": 7,
     "copilot_weight": 0.6,

@@ -74,6 +74,10 @@ class CopilotConfig(PreTrainedConfig):
         head (`str`, *optional*, defaults to `"own"`):
             `"own"`: matrices V × d_C in and out (the paper). `"pilot"`: the Pilot's embedding in and its language
             model head out, both read only, with a small map on either side; no vocabulary matrix is stored.
+        rationale_input (`bool`, *optional*, defaults to `False`):
+            Whether position j's own rationale is part of the Copilot's input there, beside the mistake before it.
+            Without positions in its attention the Copilot can't tell which of all rationales is its own. Needs
+            `rationale_window="current"`.
         pilot_hidden_size (`int`, *optional*):
             Width d_P of the Pilot's layers, hence of rationales. Defaults to `hidden_size`.
         question_size (`int`, *optional*):
@@ -108,6 +112,7 @@ class CopilotConfig(PreTrainedConfig):
     mlp_bias: bool = False
     dropout: float = 0.0
     head: str = "own"
+    rationale_input: bool = False
     pilot_hidden_size: int | None = None
     question_size: int | None = None
     is_encoder_decoder: bool = False

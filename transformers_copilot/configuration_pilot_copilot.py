@@ -22,6 +22,7 @@ OPTION_VALUES: dict[str, tuple[str, ...]] = {
     "fusion": ("logits", "probability"),
     "objective": ("cross_entropy", "kl", "mse", "rmse"),
     "rationale_window": ("preceding", "current"),
+    "rationale_pooling": ("mean", "last"),
     "mistakes_from": ("labels", "all"),
 }
 PAPER_OPTIONS: dict[str, Any] = {
@@ -29,6 +30,7 @@ PAPER_OPTIONS: dict[str, Any] = {
     "fusion": "probability",
     "objective": "rmse",
     "rationale_window": "preceding",
+    "rationale_pooling": "mean",
     "mistakes_from": "labels",
     "mistake_top_k": None,
     "copilot_weight": 1.0,
@@ -70,6 +72,9 @@ class PilotCopilotConfig(PreTrainedConfig):
             mini-batch (Eq. 7).
         rationale_window (`str`, *optional*, defaults to `"preceding"`):
             `"preceding"`: position j sees the Pilot's hidden states before j (the paper). `"current"`: those at j too.
+        rationale_pooling (`str`, *optional*, defaults to `"mean"`):
+            What a rationale is made of: the `"mean"` of the decoder layers' raw outputs (the paper), or the `"last"`
+            layer's alone.
         mistakes_from (`str`, *optional*, defaults to `"labels"`):
             Positions that the Copilot's loss covers: `"labels"`, the supervised ones, or `"all"`, the prompt's too.
         mistake_top_k (`int`, *optional*, defaults to 64):
@@ -78,8 +83,6 @@ class PilotCopilotConfig(PreTrainedConfig):
             λ of Eq. 8, from 0 (the Pilot alone) to 2.
         copilot_weight_fit (`dict`, *optional*):
             Where λ comes from, written by [`fit_copilot_weight`]: method, set, size, value.
-        rationale_definition (`str`, *optional*, defaults to `"mean of raw decoder layer outputs"`):
-            What a rationale h̄ is; kept in the file so that a checkpoint says what it was trained on.
         pilot_name_or_path (`str`, *optional*):
             The Hub id that the Pilot was loaded from; `None` for a folder, which says nothing on another machine.
         pilot_revision (`str`, *optional*):
@@ -120,11 +123,11 @@ class PilotCopilotConfig(PreTrainedConfig):
     fusion: str = "logits"
     objective: str = "cross_entropy"
     rationale_window: str = "preceding"
+    rationale_pooling: str = "mean"
     mistakes_from: str = "labels"
     mistake_top_k: int | None = 64
     copilot_weight: float | int = 1.0
     copilot_weight_fit: dict | None = None
-    rationale_definition: str = "mean of raw decoder layer outputs"
     pilot_name_or_path: str | None = None
     pilot_revision: str | None = None
     adapters: dict | None = None
@@ -180,6 +183,12 @@ class PilotCopilotConfig(PreTrainedConfig):
         """
         for name, allowed in OPTION_VALUES.items():
             check_option(name, getattr(self, name), allowed)
+        copilot = self.copilot.to_dict() if isinstance(self.copilot, CopilotConfig) else self.copilot or {}
+        if copilot.get("rationale_input") and self.rationale_window == "preceding":
+            raise ValueError(
+                "the Copilot's `rationale_input` is True, which gives it each position's own rationale, but "
+                "`rationale_window` is 'preceding', which hides it; set rationale_window='current'."
+            )
         self.copilot_weight = check_copilot_weight(self.copilot_weight)
         if self.mistake_top_k is not None and self.mistake_top_k < 1:
             raise ValueError(f"`mistake_top_k` is {self.mistake_top_k}; give at least 1, or None to keep every token.")

@@ -229,7 +229,7 @@ def check_fingerprint(which: str, found: dict[str, Any], expected: dict[str, Any
         if name in found and found[name] != value:
             raise ValueError(
                 f"the Mistake Log {which} is another model's: its {name} is {found[name]!r}, this Pilot's is "
-                f"{value!r}. Logs cannot be shared between Pilots; start a new one."
+                f"{value!r}. Logs cannot be shared between Pilots or kinds of rationale; start a new one."
             )
 
 

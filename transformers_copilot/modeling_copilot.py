@@ -62,6 +62,8 @@ class CopilotModel(CopilotPreTrainedModel):
         self.rationale_norm = make_norm(config, config.pilot_hidden_size)
         self.question_projection = _align(config.question_size, width)
         self.rationale_projection = _align(config.pilot_hidden_size, width)
+        if config.rationale_input:
+            self.rationale_input = nn.Linear(width, width, bias=False)
         self.segments = nn.Parameter(torch.zeros(2, width))  # tells X̃ from h̄
         self.layers = nn.ModuleList(CopilotLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = make_norm(config, width)
@@ -115,6 +117,8 @@ class CopilotModel(CopilotPreTrainedModel):
         if cache is None or not cache.has_questions(0):  # an encoder's output is read once
             question = self.question_projection(self.question_norm(question.to(self.dtype))) + self.segments[0]
         rationale = self.rationale_projection(self.rationale_norm(rationale.to(self.dtype))) + self.segments[1]
+        if self.config.rationale_input:
+            states = states + self.rationale_input(rationale)
         for layer in self.layers:
             states = layer(states, question, rationale, masks.mistakes, masks.memory, cache)
         return self.norm(states)

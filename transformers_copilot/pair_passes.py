@@ -50,7 +50,7 @@ class PairPassesMixin(_ModelBase):
         inner = None if cache is None else cache.pilot
         given = self._pilot_arguments({**arguments, "past_key_values": inner, "use_cache": use_cache})
         frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
-        with self.recorder.capture(arguments.get("keep_layers", 0)) as captured, frozen:
+        with self.recorder.capture(arguments.get("keep_layers", 0), self.config.rationale_pooling) as captured, frozen:
             sharing(captured)
             outputs = self.pilot(return_dict=True, **given)
         return outputs, captured

@@ -1,7 +1,8 @@
 """Questions and rationales: what the Pilot's layers held, taken by forward hooks while it runs.
 
-The rationale h̄ of a position is the mean over the decoder layers' raw outputs (before the final norm), summed up as
-the layers run: one tensor of `(batch, length, hidden)` instead of one a layer (`output_hidden_states`).
+The rationale h̄ of a position is pooled from the decoder layers' raw outputs (before the final norm) as the layers
+run: their mean, or the last one. Either is one tensor of `(batch, length, hidden)` instead of one a layer
+(`output_hidden_states`).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ class Capture:
 
     Attributes:
         owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
+        pooling (`str`): `"mean"` over the layers, or the `"last"` one alone.
         keep_layers (`int`): for how many rows to keep every layer's output beside the sum.
         question (`torch.Tensor` of shape `(batch, length, question_size)`, *optional*): the embedding layer's output.
-        total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far.
-        count (`int`): how many layers have run.
+        total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far, or the
+            last one.
+        count (`int`): how many layers are in it.
         layers (`list` of tensors): the outputs, with `keep_layers`.
         head_rows (callable, *optional*): gives rows `(batch, 1, hidden)` that go through the Pilot's head together with
             its own, called when all layers have run. One reading of the head's weights then serves both parts.
@@ -38,6 +41,7 @@ class Capture:
     """
 
     owner: int
+    pooling: str = "mean"
     keep_layers: int = 0
     question: Tensor | None = None
     total: Tensor | None = None
@@ -80,7 +84,7 @@ class Capture:
         return self.question
 
     def rationale(self) -> Tensor:
-        """h̄, the mean over the decoder layers.
+        """h̄, the mean over the decoder layers or the last of them.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, length, hidden)`, detached.
@@ -127,16 +131,18 @@ class RationaleRecorder:
         self._handles = []
 
     @contextmanager
-    def capture(self, keep_layers: int = 0) -> Iterator[Capture]:
+    def capture(self, keep_layers: int = 0, pooling: str = "mean") -> Iterator[Capture]:
         """Collect what the Pilot does inside the `with` block.
 
         Args:
             keep_layers (`int`, *optional*, defaults to 0): for so many rows keep every layer's output too.
+            pooling (`str`, *optional*, defaults to `"mean"`): what a rationale is, the mean over the layers or the
+                `"last"` one.
 
         Yields:
             [`Capture`], filled when the Pilot has run.
         """
-        captured = Capture(owner=id(self), keep_layers=keep_layers)
+        captured = Capture(owner=id(self), pooling=pooling, keep_layers=keep_layers)
         token = _ACTIVE.set(captured)
         try:
             yield captured
@@ -150,11 +156,10 @@ class RationaleRecorder:
         hidden = (output[0] if isinstance(output, (tuple, list)) else output).detach()
         if captured.keep_layers:
             captured.layers.append(hidden[: captured.keep_layers])
-        captured.count += 1
-        if captured.total is None:
-            captured.total = hidden.float()
+        if captured.total is None or captured.pooling == "last":
+            captured.total, captured.count = hidden.float(), 1
         else:
-            captured.total = captured.total + hidden.to(captured.total.device)
+            captured.total, captured.count = captured.total + hidden.to(captured.total.device), captured.count + 1
 
     def _on_embedding(self, module: nn.Module, args: Any, output: Any) -> None:
         captured = _ACTIVE.get()

@@ -62,8 +62,10 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
         log = mistake_log  # an empty one is false, and kept all the same
         if log is None:
             log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
-        check_fingerprint("given", log.fingerprint, pair_fingerprint(pair))
-        log.fingerprint = log.fingerprint or pair_fingerprint(pair)
+        # What a round's rationales are is the log's matter too, not only whose they are.
+        expected = {**pair_fingerprint(pair), "rationale_pooling": pair.config.rationale_pooling}
+        check_fingerprint("given", log.fingerprint, expected)
+        log.fingerprint = log.fingerprint or expected
         self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps, rows_writer(self.args))
         self.add_callback(self.mistake_callback)
         if self.args.mistake_picture_steps:

@@ -45,6 +45,7 @@ class TrainArguments:
     fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
     objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
     rationale_window: str = field(default="preceding", metadata={"choices": ["preceding", "current"]})
+    rationale_pooling: str = field(default="mean", metadata={"choices": ["mean", "last"]})
     dtype: str = field(default="float32", metadata={"choices": ["float32", "bfloat16"], "help": "Of the weights."})
     dev_dataset: str | None = field(default=None, metadata={"help": "Rows to choose λ on, beside --dataset."})
     dev_size: float = field(default=0.1, metadata={"help": "Share of train for it where there are none; 200 at most."})
@@ -132,7 +133,7 @@ def _encode(tokenizer: Any, rows: Any, max_length: int, seq2seq: bool) -> tuple[
 
 def _build_pair(options: TrainArguments, seq2seq: bool, tokenizer: Any) -> Any:
     kind: Any = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM
-    names = ("head", "error_feedback", "fusion", "objective", "rationale_window")
+    names = ("head", "error_feedback", "fusion", "objective", "rationale_window", "rationale_pooling")
     copilot = options.copilot or {"num_hidden_layers": options.copilot_layers}
     choices = {name: getattr(options, name) for name in names}
     pair = kind.from_pilot(options.pilot, copilot=copilot, dtype=getattr(torch, options.dtype), **choices)
