@@ -15,12 +15,8 @@ WINDOWS, FUSIONS, HEADS = ("preceding", "current"), ("logits", "probability"), (
 FEEDBACKS = ("observed", "predicted")
 CHOICES = list(product(WINDOWS, FUSIONS, HEADS))
 # Window, pooling, and whether a position's own rationale is part of the Copilot's input.
-RATIONALES = [
-    ("preceding", "last", False),
-    ("current", "last", False),
-    ("current", "last", True),
-    ("current", "mean", True),
-]
+RATIONALES = [(window, pooling, False) for window, pooling in product(WINDOWS, ("mean", "last"))][1:]
+RATIONALES += [("current", "mean", True), ("current", "last", True)]
 SHORT, LONG, WEIGHT = 4, 7, 0.7
 NEW_TOKENS = 5
 PairOf = Callable[..., PreTrainedModel]
