@@ -75,12 +75,14 @@ class Runner:
     def _pair(self, place: Workplace, name: str) -> dict[str, Any]:
         variant = self.spec.variant(name)
         pair = build_pair(self.spec, variant, place.data, place.seed)
-        step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
         recording = self.build / self.spec.experiment / f"recording-{place.seed}"
         first = name == self.spec.variants[0].name
         if self.spec.replay and not first and not self.spec.needs_own_log(variant):
             steps, seconds = replay(place, variant, pair, recording)
+            recorded = self.store.find(place.seed, self.spec.variants[0].name)
+            step_seconds = recorded["seconds"]["pilot_alone"] / recorded["steps"]
         else:
+            step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
             trainer = place.trainer(CopilotTrainer, pair, {**self.spec.training, **variant.training})
             recorder = Recorder(trainer)
             if self.spec.replay and first:
@@ -116,7 +118,9 @@ class Runner:
 
     def _by_weight(self, data: ExperimentData, pair: PreTrainedModel) -> dict[str, dict[str, float]]:
         """The means over the test tokens at each λ (question E)."""
-        return {f"{weight:g}": teacher_forced_means(self.spec, data, pair, weight) for weight in (0.3, 0.5, 0.8, 1.0)}
+        return {
+            f"{weight:g}": teacher_forced_means(self.spec, data, pair, weight) for weight in (0.3, 1.0, 2.0, 4.0, 8.0)
+        }
 
     def _control(self, place: Workplace, name: str) -> dict[str, Any]:
         pair = self.store.find(place.seed, self.spec.variants[0].name)

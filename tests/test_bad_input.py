@@ -158,17 +158,17 @@ def test_an_unknown_option_is_refused():
 @pytest.mark.parametrize("value", ["1.0", None, True, [1.0], 1j])
 def test_a_weight_that_is_no_number_is_refused(pair, value):
     if value is not None:  # `None` in a call is the configuration's
-        with pytest.raises(TypeError, match=r"`copilot_weight` \(λ\) is .* give a number from 0 to 2"):
+        with pytest.raises(TypeError, match=r"`copilot_weight` \(λ\) is .* give a number from 0 to 20"):
             pair(**BATCH, copilot_weight=value)
-        with pytest.raises(TypeError, match=r"`copilot_weight` \(λ\) is .* give a number from 0 to 2"):
+        with pytest.raises(TypeError, match=r"`copilot_weight` \(λ\) is .* give a number from 0 to 20"):
             pair.generate(BATCH["input_ids"], copilot_weight=value, max_new_tokens=2)
     with pytest.raises((TypeError, ValueError), match="copilot_weight"):
         PilotCopilotConfig(copilot_weight=value)
 
 
-@pytest.mark.parametrize("value", [-0.1, 2.5, math.inf, math.nan, -1])
+@pytest.mark.parametrize("value", [-0.1, 20.5, math.inf, math.nan, -1])
 def test_a_weight_out_of_bounds_is_refused(pair, value):
-    message = r"`copilot_weight` \(λ\) is .*; it must be from 0 \(the Pilot alone\) to 2"
+    message = r"`copilot_weight` \(λ\) is .*; it must be from 0 \(the Pilot alone\) to 20"
     with pytest.raises(ValueError, match=message):
         pair(**BATCH, copilot_weight=value)
     with pytest.raises(ValueError, match=message):

@@ -127,7 +127,7 @@ def test_the_weight_of_a_call_wins_over_the_configurations(tiny_pair: PairOf):
     assert not torch.allclose(by_config.scores[0], by_call.scores[0], atol=1e-2)
 
 
-@pytest.mark.parametrize(("weight", "error"), [("much", TypeError), (-0.1, ValueError), (2.5, ValueError)])
+@pytest.mark.parametrize(("weight", "error"), [("much", TypeError), (-0.1, ValueError), (20.5, ValueError)])
 def test_a_weight_that_is_none_is_refused(tiny_pair: PairOf, weight: Any, error: type[Exception]):
     with pytest.raises(error, match="copilot_weight"):
         generated(tiny_pair(), some_ids(1, 4), copilot_weight=weight)

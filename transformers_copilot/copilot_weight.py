@@ -18,7 +18,7 @@ from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .validation import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option
 
 
-DEFAULT_GRID = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0, 1.3, 1.6)
+DEFAULT_GRID = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 METHODS = ("auto", "least_squares", "grid")
 TOKENS_AT_ONCE = 256
 
@@ -132,7 +132,7 @@ def _token_sums(
     for batch in tqdm(loader, disable=not progress, desc="fitting λ"):
         batch = {name: value.to(pair.device) for name, value in batch.items()}
         logits, correction, true = _supervised(pair, batch)
-        # In pieces: eight values of λ over a large vocabulary need several V-sized tensors a token.
+        # In pieces: a dozen values of λ over a large vocabulary need several V-sized tensors a token.
         for start in range(0, len(true), TOKENS_AT_ONCE):
             piece = slice(start, start + TOKENS_AT_ONCE)
             _add_sums(sums, logits[piece].float(), correction[piece].float(), true[piece], weights, pair.config.fusion)

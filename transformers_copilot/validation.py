@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     import torch
 
-MAX_COPILOT_WEIGHT = 2.0
+# Under logits fusion f is a gradient of the loss and λ a step along it, which is best well above 1.
+MAX_COPILOT_WEIGHT = 20.0
 
 
 def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -35,7 +36,7 @@ def check_copilot_weight(value: Any) -> float:
     """Return λ as a float, or refuse it.
 
     Args:
-        value: λ of Eq. 8 (`copilot_weight`), a number from 0 (the Pilot alone) to 2.
+        value: λ of Eq. 8 (`copilot_weight`), a number from 0 (the Pilot alone) to 20.
 
     Returns:
         `float`: the same number.

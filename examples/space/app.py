@@ -158,7 +158,7 @@ def build(writer: Writer):
         prompt = gradio.Textbox(label="Prompt", lines=3, value=EXAMPLES[0], elem_id="prompt")
         with gradio.Row():
             own = float(writer.pair.config.copilot_weight)
-            weight = gradio.Slider(0.0, 2.0, value=own, step=0.05, label="λ: how much of the correction is used")
+            weight = gradio.Slider(0.0, 20.0, value=own, step=0.1, label="λ: how much of the correction is used")
             most = gradio.Slider(8, 256, value=64, step=8, label="Longest reply, in tokens")
         button = gradio.Button("Write", variant="primary", elem_id="write")
         with gradio.Row():
