@@ -80,8 +80,8 @@ class PilotCopilotConfig(PreTrainedConfig):
         mistake_top_k (`int`, *optional*, defaults to 64):
             How many of the Pilot's most probable tokens a mistake keeps beside the true one. `None` keeps all.
         copilot_weight (`float`, *optional*, defaults to 1.0):
-            λ of Eq. 8, from 0 (the Pilot alone) to 20. Fit it with [`fit_copilot_weight`]: the paper's probability fusion
-            wants one below 1, logits fusion one of 3 to 8 beside small Pilots.
+            λ of Eq. 8, from 0 (the Pilot alone) to 20; [`fit_copilot_weight`] sets it. Probability fusion and
+            cross-entropy want one of about 1, `"kl"` and `"mse"` under logits fusion one of 3 to 8.
         copilot_weight_fit (`dict`, *optional*):
             Where λ comes from, written by [`fit_copilot_weight`]: method, set, size, value.
         pilot_name_or_path (`str`, *optional*):
