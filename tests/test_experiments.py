@@ -123,6 +123,29 @@ def test_a_replayed_log_teaches_what_the_joint_training_teaches(tmp_path: Path) 
     assert len(moved) > 10
 
 
+def test_a_variant_whose_rounds_differ_has_its_own_log(tmp_path: Path) -> None:
+    changes = {
+        "held_out": {"training": {"held_out_mistakes": 0.2}},
+        "no_log": {"training": {"use_mistake_log": False}},
+        "last": {"pair": {"rationale_pooling": "last"}},
+        "kl": {"pair": {"objective": "kl"}},
+        "mean": {"pair": {"rationale_pooling": "mean"}},
+    }
+    spec = read_experiment(write_spec(tmp_path, variants=changes, pair={"rationale_pooling": "mean"}))
+    assert [name for name in changes if spec.needs_own_log(spec.variant(name))] == ["held_out", "no_log", "last"]
+
+
+def test_a_copilot_from_fresh_weights_is_no_copy(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    copied, fresh, again = (
+        build_pair(place.spec, Variant("some", random_weights=random), place.data, 0).copilot
+        for random in (False, True, True)
+    )
+    name = "layers.0.mlp.up_proj.weight"
+    assert not torch.equal(copied.state_dict()[name], fresh.state_dict()[name])
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in fresh.state_dict().items())
+
+
 def test_controls_are_the_pilot_at_first(tmp_path: Path) -> None:
     place = workplace(tmp_path)
     pilot = build_pilot(place.spec, place.data, 0).eval()
