@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel
 
+from transformers_copilot.fusion import rectify
 from transformers_copilot.metrics.answers import same_answer
 from transformers_copilot.mistakes import mistake_size
 from transformers_copilot.tasks.answering import write_replies
@@ -67,21 +69,34 @@ def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weig
     return Measured(answers, time.perf_counter() - started, tokens, questions)
 
 
-def teacher_forced_means(
-    spec: Experiment, data: ExperimentData, model: PreTrainedModel, weight: float
-) -> dict[str, float]:
-    """The means over the test tokens at some λ.
+@torch.no_grad()
+def means_by_weight(
+    spec: Experiment, data: ExperimentData, pair: PreTrainedModel, weights: tuple[float, ...]
+) -> dict[str, dict[str, float]]:
+    """The means over the test tokens at several λ, from one pass: p̂ and f do not depend on λ.
 
     Args:
         spec: The experiment.
         data: Its data.
-        model: A pair.
-        weight: λ.
+        pair: The pair.
+        weights: λ.
 
     Returns:
-        See [`Measured`].
+        For each λ, as text, what [`Measured`] calls `tokens`.
     """
-    return _teacher_forced(spec, data, model, {"copilot_weight": weight})[1]
+    pair.eval()
+    sums = {weight: TokenSums() for weight in weights}
+    for batch in _batches(spec, data):
+        with precision(spec):
+            outputs = pair(**batch, use_cache=False, copilot_weight=1.0, return_correction=True)
+        logits, targets = _aligned(pair, outputs.pilot_logits, batch["labels"])
+        corrections = _aligned(pair, outputs.correction, batch["labels"])[0]
+        for row_logits, row_corrections, row_targets in zip(logits, corrections, targets, strict=True):
+            supervised = row_targets >= 0
+            alone, correction = row_logits[supervised].float(), row_corrections[supervised].float()
+            for weight, kept in sums.items():
+                kept.add(rectify(alone, correction, weight, pair.config.fusion), row_targets[supervised])
+    return {f"{weight:g}": kept.means() for weight, kept in sums.items()}
 
 
 def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any]) -> list[float]:
@@ -98,34 +113,51 @@ def _teacher_forced(
     spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any]
 ) -> tuple[list[float], dict[str, float]]:
     """Each question's rank or log-likelihood, and the means over tokens."""
-    items = data.encode(data.test, 100_000, is_encoder_decoder(spec))
-    collate = DataCollatorForSeq2Seq(data.tokenizer, padding=True)
     ranked = _item_tokens(data) if spec.measure == "ranking" else None
-    sums = {"loss": 0.0, "mistake_size": 0.0, "top1": 0.0, "tokens": 0.0}
-    questions: list[float] = []
-    for batch in DataLoader(items, spec.training.get("per_device_eval_batch_size", 32), collate_fn=collate):
+    sums, questions = TokenSums(), []
+    for batch in _batches(spec, data):
         with precision(spec):
-            logits, targets = _logits(model, dict(batch), options)
-        for row_logits, row_targets in zip(logits, targets, strict=True):
+            logits = model(**batch, use_cache=False, **options).logits
+        for row_logits, row_targets in zip(*_aligned(model, logits, batch["labels"]), strict=True):
             supervised = row_targets >= 0
             scores, true = row_logits[supervised].float(), row_targets[supervised]
-            losses = torch.nn.functional.cross_entropy(scores, true, reduction="none")
-            sums["loss"] += float(losses.sum())
-            sums["mistake_size"] += float(mistake_size(scores, true).sum())
-            sums["top1"] += float((scores.argmax(-1) == true).sum())
-            sums["tokens"] += len(true)
-            questions.append(-float(losses.mean()) if ranked is None else _rank(scores, true, ranked))
-    count = sums.pop("tokens")
-    return questions, {name: value / count for name, value in sums.items()} | {"tokens": count}
+            loss = sums.add(scores, true)
+            questions.append(-loss if ranked is None else _rank(scores, true, ranked))
+    return questions, sums.means()
 
 
-def _logits(model: PreTrainedModel, batch: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """A batch's logits and the true token that each position is to predict."""
-    labels = batch["labels"]
-    logits = model(**batch, use_cache=False, **options).logits
-    if model.config.is_encoder_decoder:
-        return logits, labels
-    return logits[:, :-1], labels[:, 1:]
+class TokenSums:
+    """Sums over supervised tokens, of which [`Measured`] has the means."""
+
+    def __init__(self) -> None:
+        self.sums = {"loss": 0.0, "mistake_size": 0.0, "top1": 0.0}
+        self.count = 0
+
+    def add(self, scores: Tensor, true: Tensor) -> float:
+        """Add a question's tokens: logits `(tokens, vocab)` and what they were to predict. Gives their mean loss."""
+        losses = torch.nn.functional.cross_entropy(scores, true, reduction="none")
+        self.sums["loss"] += float(losses.sum())
+        self.sums["mistake_size"] += float(mistake_size(scores, true).sum())
+        self.sums["top1"] += float((scores.argmax(-1) == true).sum())
+        self.count += len(true)
+        return float(losses.mean())
+
+    def means(self) -> dict[str, float]:
+        """Means over the tokens, and `tokens`, their number."""
+        return {name: value / self.count for name, value in self.sums.items()} | {"tokens": self.count}
+
+
+def _batches(spec: Experiment, data: ExperimentData) -> Iterator[dict[str, Tensor]]:
+    """The test questions with their targets, padded on the right."""
+    items = data.encode(data.test, 100_000, is_encoder_decoder(spec))
+    collate = DataCollatorForSeq2Seq(data.tokenizer, padding=True)
+    size = spec.training.get("per_device_eval_batch_size", 32)
+    return (dict(batch) for batch in DataLoader(items, size, collate_fn=collate))
+
+
+def _aligned(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of a position, and the true token that the position is to predict."""
+    return (values, labels) if model.config.is_encoder_decoder else (values[:, :-1], labels[:, 1:])
 
 
 def _item_tokens(data: ExperimentData) -> Tensor:

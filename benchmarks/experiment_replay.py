@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from transformers_copilot import CopilotTrainer, MistakeLog
+
+
+PILOT_FILE = "pilot.safetensors"
 
 
 class Rounds(Dataset):
@@ -95,7 +99,15 @@ class Recorder(TrainerCallback):
             )
         self.all.save(folder / "log.safetensors")
         weights = {name: value.contiguous().clone() for name, value in pair.pilot.state_dict().items()}
-        save_file(weights, folder / "pilot.safetensors")
+        # The last file of a recording, and whole at once: where it stands, the log stands.
+        partial = folder / "pilot.partial"
+        save_file(weights, partial)
+        os.replace(partial, folder / PILOT_FILE)
+
+
+def is_recorded(folder: Path) -> bool:
+    """Whether a folder holds a whole recording."""
+    return (folder / PILOT_FILE).is_file()
 
 
 def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Path) -> tuple[int, float]:
@@ -113,7 +125,7 @@ def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Pa
     Raises:
         ValueError: There is no recording.
     """
-    if not (folder / "pilot.safetensors").is_file():
+    if not is_recorded(folder):
         raise ValueError(f"there is no recording in {folder}: run the experiment's first variant of this seed again.")
     recorded = MistakeLog.load(folder / "log.safetensors", 1_000_000, 1 << 40)
     training = {**place.spec.training, **variant.training}
@@ -124,5 +136,5 @@ def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Pa
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    pair.pilot.load_state_dict(load_file(folder / "pilot.safetensors"))
+    pair.pilot.load_state_dict(load_file(folder / PILOT_FILE))
     return len(recorded), seconds

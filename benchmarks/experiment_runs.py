@@ -12,16 +12,20 @@ from typing import Any
 
 import torch
 import transformers
-from experiment_data import ExperimentData, load_data
-from experiment_measure import Measured, measure, precision, teacher_forced_means
+from experiment_data import load_data
+from experiment_measure import Measured, means_by_weight, measure, precision
 from experiment_models import blocks_of_size, build_pair, build_pilot, with_corrected_head
-from experiment_replay import Recorder, replay
-from experiment_spec import Experiment
+from experiment_replay import Recorder, is_recorded, replay
+from experiment_spec import Experiment, Variant
 from experiment_store import ResultStore
 from experiment_train import Workplace, pilot_step_seconds, train, train_head
+from filelock import FileLock
 from transformers import PreTrainedModel, Trainer
 
 from transformers_copilot import CopilotTrainer, fit_copilot_weight
+
+
+SHOWN_WEIGHTS = (0.3, 1.0, 2.0, 4.0, 8.0)
 
 
 class Runner:
@@ -78,18 +82,15 @@ class Runner:
         recording = self.build / self.spec.experiment / f"recording-{place.seed}"
         first = name == self.spec.variants[0].name
         if self.spec.replay and not first and not self.spec.needs_own_log(variant):
-            steps, seconds = replay(place, variant, pair, recording)
             recorded = self.store.find(place.seed, self.spec.variants[0].name)
+            if recorded is None:
+                raise ValueError(f"{name} needs the run {self.spec.variants[0].name} of seed {place.seed} first.")
+            self._make_sure_of(recording, place)
+            steps, seconds = replay(place, variant, pair, recording)
             step_seconds = recorded["seconds"]["pilot_alone"] / recorded["steps"]
         else:
             step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
-            trainer = place.trainer(CopilotTrainer, pair, {**self.spec.training, **variant.training})
-            recorder = Recorder(trainer)
-            if self.spec.replay and first:
-                trainer.add_callback(recorder)
-            seconds, steps = train(trainer), trainer.state.global_step
-            if self.spec.replay and first:
-                recorder.save(pair, recording)
+            steps, seconds = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
         fitted = time.perf_counter()
         dev = place.items(place.data.dev)
         with precision(self.spec):
@@ -99,7 +100,7 @@ class Runner:
         fitted = time.perf_counter() - fitted
         alone = measure(self.spec, place.data, pair, 0.0)
         together = measure(self.spec, place.data, pair)
-        by_weight = self._by_weight(place.data, pair) if first else {}
+        by_weight = means_by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if first else {}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,
@@ -116,11 +117,29 @@ class Runner:
             "tokens_by_weight": by_weight,
         }
 
-    def _by_weight(self, data: ExperimentData, pair: PreTrainedModel) -> dict[str, dict[str, float]]:
-        """The means over the test tokens at each λ (question E)."""
-        return {
-            f"{weight:g}": teacher_forced_means(self.spec, data, pair, weight) for weight in (0.3, 1.0, 2.0, 4.0, 8.0)
-        }
+    def _train_pair(
+        self, place: Workplace, variant: Variant, pair: PreTrainedModel, recording: Path | None
+    ) -> tuple[int, float]:
+        """Train both parts; steps and seconds. With a `recording`, every round is kept there."""
+        trainer = place.trainer(CopilotTrainer, pair, {**self.spec.training, **variant.training})
+        recorder = Recorder(trainer)
+        if recording is not None:
+            trainer.add_callback(recorder)
+        seconds = train(trainer)
+        if recording is not None:
+            recorder.save(pair, recording)
+        return trainer.state.global_step, seconds
+
+    def _make_sure_of(self, recording: Path, place: Workplace) -> None:
+        """Make a recording again that was lost with the machine it was made on: the same seed gives the same one."""
+        if is_recorded(recording):
+            return
+        with FileLock(f"{recording}.lock"):
+            if not is_recorded(recording):
+                first = self.spec.variants[0]
+                again = Workplace(self.spec, place.data, self.folder(place.seed, "recorded-again"), place.seed)
+                self._train_pair(again, first, build_pair(self.spec, first, place.data, place.seed), recording)
+                shutil.rmtree(again.folder, ignore_errors=True)
 
     def _control(self, place: Workplace, name: str) -> dict[str, Any]:
         pair = self.store.find(place.seed, self.spec.variants[0].name)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import experiment_models
@@ -14,7 +15,7 @@ import run
 import torch
 import yaml
 from experiment_data import byte_pair_tokenizer, load_data, word_tokenizer
-from experiment_measure import measure
+from experiment_measure import means_by_weight, measure
 from experiment_models import add_identity_blocks, build_pair, build_pilot, with_corrected_head
 from experiment_replay import Recorder, replay
 from experiment_spec import Variant, read_experiment
@@ -121,6 +122,32 @@ def test_a_replayed_log_teaches_what_the_joint_training_teaches(tmp_path: Path) 
         torch.testing.assert_close(alone.state_dict()[name], value, rtol=2e-3, atol=2e-4, msg=name)
     moved = [name for name, value in alone.copilot.state_dict().items() if not torch.equal(value, before[name])]
     assert len(moved) > 10
+
+
+def test_a_lost_recording_is_made_again(tmp_path: Path) -> None:
+    """A machine's build folder is gone, the committed results are not: the runs that are left can still be made."""
+    spec = write_spec(tmp_path, controls=[])
+    places = [["--results", str(tmp_path / name), "--build", str(tmp_path / name / "build")] for name in ("one", "two")]
+    run.main([str(spec), *places[0], "--threads", "1"])
+    run.main([str(spec), *places[1], "--threads", "1", "--only", "pair"])
+    shutil.rmtree(tmp_path / "two" / "build")
+    run.main([str(spec), *places[1], "--threads", "1"])
+    kept, again = (ResultStore(tmp_path / name / "tiny.jsonl").read() for name in ("one", "two"))
+    assert [line["name"] for line in again] == ["pair", "two_steps"]
+    for first, second in zip(kept, again, strict=True):
+        assert first["results"]["pair"] == second["results"]["pair"]
+
+
+@pytest.mark.parametrize("fusion", ["logits", "probability"])
+def test_one_pass_measures_every_weight(tmp_path: Path, fusion: str) -> None:
+    objective = "cross_entropy" if fusion == "logits" else "rmse"
+    place = workplace(tmp_path, pair={"fusion": fusion, "objective": objective, "copilot": {"num_hidden_layers": 2}})
+    pair = build_pair(place.spec, Variant("pair"), place.data, 0)
+    torch.nn.init.normal_(pair.copilot.correction_head.weight)
+    found = means_by_weight(place.spec, place.data, pair, (0.3, 2.0))
+    for weight in (0.3, 2.0):
+        assert found[f"{weight:g}"] == pytest.approx(measure(place.spec, place.data, pair, weight).tokens, rel=1e-5)
+    assert found["0.3"]["loss"] != found["2"]["loss"]
 
 
 def test_a_variant_whose_rounds_differ_has_its_own_log(tmp_path: Path) -> None:
@@ -244,13 +271,16 @@ def test_a_wrong_file_is_named(tmp_path: Path, changes: dict, message: str) -> N
         read_experiment(write_spec(tmp_path, **changes))
 
 
-def test_a_control_without_its_pair_and_a_replay_without_a_recording_say_so(tmp_path: Path) -> None:
+def test_a_control_and_a_replay_without_their_first_run_say_so(tmp_path: Path) -> None:
     spec = read_experiment(write_spec(tmp_path))
     runner = experiment_runs.Runner(spec, ResultStore(tmp_path / "r.jsonl"), tmp_path / "build", None)
     with pytest.raises(ValueError, match="pair's own run"):
         runner.run(0, "control:longer")
-    with pytest.raises(ValueError, match="no recording"):
+    with pytest.raises(ValueError, match="two_steps needs the run pair of seed 0 first"):
         runner.run(0, "two_steps")
+    place = workplace(tmp_path)
+    with pytest.raises(ValueError, match="no recording"):
+        replay(place, Variant("two_steps"), build_pair(spec, Variant("pair"), place.data, 0), tmp_path / "none")
 
 
 def test_statistics_on_hand_worked_numbers() -> None:
