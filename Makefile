@@ -8,6 +8,8 @@ TEST_STAMP := $(VENV)/.installed-quantization
 SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 # A folder with the tasks as JSON lines; only `make demo-smollm2` reads it.
 DATA_DIR ?= ../shared/data
+# What `make bench` and `make bench-quick` train on: cpu or cuda (with a torch that has it in .venv).
+DEVICE ?= cpu
 # More arguments for pytest, such as PYTEST_ARGS="-n 2 -k fusion".
 PYTEST_ARGS ?=
 
@@ -74,12 +76,12 @@ benchmark: $(STAMP)  ## Time and memory of the pair, as ratios to the Pilot alon
 
 bench: $(SMOLLM2_STAMP)  ## All experiments of docs/results.md that are not finished yet, from DATA_DIR: many hours; stop it at will
 	$(PY) examples/smollm2.py --output_dir build/smollm2
-	$(PY) benchmarks/run.py benchmarks/experiments/*.yaml --data_dir $(DATA_DIR)
+	$(PY) benchmarks/run.py benchmarks/experiments/*.yaml --data_dir $(DATA_DIR) --device $(DEVICE)
 	$(PY) benchmarks/render.py
 
 bench-quick: $(SMOLLM2_STAMP)  ## Some rows of docs/results.md again: inside their intervals? Under 15 minutes
 	$(PY) examples/smollm2.py --output_dir build/smollm2
-	$(PY) benchmarks/quick.py --data_dir $(DATA_DIR)
+	$(PY) benchmarks/quick.py --data_dir $(DATA_DIR) --device $(DEVICE)
 
 clean:  ## Remove what the targets above made, .venv included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

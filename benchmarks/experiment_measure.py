@@ -41,9 +41,9 @@ class Measured:
     likelihoods: list[float] | None = None
 
 
-def precision(spec: Experiment) -> torch.autocast:
+def precision(spec: Experiment, model: PreTrainedModel) -> torch.autocast:
     """bfloat16 autocast where training has it; for passes over given texts, not for writing."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(spec.training.get("bf16")))
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=bool(spec.training.get("bf16")))
 
 
 def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weight: float | None = None) -> Measured:
@@ -86,8 +86,8 @@ def means_by_weight(
     """
     pair.eval()
     sums = {weight: TokenSums() for weight in weights}
-    for batch in _batches(spec, data):
-        with precision(spec):
+    for batch in _batches(spec, data, pair.device):
+        with precision(spec, pair):
             outputs = pair(**batch, use_cache=False, copilot_weight=1.0, return_correction=True)
         logits, targets = _aligned(pair, outputs.pilot_logits, batch["labels"])
         corrections = _aligned(pair, outputs.correction, batch["labels"])[0]
@@ -115,14 +115,14 @@ def _teacher_forced(
     """Each question's rank or log-likelihood, and the means over tokens."""
     ranked = _item_tokens(data) if spec.measure == "ranking" else None
     sums, questions = TokenSums(), []
-    for batch in _batches(spec, data):
-        with precision(spec):
+    for batch in _batches(spec, data, model.device):
+        with precision(spec, model):
             logits = model(**batch, use_cache=False, **options).logits
         for row_logits, row_targets in zip(*_aligned(model, logits, batch["labels"]), strict=True):
             supervised = row_targets >= 0
             scores, true = row_logits[supervised].float(), row_targets[supervised]
             loss = sums.add(scores, true)
-            questions.append(-loss if ranked is None else _rank(scores, true, ranked))
+            questions.append(-loss if ranked is None else _rank(scores, true, ranked.to(scores.device)))
     return questions, sums.means()
 
 
@@ -147,12 +147,12 @@ class TokenSums:
         return {name: value / self.count for name, value in self.sums.items()} | {"tokens": self.count}
 
 
-def _batches(spec: Experiment, data: ExperimentData) -> Iterator[dict[str, Tensor]]:
+def _batches(spec: Experiment, data: ExperimentData, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """The test questions with their targets, padded on the right."""
     items = data.encode(data.test, 100_000, is_encoder_decoder(spec))
     collate = DataCollatorForSeq2Seq(data.tokenizer, padding=True)
     size = spec.training.get("per_device_eval_batch_size", 32)
-    return (dict(batch) for batch in DataLoader(items, size, collate_fn=collate))
+    return (dict(batch.to(device)) for batch in DataLoader(items, size, collate_fn=collate))
 
 
 def _aligned(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,13 @@ class Runner:
         store: Where results go.
         build: Folder for checkpoints; a run's own is removed when its result is written.
         data_dir: Folder with the tasks' files; the Hub where none is given.
+        device: `cpu` or `cuda`.
     """
 
-    def __init__(self, spec: Experiment, store: ResultStore, build: Path, data_dir: str | None) -> None:
-        self.spec, self.store, self.build, self.data_dir = spec, store, build, data_dir
+    def __init__(
+        self, spec: Experiment, store: ResultStore, build: Path, data_dir: str | None, device: str = "cpu"
+    ) -> None:
+        self.spec, self.store, self.build, self.data_dir, self.device = spec, store, build, data_dir, device
 
     def run(self, seed: int, name: str) -> dict[str, Any]:
         """Make one run and write its result.
@@ -52,7 +56,7 @@ class Runner:
             The result.
         """
         data = load_data(self.spec, self.data_dir, seed)
-        place = Workplace(self.spec, data, self.folder(seed, name), seed)
+        place = Workplace(self.spec, data, self.folder(seed, name), seed, self.device)
         started = time.perf_counter()
         made = self._control(place, name.partition(":")[2]) if name.startswith("control:") else self._pair(place, name)
         result = {
@@ -66,7 +70,7 @@ class Runner:
             "data": data.facts,
             "total_seconds": round(time.perf_counter() - started, 1),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "machine": about_machine(),
+            "machine": about_machine(self.device),
         }
         self.store.append(result)
         shutil.rmtree(place.folder, ignore_errors=True)
@@ -93,7 +97,7 @@ class Runner:
             steps, seconds = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
         fitted = time.perf_counter()
         dev = place.items(place.data.dev)
-        with precision(self.spec):
+        with precision(self.spec, pair):
             fit = fit_copilot_weight(
                 pair, dev, data_collator=place.collator(), set_name=f"{self.spec.task} dev", progress=False
             )
@@ -137,7 +141,7 @@ class Runner:
         with FileLock(f"{recording}.lock"):
             if not is_recorded(recording):
                 first = self.spec.variants[0]
-                again = Workplace(self.spec, place.data, self.folder(place.seed, "recorded-again"), place.seed)
+                again = replace(place, folder=self.folder(place.seed, "recorded-again"))
                 self._train_pair(again, first, build_pair(self.spec, first, place.data, place.seed), recording)
                 shutil.rmtree(again.folder, ignore_errors=True)
 
@@ -177,12 +181,16 @@ def as_json(measured: Measured) -> dict[str, Any]:
     return made
 
 
-def about_machine() -> dict[str, Any]:
+def about_machine(device: str) -> dict[str, Any]:
     """What the run ran on."""
+    gpu = {}
+    if device == "cuda":
+        gpu = {"gpu": torch.cuda.get_device_name(), "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()}
     return {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        **gpu,
     }

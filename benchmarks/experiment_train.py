@@ -30,19 +30,20 @@ class Workplace:
         data: Its data.
         folder: The run's folder, for checkpoints.
         seed: The run's seed.
+        device: `cpu` or `cuda`.
     """
 
     spec: Experiment
     data: ExperimentData
     folder: Path
     seed: int
+    device: str = "cpu"
 
     def arguments(self, training: dict[str, Any]) -> CopilotTrainingArguments:
         """The training arguments of this run."""
         given = {"save_strategy": "no", "lr_scheduler_type": "cosine", "weight_decay": 0.0, **training}
-        return CopilotTrainingArguments(
-            str(self.folder), report_to="none", disable_tqdm=True, use_cpu=True, seed=self.seed, **given
-        )
+        shared = {"report_to": "none", "disable_tqdm": True, "use_cpu": self.device == "cpu", "seed": self.seed}
+        return CopilotTrainingArguments(str(self.folder), **shared, **given)
 
     def items(self, rows: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
         """Rows as token ids."""
@@ -109,7 +110,9 @@ class StepClock(TrainerCallback):
         self.times: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step has ended."""
+        """A step has ended, on a GPU too."""
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
         self.times.append(time.perf_counter())
 
     def mean(self) -> float:

@@ -38,6 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--experiments", type=Path, default=HERE / "experiments", help="folder of the experiments")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the reported results")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train and measure on")
     return parser.parse_args(arguments)
 
 
@@ -58,7 +59,7 @@ def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool
     reported = compare(ResultStore(options.results / f"{row['experiment']}.jsonl").read(), row["name"]).gain()
     spec = read_experiment(options.experiments / f"{row['experiment']}.yaml")
     store = ResultStore(build / "again.jsonl")
-    Runner(spec, store, build, options.data_dir).run(row["seed"], row["name"])
+    Runner(spec, store, build, options.data_dir, options.device).run(row["seed"], row["name"])
     again = compare([line for line in store.read() if line["experiment"] == spec.experiment], row["name"]).gain()
     inside = reported.low <= again.mean <= reported.high
     known = f"reported {reported.mean:+.4f} [{reported.low:+.4f}, {reported.high:+.4f}]"

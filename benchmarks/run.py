@@ -41,6 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="only runs of these names")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train and measure on")
     return parser.parse_args(arguments)
 
 
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     for path in options.experiments:
         spec = read_experiment(path)
         store = ResultStore(options.results / f"{spec.experiment}.jsonl")
-        runner = Runner(spec, store, options.build, options.data_dir)
+        runner = Runner(spec, store, options.build, options.data_dir, options.device)
         for seed, name in spec.runs():
             if options.seeds and seed not in options.seeds or options.only and name not in options.only:
                 continue
