@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from experiment_choices import choices_table
 from experiment_figures import sizes_figure
+from experiment_main_table import main_table
 from experiment_spec import read_experiment
 from experiment_statistics import compare
 from experiment_store import ResultStore
@@ -29,6 +30,15 @@ KINDS = {
     "ablation": ablation_table,
     "weights": weights_table,
 }
+
+
+def choices_of(results: dict[str, list[dict[str, Any]]]) -> str:
+    """The table of [`choices_table`], with each ablation's own description."""
+    return choices_table([(read_experiment(EXPERIMENTS / f"{name}.yaml"), lines) for name, lines in results.items()])
+
+
+# Tables of several experiments, whose names begin as one of those that stand before a * in the mark.
+GROUPS = {"sizes": sizes_table, "choices": choices_of, "main": main_table}
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -99,18 +109,13 @@ def fill_tables(page: str, results: dict[str, list[dict[str, Any]]]) -> str:
 
     def table(match: re.Match[str]) -> str:
         begin, kind, name, end = match.groups()
-        if kind == "sizes":
-            chosen = {key: lines for key, lines in results.items() if key.startswith(name.rstrip("*"))}
-            return f"{begin}{sizes_table(chosen)}\n{end}"
-        if kind == "choices":
-            ablations = [
-                (read_experiment(EXPERIMENTS / f"{key}.yaml"), lines)
-                for key, lines in results.items()
-                if key.startswith(name.rstrip("*"))
-            ]
-            return f"{begin}{choices_table(ablations)}\n{end}"
+        if kind in GROUPS:
+            chosen = {key: lines for key, lines in results.items() if any(map(key.startswith, name.split("*")[:-1]))}
+            return f"{begin}{GROUPS[kind](chosen)}\n{end}"
         if kind not in KINDS or name not in results:
-            raise ValueError(f"no table {kind!r} of {name!r}: there are {sorted(KINDS)} of {sorted(results)}.")
+            raise ValueError(
+                f"no table {kind!r} of {name!r}: there are {sorted([*KINDS, *GROUPS])} of {sorted(results)}."
+            )
         return f"{begin}{KINDS[kind](results[name])}\n{end}"
 
     return TABLE.sub(table, page)

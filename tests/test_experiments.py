@@ -77,6 +77,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     docs.mkdir()
     kinds = ["comparison", "ablation", "weights"]
     page = "".join(f"<!-- table: {kind} tiny -->\n<!-- /table -->\n" for kind in kinds)
+    page += "<!-- table: main other_*tin* -->\n<!-- /table -->\n"
     (docs / "results.md").write_text(page)
     render.main(["--results", str(tmp_path), "--docs", str(docs)])
     entry = json.loads((tmp_path / "summary.json").read_text())[0]
@@ -84,7 +85,16 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert (entry["pilot_score"], entry["pair_score"]) == (right["pilot"], right["pair"])
     assert entry["gain_low"] <= right["pair"] - right["pilot"] <= entry["gain_high"]
     assert set(entry["controls"]) == set(SPEC["controls"])
-    assert (docs / "results.md").read_text().count("Pilot alone") >= 3
+    filled = (docs / "results.md").read_text()
+    assert filled.count("Pilot alone") >= 4
+    answers, tokens = (
+        row.split(" | ") for row in filled.splitlines() if row.startswith("| sums (1 seed, 12 questions)")
+    )
+    assert answers[2].startswith(f"{100 * right['pilot']:.1f} (") and answers[3].startswith(
+        f"{100 * right['pair']:.1f} ("
+    )
+    assert tokens[1] == "nats a token" and float(tokens[2].split()[0].replace("−", "-")) < 0
+    assert all("[" in cell for cell in (*answers[6:9], *tokens[6:9]))
 
 
 def test_rows_made_again_are_compared_with_the_reported_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,86 @@
+"""The main table: every task with its Pilot, its pair and all rivals in one line (questions B, C and F)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from experiment_statistics import Comparison, compare
+from experiment_tables import gain_text, millions, scale_of, score_text
+
+
+Lines = list[dict[str, Any]]
+CONTROLS = ("longer", "blocks", "head")
+MEASURES = {"answers": "right answers, %", "ranking": "Hit@10, %", "tokens": "nats a token"}
+
+
+def main_table(experiments: dict[str, Lines]) -> str:
+    """One line a task and measure.
+
+    Args:
+        experiments: Results by experiment; of each the first variant is shown.
+
+    Returns:
+        A table. A gain, over the Pilot or over a rival, is bold where its 95 % interval lies above zero.
+    """
+    heads = ["task", "measured in", "Pilot alone", "with its Copilot", "gain", "p"]
+    heads += ["gain over `longer`", "over `blocks`", "over `head`", "training", "answering"]
+    rows = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for lines in experiments.values():
+        for shown in _with_likelihoods(lines):
+            rows.append(_row(shown))
+    return "\n".join(rows)
+
+
+def _with_likelihoods(lines: Lines) -> Iterator[Lines]:
+    """The results, and, where answers were marked, the same as likelihoods of the right ones."""
+    yield lines
+    if lines[0]["measure"] == "answers":
+        yield [_as_tokens(line) for line in lines]
+
+
+def _as_tokens(line: dict[str, Any]) -> dict[str, Any]:
+    results = {
+        model: {**made, "questions": made.get("likelihoods", made["questions"])}
+        for model, made in line["results"].items()
+    }
+    return {**line, "measure": "tokens", "results": results}
+
+
+def _row(lines: Lines) -> str:
+    """A task's line."""
+    made = _first(lines)
+    seeds = len(made.lines)
+    weights = made.lines[0]["weights"]
+    gain = made.gain()
+    p_value = "" if gain.p_value is None else f"{gain.p_value:.2g}"
+    cells = [
+        f"{lines[0]['task']} ({seeds} seed{'s' if seeds > 1 else ''}, {len(made.scores('pair')[0])} questions)",
+        MEASURES[lines[0]["measure"]],
+        f"{score_text(made.mean('pilot'), lines)} ({millions(weights['pilot'])})",
+        f"{score_text(made.mean('pair'), lines)} ({millions(weights['pair'])})",
+        _bold(gain_text(gain, *scale_of(lines)), gain.low),
+        p_value,
+    ]
+    for control in CONTROLS:
+        if control not in made.controls:
+            cells.append("")
+            continue
+        over = made.gain_over(control)
+        score = score_text(float(np.mean([values.mean() for values in made.control_scores(control)])), lines)
+        cells.append(f"{_bold(gain_text(over, *scale_of(lines)), over.low)} ({score})")
+    cells += [f"{made.ratio('training', 'pilot_alone'):.2f}", f"{made.ratio('pair_answers', 'pilot_answers'):.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _first(lines: Lines) -> Comparison:
+    """The first variant, with those rivals only that were run beside all of its seeds."""
+    made = compare(lines, next(line["name"] for line in lines if not line["name"].startswith("control:")))
+    whole = {name: own for name, own in made.controls.items() if len(own) == len(made.lines)}
+    return replace(made, controls=whole)
+
+
+def _bold(text: str, low: float) -> str:
+    return f"**{text}**" if low > 0 else text
