@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class ExperimentData:
         tokenizer: The Pilot's, or one that was made for it.
         task: The task, or `None` for sums.
         facts: Sizes and what was left out, for the results.
+        others: By task, the same with another task's test questions.
     """
 
     train: list[Row]
@@ -44,6 +45,7 @@ class ExperimentData:
     tokenizer: PreTrainedTokenizerBase
     task: Any
     facts: dict[str, Any]
+    others: dict[str, ExperimentData] = field(default_factory=dict)
 
     def encode(self, rows: list[Row], max_length: int, is_encoder_decoder: bool) -> list[dict[str, list[int]]]:
         """Token ids with the targets supervised."""
@@ -74,11 +76,36 @@ def load_data(spec: Experiment, data_dir: str | None, seed: int) -> ExperimentDa
         random.Random(0).shuffle(sets["train"])
         sets["test"], sets["train"] = sets["train"][: spec.test_from_train], sets["train"][spec.test_from_train :]
     for name, most in spec.limits.items():
-        sets[name] = random.Random(0).sample(sets[name], len(sets[name]))[:most]
+        sets[name] = some_of(sets[name], most)
     facts = {"left_out": task.left_out, "test_size": task.test_size, "dev_from_train": task.dev_from_train}
     facts |= {f"{name}_questions": len(rows) for name, rows in sets.items()}
-    tokenizer = _tokenizer(spec, sets, task)
-    return ExperimentData(sets["train"], sets["dev"], sets["test"], tokenizer, task, facts)
+    data = ExperimentData(sets["train"], sets["dev"], sets["test"], _tokenizer(spec, sets, task), task, facts)
+    sources = options.get("train_tasks") or [spec.task]
+    for name in spec.also_test:
+        other = tasks.load(name, data_dir=data_dir, **{**options, "train_tasks": sources})
+        rows = [dict(row) for row in other.dataset["test"]]
+        rows = some_of(rows, spec.limits.get("test", len(rows)))
+        facts = {"left_out": other.left_out, "test_size": other.test_size, "test_questions": len(rows)}
+        data.others[name] = replace(data, test=rows, task=other, facts=facts, others={})
+    return data
+
+
+def some_of(rows: list[Row], most: int) -> list[Row]:
+    """A random part of some questions, with equal shares where they are of several tasks.
+
+    Args:
+        rows: The questions.
+        most: Their number, at most.
+
+    Returns:
+        The questions, in random order; the same ones every time.
+    """
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    parts = [random.Random(0).sample(own, len(own))[: most // len(by_task)] for own in by_task.values()]
+    chosen = [row for part in parts for row in part]
+    return chosen if len(parts) == 1 else random.Random(0).sample(chosen, len(chosen))
 
 
 def _sums(spec: Experiment, seed: int) -> ExperimentData:

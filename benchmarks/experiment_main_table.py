@@ -13,7 +13,8 @@ from experiment_tables import gain_text, millions, scale_of, score_text
 
 Lines = list[dict[str, Any]]
 CONTROLS = ("longer", "blocks", "head")
-MEASURES = {"answers": "right answers, %", "ranking": "Hit@10, %", "tokens": "nats a token"}
+MEASURES = {"answers": "right answers, %", "choices": "right choices, %", "ranking": "Hit@10, %"}
+MEASURES |= {"tokens": "nats a token"}
 
 
 def main_table(experiments: dict[str, Lines]) -> str:
@@ -37,15 +38,12 @@ def main_table(experiments: dict[str, Lines]) -> str:
 def _with_likelihoods(lines: Lines) -> Iterator[Lines]:
     """The results, and, where answers were marked, the same as likelihoods of the right ones."""
     yield lines
-    if lines[0]["measure"] == "answers":
+    if all("likelihoods" in made for line in lines for made in line["results"].values()):
         yield [_as_tokens(line) for line in lines]
 
 
 def _as_tokens(line: dict[str, Any]) -> dict[str, Any]:
-    results = {
-        model: {**made, "questions": made.get("likelihoods", made["questions"])}
-        for model, made in line["results"].items()
-    }
+    results = {model: {**made, "questions": made["likelihoods"]} for model, made in line["results"].items()}
     return {**line, "measure": "tokens", "results": results}
 
 

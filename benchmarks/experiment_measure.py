@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from experiment_data import ExperimentData, is_encoder_decoder
+from experiment_judges import Judge, choice_judge, item_judge
 from experiment_spec import Experiment
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -42,7 +43,7 @@ class Measured:
 
 
 def precision(spec: Experiment, model: PreTrainedModel) -> torch.autocast:
-    """bfloat16 autocast where training has it; for passes over given texts, not for writing."""
+    """bfloat16 autocast where training has it."""
     return torch.autocast(model.device.type, torch.bfloat16, enabled=bool(spec.training.get("bf16")))
 
 
@@ -60,13 +61,20 @@ def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weig
     """
     model.eval()
     options = {} if weight is None else {"copilot_weight": weight}
+    judge = {"ranking": item_judge, "choices": choice_judge}.get(spec.measure, _no_judge)(data)
     started = time.perf_counter()
-    questions, tokens = _teacher_forced(spec, data, model, options)
-    if spec.measure != "answers":
-        return Measured(questions, time.perf_counter() - started, tokens)
-    started = time.perf_counter()
-    answers = _answers(spec, data, model, options)
-    return Measured(answers, time.perf_counter() - started, tokens, questions)
+    likelihoods, marks, tokens = _teacher_forced(spec, data, model, options, judge)
+    if spec.measure == "tokens":
+        return Measured(likelihoods, time.perf_counter() - started, tokens)
+    if spec.measure == "answers":
+        started = time.perf_counter()
+        marks = _answers(spec, data, model, options)
+    return Measured(marks, time.perf_counter() - started, tokens, likelihoods)
+
+
+def _no_judge(data: ExperimentData) -> Judge:
+    """Nothing is marked."""
+    return lambda index, scores, true: 0.0
 
 
 @torch.no_grad()
@@ -103,27 +111,27 @@ def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, opt
     """1 for each question that is answered right, 0 for each that isn't, one without an answer among them."""
     limit = spec.max_new_tokens or (SUMS_TOKENS if data.task is None else data.task.max_new_tokens)
     batch = spec.training.get("per_device_eval_batch_size", 32)
-    replies = write_replies(model, data.tokenizer, [row["prompt"] for row in data.test], limit, batch, **options)
+    with precision(spec, model):
+        replies = write_replies(model, data.tokenizer, [row["prompt"] for row in data.test], limit, batch, **options)
     found = replies if data.task is None else [data.task.extract_answer(reply) for reply in replies]
     return [float(same_answer(got, row["answer"])) for got, row in zip(found, data.test, strict=True)]
 
 
 @torch.no_grad()
 def _teacher_forced(
-    spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any]
-) -> tuple[list[float], dict[str, float]]:
-    """Each question's rank or log-likelihood, and the means over tokens."""
-    ranked = _item_tokens(data) if spec.measure == "ranking" else None
-    sums, questions = TokenSums(), []
+    spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any], judge: Judge
+) -> tuple[list[float], list[float], dict[str, float]]:
+    """Each question's log-likelihood and mark, and the means over tokens."""
+    sums, likelihoods, marks = TokenSums(), [], []
     for batch in _batches(spec, data, model.device):
         with precision(spec, model):
             logits = model(**batch, use_cache=False, **options).logits
         for row_logits, row_targets in zip(*_aligned(model, logits, batch["labels"]), strict=True):
             supervised = row_targets >= 0
             scores, true = row_logits[supervised].float(), row_targets[supervised]
-            loss = sums.add(scores, true)
-            questions.append(-loss if ranked is None else _rank(scores, true, ranked.to(scores.device)))
-    return questions, sums.means()
+            marks.append(judge(len(marks), scores, true))
+            likelihoods.append(-sums.add(scores, true))
+    return likelihoods, marks, sums.means()
 
 
 class TokenSums:
@@ -158,25 +166,3 @@ def _batches(spec: Experiment, data: ExperimentData, device: torch.device) -> It
 def _aligned(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Values of a position, and the true token that the position is to predict."""
     return (values, labels) if model.config.is_encoder_decoder else (values[:, :-1], labels[:, 1:])
-
-
-def _item_tokens(data: ExperimentData) -> Tensor:
-    """The tokens that stand for an item each, `(items,)`.
-
-    Raises:
-        ValueError: An item is not a single token; ranking by one position is exact only then.
-    """
-    ids = data.tokenizer([f"item_{item}" for item in data.task.items], add_special_tokens=False).input_ids
-    if any(len(tokens) != 1 for tokens in ids):
-        raise ValueError("some items take several tokens: use `tokenizer: words`, or rank by beams over valid items.")
-    return torch.tensor([tokens[0] for tokens in ids])
-
-
-def _rank(scores: Tensor, true: Tensor, items: Tensor) -> float:
-    """Rank of the right item among all valid ones, from 1; a tie counts against it.
-
-    All items follow the same words, so ranking at the item's own position is what beams over valid items give.
-    """
-    place = torch.isin(true, items).nonzero().flatten()[-1]
-    right = scores[place, true[place]]
-    return float((scores[place, items] >= right).sum())

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from experiment_data import load_data
+from experiment_data import ExperimentData, load_data
 from experiment_measure import Measured, means_by_weight, measure, precision
 from experiment_models import blocks_of_size, build_pair, build_pilot, with_corrected_head
 from experiment_replay import Recorder, is_recorded, replay
@@ -85,13 +85,16 @@ class Runner:
         pair = build_pair(self.spec, variant, place.data, place.seed)
         recording = self.build / self.spec.experiment / f"recording-{place.seed}"
         first = name == self.spec.variants[0].name
-        if self.spec.replay and not first and not self.spec.needs_own_log(variant):
+        replayed = self.spec.replay and not first and not self.spec.needs_own_log(variant)
+        if replayed:
             recorded = self.store.find(place.seed, self.spec.variants[0].name)
             if recorded is None:
                 raise ValueError(f"{name} needs the run {self.spec.variants[0].name} of seed {place.seed} first.")
             self._make_sure_of(recording, place)
             steps, seconds = replay(place, variant, pair, recording)
             step_seconds = recorded["seconds"]["pilot_alone"] / recorded["steps"]
+            # Together the two would take this long: the Copilot's own time comes on top of its Pilot's.
+            seconds += step_seconds * steps
         else:
             step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
             steps, seconds = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
@@ -104,20 +107,26 @@ class Runner:
         fitted = time.perf_counter() - fitted
         alone = measure(self.spec, place.data, pair, 0.0)
         together = measure(self.spec, place.data, pair)
+        others = {}
+        for name, data in place.data.others.items():
+            made = {"pilot": measure(self.spec, data, pair, 0.0), "pair": measure(self.spec, data, pair)}
+            others[name] = as_other_test(data, made)
         by_weight = means_by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if first else {}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,
             "weight_fit": fit.scores,
             "steps": steps,
+            "replayed": replayed,
             "seconds": {
-                "training": round(seconds, 2),
-                "pilot_alone": round(step_seconds * steps, 2),
-                "fitting": round(fitted, 2),
-                "pilot_answers": round(alone.seconds, 2),
-                "pair_answers": round(together.seconds, 2),
+                "training": round(seconds, 4),
+                "pilot_alone": round(step_seconds * steps, 4),
+                "fitting": round(fitted, 4),
+                "pilot_answers": round(alone.seconds, 4),
+                "pair_answers": round(together.seconds, 4),
             },
             "results": {"pilot": as_json(alone), "pair": as_json(together)},
+            "other_tests": others,
             "tokens_by_weight": by_weight,
         }
 
@@ -163,10 +172,15 @@ class Runner:
         else:
             seconds = train(place.trainer(Trainer, model, training))
         measured = measure(self.spec, place.data, model)
+        others = {
+            name: as_other_test(data, {"control": measure(self.spec, data, model)})
+            for name, data in place.data.others.items()
+        }
         return {
             "weights": {"control": model.num_parameters()},
-            "seconds": {"training": round(seconds, 2), "answers": round(measured.seconds, 2)},
+            "seconds": {"training": round(seconds, 4), "answers": round(measured.seconds, 4)},
             "results": {"control": as_json(measured)},
+            "other_tests": others,
         }
 
 
@@ -179,6 +193,15 @@ def as_json(measured: Measured) -> dict[str, Any]:
     if measured.likelihoods is not None:
         made["likelihoods"] = [round(value, 4) for value in measured.likelihoods]
     return made
+
+
+def as_other_test(data: ExperimentData, made: dict[str, Measured]) -> dict[str, Any]:
+    """What models did on another task's test questions, as a line of results holds it."""
+    return {
+        "data": data.facts,
+        "seconds": {f"{model}_answers": round(each.seconds, 4) for model, each in made.items()},
+        "results": {model: as_json(each) for model, each in made.items()},
+    }
 
 
 def about_machine(device: str) -> dict[str, Any]:

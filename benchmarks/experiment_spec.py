@@ -10,7 +10,7 @@ import yaml
 
 
 CONTROLS = ("longer", "blocks", "head")
-MEASURES = ("answers", "ranking", "tokens")
+MEASURES = ("answers", "choices", "ranking", "tokens")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Experiment:
         experiment: Its name, that of its results file.
         section: Which question of `docs/results.md` it answers, "A" to "F".
         task: The task, as `tasks.load` knows it, or `sums`, fresh questions that are made on the spot.
-        measure: `answers`: replies are written and marked; `ranking`: valid items are ranked; `tokens`: likelihood.
+        measure: `answers`: replies are written and marked; `choices`: the likeliest label of a question's choices;
+            `ranking`: valid items are ranked; `tokens`: likelihood.
         pilot: `path` of a checkpoint, or `config` with `model_type` and the sizes, and then `tokenizer`: `words`, or
             the size of a byte-pair vocabulary that is learnt on the training texts.
         seeds: Seeds of weights, order and fresh questions.
@@ -48,8 +49,9 @@ class Experiment:
         controls: Which rivals to train: `longer`, the Pilot alone on the same questions for the pair's time; `blocks`,
             a Pilot with as many extra decoder blocks as the Copilot has weights; `head`, a linear correction of the
             last hidden state.
-        task_options: More arguments of `tasks.load`.
-        limits: Most questions of `train`, `dev` and `test`.
+        task_options: More arguments of `tasks.load`, such as `train_tasks`.
+        also_test: More tasks that the same models are tested on.
+        limits: Most questions of `train`, `dev` and `test`; of several training tasks as many of each.
         test_from_train: Questions that are taken out of train to test on, for a task without a test file.
         max_length: Longest training sequence in tokens.
         max_new_tokens: Longest reply; the task's own where none is given.
@@ -68,6 +70,7 @@ class Experiment:
     variants: list[Variant]
     controls: list[str] = field(default_factory=list)
     task_options: dict[str, Any] = field(default_factory=dict)
+    also_test: list[str] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
     test_from_train: int = 0
     max_length: int = 256
@@ -80,6 +83,8 @@ class Experiment:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise ValueError(f"`controls` names {', '.join(unknown)}; there are {', '.join(CONTROLS)}.")
+        if self.also_test and self.measure not in ("answers", "choices"):
+            raise ValueError(f"`also_test` goes with the measures answers and choices, not with {self.measure}.")
         if ("path" in self.pilot) == ("config" in self.pilot):
             raise ValueError("`pilot` needs either `path` or `config`, not both.")
         names = [variant.name for variant in self.variants]

@@ -48,9 +48,24 @@ def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
         folder: Where their JSONL files are.
 
     Returns:
-        Experiment name to its lines.
+        Experiment name to its lines. Where models were tested on further tasks, each is one more experiment,
+        `{experiment}_{task}`.
     """
-    return {path.stem: ResultStore(path).read() for path in sorted(folder.glob("*.jsonl"))}
+    results = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = results[path.stem] = ResultStore(path).read()
+        others = dict.fromkeys(task for line in lines for task in line.get("other_tests", {}))
+        for task in others:
+            results[f"{path.stem}_{task}"] = [
+                on_other_task(line, task) for line in lines if task in line["other_tests"]
+            ]
+    return results
+
+
+def on_other_task(line: dict[str, Any], task: str) -> dict[str, Any]:
+    """A run as its results on another task."""
+    made = line["other_tests"][task]
+    return {**line, **made, "task": task, "seconds": {**line["seconds"], **made["seconds"]}}
 
 
 def summary_of(experiment: str, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
