@@ -129,7 +129,8 @@ def test_a_record_is_narrow_and_on_its_own():
     assert record.belief_probabilities.dtype == torch.float16
     assert record.next_probabilities.dtype == record.label_probabilities.dtype == torch.float32
     tokens = len(record.token_ids)
-    by_hand = tokens * (16 * 2 * 2 + 4 + 4 + 5 * (4 + 2) + 4 + 4) + 4 * len(record.lengths)
+    drawn = pair.config.mistake_tail * 4
+    by_hand = tokens * (16 * 2 * 2 + 4 + 4 + 5 * (4 + 2) + 4 + 4 + drawn) + 4 * len(record.lengths)
     assert record.nbytes == by_hand
     before = record.rationale.clone()
     batch.rationale.zero_()

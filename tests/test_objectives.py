@@ -8,6 +8,7 @@ from training_helpers import collate, make_pair, reversal_rows
 
 from transformers_copilot.fusion import rectified_log_probabilities, rectify, rectify_shift
 from transformers_copilot.mistakes import (
+    draw_tail,
     full_probabilities,
     mistake_size,
     observed_mistake,
@@ -159,6 +160,59 @@ def test_full_probabilities_sum_to_one_and_are_exact_where_known(top_k):
     assert (full >= 0).all()
     if top_k in (9, 10, None):
         torch.testing.assert_close(full, logits.softmax(-1), atol=1e-6, rtol=1e-4)
+
+
+def test_drawn_tokens_stand_for_the_rest_of_the_distribution():
+    """Over many draws it is p̂ itself, whatever is kept; spread evenly it is not."""
+    torch.manual_seed(0)
+    logits, true = 2 * torch.randn(1, 30).expand(2_000, 30), torch.tensor([5]).expand(2_000)
+    belief, probabilities = pilot_distribution(logits, 3), probability_of(logits, true)
+    assert 5 not in belief.token_ids[0]
+    before = torch.random.get_rng_state()
+    tail_ids = draw_tail(logits, belief, 5, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)  # dropout and order of the data stay what they were
+    assert torch.equal(tail_ids, draw_tail(logits, belief, 5, seed=1))
+    assert not (tail_ids.unsqueeze(-1) == belief.token_ids.unsqueeze(1)).any()
+    full = full_probabilities(belief, true, probabilities, 30, tail_ids)
+    only_true = (tail_ids == 5).all(dim=-1)
+    torch.testing.assert_close(full.sum(-1)[~only_true], torch.ones(int((~only_true).sum())))
+    torch.testing.assert_close(full.gather(-1, belief.token_ids), belief.probabilities)
+    torch.testing.assert_close(full[:, 5], probabilities)
+    exact = logits[0].softmax(-1)
+    torch.testing.assert_close(full[~only_true].mean(0), exact, atol=4e-3, rtol=0.0)
+    even = full_probabilities(belief, true, probabilities, 30)
+    assert (even[0] - exact).abs().max() > 0.02
+
+
+def test_nothing_is_drawn_where_nothing_is_left():
+    logits = torch.tensor([[0.0, -300.0, -300.0, -300.0]])
+    belief = pilot_distribution(logits, 1)
+    full = full_probabilities(belief, torch.tensor([0]), torch.ones(1), 4, draw_tail(logits, belief, 6, seed=0))
+    assert full.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("fusion", ["logits", "probability"])
+def test_a_right_pilot_with_a_flat_distribution_leaves_nothing_to_correct(fusion):
+    """Where the true tokens are as frequent as the Pilot says, no f is better than none: at f = 0 the gradient is zero
+    on average. With the rest of p̂ spread evenly it is not, and a Copilot unlearns what the Pilot knows."""
+    torch.manual_seed(0)
+    rows, vocab = 20_000, 40
+    logits = torch.randn(1, vocab).expand(rows, vocab)
+    true = torch.multinomial(logits[0].softmax(-1), rows, replacement=True)
+    belief, probabilities = pilot_distribution(logits, 4), probability_of(logits, true)
+    gradients = {}
+    for name, tail_ids in (("drawn", draw_tail(logits, belief, 16, seed=2)), ("even", None), ("exact", "all")):
+        full = (
+            logits.softmax(-1)
+            if tail_ids == "all"
+            else full_probabilities(belief, true, probabilities, vocab, tail_ids)
+        )
+        correction = torch.zeros(rows, vocab, requires_grad=True)
+        copilot_objective(correction, full, true, "cross_entropy" if fusion == "logits" else "mse", fusion).backward()
+        gradients[name] = correction.grad.sum(0)
+    noise = float((gradients["exact"]).abs().max())
+    assert float((gradients["drawn"] - gradients["exact"]).abs().max()) < noise
+    assert float((gradients["even"] - gradients["exact"]).abs().max()) > 3 * noise
 
 
 def test_mistake_size_is_the_squared_distance():

@@ -33,6 +33,7 @@ PAPER_OPTIONS: dict[str, Any] = {
     "rationale_pooling": "mean",
     "mistakes_from": "labels",
     "mistake_top_k": None,
+    "mistake_tail": 32,
     "copilot_weight": 1.0,
 }
 
@@ -79,6 +80,9 @@ class PilotCopilotConfig(PreTrainedConfig):
             Positions that the Copilot's loss covers: `"labels"`, the supervised ones, or `"all"`, the prompt's too.
         mistake_top_k (`int`, *optional*, defaults to 64):
             How many of the Pilot's most probable tokens a mistake keeps beside the true one. `None` keeps all.
+        mistake_tail (`int`, *optional*, defaults to 32):
+            How many tokens are drawn, at every position that is learnt from, from what those leave of p̂: they stand
+            for the rest of the vocabulary in the Copilot's loss.
         copilot_weight (`float`, *optional*, defaults to 1.0):
             λ of Eq. 8, from 0 (the Pilot alone) to 20; [`fit_copilot_weight`] sets it. Probability fusion and
             cross-entropy want one of about 1, `"kl"` and `"mse"` under logits fusion one of 3 to 8.
@@ -127,6 +131,7 @@ class PilotCopilotConfig(PreTrainedConfig):
     rationale_pooling: str = "mean"
     mistakes_from: str = "labels"
     mistake_top_k: int | None = 64
+    mistake_tail: int = 32
     copilot_weight: float | int = 1.0
     copilot_weight_fit: dict | None = None
     pilot_name_or_path: str | None = None
@@ -193,6 +198,10 @@ class PilotCopilotConfig(PreTrainedConfig):
         self.copilot_weight = check_copilot_weight(self.copilot_weight)
         if self.mistake_top_k is not None and self.mistake_top_k < 1:
             raise ValueError(f"`mistake_top_k` is {self.mistake_top_k}; give at least 1, or None to keep every token.")
+        if self.mistake_tail < 1:
+            raise ValueError(
+                f"`mistake_tail` is {self.mistake_tail}; give at least 1 token to draw from the rest of p̂."
+            )
 
     @classmethod
     def paper(cls, **kwargs: Any) -> PilotCopilotConfig:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .configuration_pilot_copilot import PilotCopilotConfig
 from .mistakes import (
     PilotDistribution,
     SparseMistake,
+    draw_tail,
+    full_probabilities,
     log_normalizer,
     observed_mistake,
     pilot_distribution,
@@ -41,6 +44,8 @@ class MistakeBatch:
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
         layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output for
             the first rows, for looking into.
+        tail_ids (`torch.LongTensor` of shape `(batch, length, count)`, *optional*): at the positions that are lessons,
+            tokens drawn from what the most probable ones leave of p̂. `None` where they leave nothing.
     """
 
     token_ids: Tensor
@@ -55,6 +60,7 @@ class MistakeBatch:
     question_mask: Tensor | None = None
     segments: Tensor | None = None
     layers: Tensor | None = None
+    tail_ids: Tensor | None = None
 
     @classmethod
     @torch.no_grad()
@@ -66,7 +72,7 @@ class MistakeBatch:
         attention_mask: Tensor | None,
         question: Tensor | None,
         rationale: Tensor,
-        top_k: int | None,
+        config: PilotCopilotConfig,
         question_mask: Tensor | None = None,
         segments: Tensor | None = None,
         layers: Tensor | None = None,
@@ -77,7 +83,8 @@ class MistakeBatch:
             logits (`torch.Tensor` of shape `(batch, length, vocab)`): the Pilot's.
             token_ids, labels, question, rationale, question_mask, segments, layers: see the class.
             attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding; `None`: no padding.
-            top_k (`int`, *optional*): how many tokens of p̂ to keep; `None` keeps all.
+            config ([`PilotCopilotConfig`]): the pair's: how many tokens of p̂ to keep (`mistake_top_k`), how many to
+                draw from the rest (`mistake_tail`), and which positions are lessons (`mistakes_from`).
 
         Returns:
             [`MistakeBatch`]
@@ -90,11 +97,11 @@ class MistakeBatch:
         normalizer = log_normalizer(logits)
         _check_finite(normalizer, real)
         following = torch.cat([token_ids[:, 1:], token_ids[:, :1]], dim=1)
-        belief = pilot_distribution(logits, top_k, normalizer)
+        belief = pilot_distribution(logits, config.mistake_top_k, normalizer)
         following_probability = probability_of(logits, following, normalizer)
         following_probability[:, -1] = 0.0
         label_probability = probability_of(logits, labels.clamp_min(0), normalizer).masked_fill(labels < 0, 0.0)
-        return cls(
+        made = cls(
             token_ids=token_ids,
             attention_mask=real,
             question=None if question is None else question.detach(),
@@ -108,6 +115,35 @@ class MistakeBatch:
             segments=segments,
             layers=layers,
         )
+        if belief.token_ids.shape[-1] < logits.shape[-1]:
+            made._draw_tail(logits, config)
+        return made
+
+    def _draw_tail(self, logits: Tensor, config: PilotCopilotConfig) -> None:
+        """Draw from the rest of p̂ where the Copilot is to learn. The draw depends on the round's tokens alone."""
+        lessons = self.supervised(config.mistakes_from)
+        self.tail_ids = self.token_ids.new_zeros(*lessons.shape, config.mistake_tail)
+        if lessons.any():
+            belief = PilotDistribution(self.belief_ids[lessons], self.belief_probabilities[lessons])
+            seed = int(self.token_ids.sum())
+            self.tail_ids[lessons] = draw_tail(logits[lessons], belief, config.mistake_tail, seed)
+
+    def lesson(self, mistakes_from: str, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What the Copilot's loss compares its correction with, position by position.
+
+        Args:
+            mistakes_from (`str`): see [`lesson_positions`].
+            vocab_size (`int`): the size of the vocabulary.
+
+        Returns:
+            The positions, of shape `(batch, length)`; p̂ there, `(positions, vocab)`; the true tokens, `(positions,)`.
+        """
+        supervised = self.supervised(mistakes_from)
+        token_ids, probabilities = (values[supervised] for values in self.targets())
+        belief = PilotDistribution(self.belief_ids[supervised], self.belief_probabilities[supervised])
+        tail_ids = None if self.tail_ids is None else self.tail_ids[supervised]
+        full = full_probabilities(belief, token_ids, probabilities, vocab_size, tail_ids)
+        return supervised, full, token_ids
 
     def feedback(self) -> SparseMistake:
         """ℓ_{j-1} at position j: what the Copilot reads under teacher forcing.

@@ -21,6 +21,7 @@ _TOKEN_FIELDS = (
     "belief_probabilities",
     "next_probabilities",
     "label_probabilities",
+    "tail_ids",
 )
 _HIDDEN_FIELDS = ("rationale", "question", "layers")
 _EXACT_FIELDS = ("next_probabilities", "label_probabilities")
@@ -44,6 +45,8 @@ class MistakeRecord:
         question_lengths (`torch.IntTensor` of shape `(sequences,)`, *optional*): encoder-decoder: the sources' lengths.
         layers (`torch.Tensor` of shape `(decoder layers, first tokens, hidden)`, *optional*): every layer's output for
             the first sequences (`rationale="layers"`), for looking into.
+        tail_ids (`torch.IntTensor` of shape `(tokens, count)`, *optional*): tokens drawn from the rest of p̂; see
+            [`MistakeBatch`].
     """
 
     lengths: Tensor
@@ -57,6 +60,7 @@ class MistakeRecord:
     question: Tensor | None = None
     question_lengths: Tensor | None = None
     layers: Tensor | None = None
+    tail_ids: Tensor | None = None
 
     @classmethod
     def from_batch(
@@ -73,7 +77,7 @@ class MistakeRecord:
             [`MistakeRecord`]; packed rows come apart into their documents.
         """
         real = batch.attention_mask
-        values = {name: getattr(batch, name)[real] for name in _TOKEN_FIELDS}
+        values = {name: getattr(batch, name)[real] for name in _token_fields(batch)}
         lengths, question_lengths, question = _lengths(batch), None, None
         if batch.question is not None and (keep_question or batch.question_mask is not None):
             mask = real if batch.question_mask is None else batch.question_mask
@@ -120,7 +124,7 @@ class MistakeRecord:
             return self
         bounds = [len(self.lengths) * edge // count for edge in (index, index + 1)]
         tokens = slice(*(int(self.lengths[:edge].sum()) for edge in bounds))
-        chosen = {name: getattr(self, name)[tokens] for name in _TOKEN_FIELDS}
+        chosen = {name: getattr(self, name)[tokens] for name in _token_fields(self)}
         question, question_lengths = self.question, self.question_lengths
         if question is not None and question_lengths is not None:
             sources = slice(*(int(question_lengths[:edge].sum()) for edge in bounds))
@@ -141,7 +145,7 @@ class MistakeRecord:
             [`MistakeBatch`]
         """
         lengths = self.lengths.tolist()
-        padded = {name: _padded(getattr(self, name), lengths, device) for name in _TOKEN_FIELDS}
+        padded = {name: _padded(getattr(self, name), lengths, device) for name in _token_fields(self)}
         attention_mask = _mask(lengths, device)
         padded["labels"] = padded["labels"].masked_fill(~attention_mask, -100)
         question, question_mask = None, None
@@ -179,6 +183,11 @@ class MistakeRecord:
             labelled = labelled | torch.ones_like(labelled)
             labelled[self.lengths.long().cumsum(0) - 1] = (self.labels >= 0)[self.lengths.long().cumsum(0) - 1]
         return int(labelled.sum())
+
+
+def _token_fields(round_: MistakeBatch | MistakeRecord) -> list[str]:
+    """Those fields of one value a token that a round has."""
+    return [name for name in _TOKEN_FIELDS if getattr(round_, name) is not None]
 
 
 def _lengths(batch: MistakeBatch) -> Tensor:

@@ -15,7 +15,6 @@ from .cache_pilot_copilot import PilotCopilotCache
 from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch
-from .mistakes import PilotDistribution, full_probabilities
 from .modeling_outputs import PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of
 from .rationale import Capture
@@ -119,15 +118,12 @@ class PairPassesMixin(_ModelBase):
         states = copilot_states(
             self, batch.feedback(), question, batch.rationale, batch.attention_mask, batch.question_mask, batch.segments
         )
-        supervised = batch.supervised(self.config.mistakes_from)
+        supervised, probabilities, token_ids = batch.lesson(self.config.mistakes_from, self.copilot.config.vocab_size)
         if not supervised.any():
             # Through the head too: distributed training waits for a gradient of every weight.
             return self.correction(states[:, :1]).sum() * 0.0
-        token_ids, probabilities = (values[supervised] for values in batch.targets())
-        belief = PilotDistribution(batch.belief_ids[supervised], batch.belief_probabilities[supervised])
-        full = full_probabilities(belief, token_ids, probabilities, self.copilot.config.vocab_size)
-        correction = self.correction(states[supervised])
-        return copilot_objective(correction, full, token_ids, self.config.objective, self.config.fusion, num_items)
+        correction, options = self.correction(states[supervised]), (self.config.objective, self.config.fusion)
+        return copilot_objective(correction, probabilities, token_ids, *options, num_items)
 
     def copilot_only(self, mistake_round: MistakeBatch) -> PilotCopilotOutput:
         """The Copilot's loss on a logged round, without a pass of the Pilot.
@@ -163,7 +159,7 @@ class PairPassesMixin(_ModelBase):
                 seen.attention_mask,
                 seen.question,
                 seen.rationale,
-                self.config.mistake_top_k,
+                self.config,
                 seen.question_mask,
                 seen.segments,
                 seen.layers,
