@@ -37,6 +37,7 @@ class ExperimentData:
         task: The task, or `None` for sums.
         facts: Sizes and what was left out, for the results.
         others: By task, the same with another task's test questions.
+        read: Training questions that only the Copilot reads, when it settles.
     """
 
     train: list[Row]
@@ -46,6 +47,7 @@ class ExperimentData:
     task: Any
     facts: dict[str, Any]
     others: dict[str, ExperimentData] = field(default_factory=dict)
+    read: list[Row] = field(default_factory=list)
 
     def encode(self, rows: list[Row], max_length: int, is_encoder_decoder: bool) -> list[dict[str, list[int]]]:
         """Token ids with the targets supervised."""
@@ -75,11 +77,17 @@ def load_data(spec: Experiment, data_dir: str | None, seed: int) -> ExperimentDa
     if spec.test_from_train:
         random.Random(0).shuffle(sets["train"])
         sets["test"], sets["train"] = sets["train"][: spec.test_from_train], sets["train"][spec.test_from_train :]
+    everything, sets["read"] = sets["train"], []
     for name, most in spec.limits.items():
-        sets[name] = some_of(sets[name], most)
+        if name == "read":
+            chosen = {(row["task"], row["id"]) for row in sets["train"]}
+            sets["read"] = some_of([row for row in everything if (row["task"], row["id"]) not in chosen], most)
+        else:
+            sets[name] = some_of(sets[name], most)
     facts = {"left_out": task.left_out, "test_size": task.test_size, "dev_from_train": task.dev_from_train}
     facts |= {f"{name}_questions": len(rows) for name, rows in sets.items()}
-    data = ExperimentData(sets["train"], sets["dev"], sets["test"], _tokenizer(spec, sets, task), task, facts)
+    tokenizer = _tokenizer(spec, sets, task)
+    data = ExperimentData(sets["train"], sets["dev"], sets["test"], tokenizer, task, facts, read=sets["read"])
     sources = options.get("train_tasks") or [spec.task]
     for name in spec.also_test:
         other = tasks.load(name, data_dir=data_dir, **{**options, "train_tasks": sources})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from experiment_data import ExperimentData, is_encoder_decoder
 from experiment_spec import Experiment, Variant
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -126,6 +127,19 @@ def add_identity_blocks(model: PreTrainedModel, count: int) -> PreTrainedModel:
     states |= {name: value for name, value in source.items() if not name.startswith("model.layers.")}
     deeper.load_state_dict(states)
     return deeper
+
+
+def with_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """Adapters on every linear layer but the head, with the paper's rank; nothing else is trained.
+
+    Args:
+        model: The Pilot.
+
+    Returns:
+        The Pilot with its adapters.
+    """
+    config = LoraConfig(r=32, lora_alpha=64, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
 
 
 class CorrectedHead(nn.Module):

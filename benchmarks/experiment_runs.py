@@ -15,7 +15,7 @@ import torch
 import transformers
 from experiment_data import ExperimentData, load_data
 from experiment_measure import Measured, means_by_weight, measure, precision
-from experiment_models import blocks_of_size, build_pair, build_pilot, with_corrected_head
+from experiment_models import blocks_of_size, build_pair, build_pilot, with_corrected_head, with_lora
 from experiment_replay import Recorder, is_recorded, replay
 from experiment_spec import Experiment, Variant
 from experiment_store import ResultStore
@@ -98,6 +98,8 @@ class Runner:
         else:
             step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
             steps, seconds = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
+        if variant.settle:
+            seconds += self._settle(place, variant, pair)
         fitted = time.perf_counter()
         dev = place.items(place.data.dev)
         with precision(self.spec, pair):
@@ -143,6 +145,15 @@ class Runner:
             recorder.save(pair, recording)
         return trainer.state.global_step, seconds
 
+    def _settle(self, place: Workplace, variant: Variant, pair: PreTrainedModel) -> float:
+        """Train the Copilot on, beside the Pilot as it is now; seconds."""
+        rows = place.data.read or place.data.train
+        place = replace(place, data=replace(place.data, train=rows), folder=place.folder.with_name("settling"))
+        training = {**self.spec.training, **variant.training, **variant.settle, "freeze_pilot": True}
+        seconds = train(place.trainer(CopilotTrainer, pair, training))
+        pair.pilot.requires_grad_(True)
+        return seconds
+
     def _make_sure_of(self, recording: Path, place: Workplace) -> None:
         """Make a recording again that was lost with the machine it was made on: the same seed gives the same one."""
         if is_recorded(recording):
@@ -165,7 +176,12 @@ class Runner:
         elif name == "blocks":
             weights = pair["weights"]["pair"] - pair["weights"]["pilot"]
             blocks = blocks_of_size(self.spec, place.data, weights)
+        elif name in ("full", "lora"):
+            training.update(self.spec.rival_training)
+        training.pop("freeze_pilot", None)
         model = build_pilot(self.spec, place.data, place.seed, extra_blocks=blocks)
+        if name == "lora":
+            model = with_lora(model)
         if name == "head":
             model = with_corrected_head(model)
             seconds = train_head(place, model)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 
-CONTROLS = ("longer", "blocks", "head")
+CONTROLS = ("longer", "blocks", "head", "full", "lora")
 MEASURES = ("answers", "choices", "ranking", "tokens")
 
 
@@ -22,12 +22,15 @@ class Variant:
         pair: Options of `from_pilot`, such as `fusion`; under `copilot`, fields of the Copilot's configuration.
         random_weights: Start the Copilot from fresh weights and not from copies of the Pilot's layers.
         training: Fields of `CopilotTrainingArguments`.
+        settle: The same for a second training, in which the Pilot is frozen: its mistakes are those that it makes when
+            it has learnt, on the questions that only the Copilot reads, where `limits` sets any aside. Empty: none.
     """
 
     name: str
     pair: dict[str, Any] = field(default_factory=dict)
     random_weights: bool = False
     training: dict[str, Any] = field(default_factory=dict)
+    settle: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class Experiment:
         variants: The pairs.
         controls: Which rivals to train: `longer`, the Pilot alone on the same questions for the pair's time; `blocks`,
             a Pilot with as many extra decoder blocks as the Copilot has weights; `head`, a linear correction of the
-            last hidden state.
+            last hidden state; beside a frozen Pilot, `full`, all of its weights trained, and `lora`, adapters.
+        rival_training: What differs in the training of `full` and `lora`.
         task_options: More arguments of `tasks.load`, such as `train_tasks`.
         also_test: More tasks that the same models are tested on.
-        limits: Most questions of `train`, `dev` and `test`; of several training tasks as many of each.
+        limits: Most questions of `train`, `dev` and `test`; of several training tasks as many of each. `read`: so many
+            of the training questions that are left serve a Copilot that settles.
         test_from_train: Questions that are taken out of train to test on, for a task without a test file.
         max_length: Longest training sequence in tokens.
         max_new_tokens: Longest reply; the task's own where none is given.
@@ -69,6 +74,7 @@ class Experiment:
     pair: dict[str, Any]
     variants: list[Variant]
     controls: list[str] = field(default_factory=list)
+    rival_training: dict[str, Any] = field(default_factory=dict)
     task_options: dict[str, Any] = field(default_factory=dict)
     also_test: list[str] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
@@ -106,9 +112,10 @@ class Experiment:
         Returns:
             Whether its Pilot has to be trained beside it.
         """
-        logged = ("rationale_pooling", "mistake_top_k")
+        logged = ("rationale_pooling", "mistake_top_k", "mistake_tail")
         other = any(name in variant.pair and variant.pair[name] != self.pair.get(name) for name in logged)
-        return other or "held_out_mistakes" in variant.training or not variant.training.get("use_mistake_log", True)
+        differs = {"held_out_mistakes", "freeze_pilot"} & set(variant.training)
+        return other or bool(differs) or not variant.training.get("use_mistake_log", True)
 
     def variant(self, name: str) -> Variant:
         """The variant of a name."""

@@ -13,6 +13,8 @@ CONTROL_NAMES = {
     "longer": "the Pilot alone, trained for the pair's time on the same questions",
     "blocks": "a Pilot alone with as many more decoder blocks as the Copilot has weights",
     "head": "a linear correction of the Pilot's last hidden state",
+    "full": "the Pilot alone, all of its weights trained once on the same questions",
+    "lora": "the Pilot alone, with adapters (LoRA, rank 32) trained once on the same questions",
 }
 
 

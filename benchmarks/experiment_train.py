@@ -19,6 +19,8 @@ from transformers_copilot.checkpoints import last_whole_checkpoint
 
 
 TIMED_STEPS = 12
+# A large Pilot's steps are long, and vary less: after so many seconds a few of them are enough.
+TIMED_SECONDS, FEWEST_STEPS = 30.0, 4
 
 
 @dataclass
@@ -114,6 +116,8 @@ class StepClock(TrainerCallback):
         if args.device.type == "cuda":
             torch.cuda.synchronize()
         self.times.append(time.perf_counter())
+        if len(self.times) >= FEWEST_STEPS and self.times[-1] - self.times[0] > TIMED_SECONDS:
+            control.should_training_stop = True
 
     def mean(self) -> float:
         """Mean seconds of a step; the first, which warms up, does not count."""
