@@ -77,13 +77,12 @@ def load_data(spec: Experiment, data_dir: str | None, seed: int) -> ExperimentDa
     if spec.test_from_train:
         random.Random(0).shuffle(sets["train"])
         sets["test"], sets["train"] = sets["train"][: spec.test_from_train], sets["train"][spec.test_from_train :]
-    everything, sets["read"] = sets["train"], []
-    for name, most in spec.limits.items():
-        if name == "read":
-            chosen = {(row["task"], row["id"]) for row in sets["train"]}
-            sets["read"] = some_of([row for row in everything if (row["task"], row["id"]) not in chosen], most)
-        else:
-            sets[name] = some_of(sets[name], most)
+    everything, limits = sets["train"], dict(spec.limits)
+    read = limits.pop("read", 0)
+    for name, most in limits.items():
+        sets[name] = some_of(sets[name], most)
+    chosen = {(row["task"], row["id"]) for row in sets["train"]}
+    sets["read"] = some_of([row for row in everything if (row["task"], row["id"]) not in chosen], read) if read else []
     facts = {"left_out": task.left_out, "test_size": task.test_size, "dev_from_train": task.dev_from_train}
     facts |= {f"{name}_questions": len(rows) for name, rows in sets.items()}
     tokenizer = _tokenizer(spec, sets, task)

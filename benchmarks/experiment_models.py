@@ -56,7 +56,11 @@ def build_pilot(spec: Experiment, data: ExperimentData, seed: int, extra_blocks:
     config = pilot_config(spec, data)
     name = "num_decoder_layers" if is_encoder_decoder(spec) else "num_hidden_layers"
     setattr(config, name, getattr(config, name) + extra_blocks)
-    return auto.from_config(config)
+    model = auto.from_config(config)
+    if is_encoder_decoder(spec) and extra_blocks:
+        # T5 makes its cache by the encoder's number of layers: a deeper decoder has to do without one.
+        model.generation_config.use_cache = False
+    return model
 
 
 def build_pair(spec: Experiment, variant: Variant, data: ExperimentData, seed: int) -> PreTrainedModel:

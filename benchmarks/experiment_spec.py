@@ -89,8 +89,8 @@ class Experiment:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise ValueError(f"`controls` names {', '.join(unknown)}; there are {', '.join(CONTROLS)}.")
-        if self.also_test and self.measure not in ("answers", "choices"):
-            raise ValueError(f"`also_test` goes with the measures answers and choices, not with {self.measure}.")
+        if self.also_test and self.measure == "ranking":
+            raise ValueError("`also_test` names more tasks of questions; a task that ranks its own items has no others.")
         if ("path" in self.pilot) == ("config" in self.pilot):
             raise ValueError("`pilot` needs either `path` or `config`, not both.")
         names = [variant.name for variant in self.variants]

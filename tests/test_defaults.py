@@ -4,42 +4,45 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from experiment_choices import changes_of, choices_table, default_of, likelihoods  # noqa: E402
+from experiment_choices import (  # noqa: E402
+    base_of,
+    changes_of,
+    choices_table,
+    default_of,
+    likelihoods,
+    winners,
+)
 from experiment_spec import Experiment, read_experiment  # noqa: E402
+from experiment_store import ResultStore  # noqa: E402
 
 
 ABLATIONS = sorted((ROOT / "benchmarks" / "experiments").glob("ablation_*.yaml"))
-ROW = re.compile(r"^\| (`[^|]+`) \| (`[^|]+`) \| `", re.MULTILINE)
+ROW = re.compile(r"^\| (`[^|]+`) \| `[^|]+` \| `[^|]+` \|.*\| (`[^|]+`) \|$", re.MULTILINE)
 
 
-def base_value(spec: Experiment, option: str) -> object:
-    """What an option is in the ablation's first variant."""
-    copilot = spec.pair.get("copilot", {})
-    given = {**spec.pair, **spec.training, **copilot}
-    layers = spec.pilot["config"]["num_hidden_layers"]
-    if option == "num_hidden_layers":  # a new Copilot has no more layers than its Pilot
-        return default_of(option) if copilot.get(option) == min(default_of(option), layers) else copilot.get(option)
-    return given.get(option, default_of(option))
+def ablations() -> list[tuple[Experiment, list[dict]]]:
+    """The experiments with their committed results."""
+    results = ROOT / "benchmarks" / "results"
+    return [(read_experiment(path), ResultStore(results / f"{path.stem}.jsonl").read()) for path in ABLATIONS]
 
 
 def test_there_are_two_ablations_on_real_tasks():
-    assert {read_experiment(path).task for path in ABLATIONS} == {"gsm8k", "mawps"}
+    assert {spec.task for spec, _ in ablations()} == {"gsm8k", "mawps"}
+    for spec, lines in ablations():
+        assert {line["seed"] for line in lines if line["name"] == "base"} >= {0, 1, 2}, spec.experiment
 
 
-@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
-def test_an_ablation_starts_from_the_defaults(path: Path):
-    spec = read_experiment(path)
-    changed = 0
-    for variant in spec.variants[1:]:
-        for option, value in changes_of(variant):
-            assert base_value(spec, option) == default_of(option), f"{variant.name}: {option}"
-            changed += value != default_of(option)
-    assert changed >= len(spec.variants) - 1
+def test_the_defaults_are_the_ablations_winners():
+    """A change that wins on both tasks is the default; what no change beats is what the ablation started from."""
+    found = ablations()
+    decided = winners(found)
+    for spec, _ in found:
+        for variant in spec.variants[1:]:
+            for option, _value in changes_of(variant):
+                assert default_of(option) == decided.get(option, base_of(spec, option)), option
 
 
 def test_the_page_names_the_codes_defaults():
@@ -59,19 +62,31 @@ def line(seed: int, name: str, values: list[float]) -> dict[str, object]:
     return {"seed": seed, "name": name, "results": {"pair": {"questions": values}}}
 
 
-def test_a_change_is_weighed_against_the_defaults_on_the_same_questions():
+def test_a_change_is_weighed_against_the_first_variant_on_the_same_questions():
     spec = read_experiment(ROOT / "benchmarks" / "experiments" / "ablation_gsm8k.yaml")
     lines = []
     for seed in (0, 1):
         lines.append(line(seed, "base", [-2.0, -3.0, -1.0]))
-        lines.append(line(seed, "layers_2", [-1.75, -2.75, -0.75]))
+        lines.append(line(seed, "layers_6", [-1.75, -2.75, -0.75]))
         lines.append(line(seed, "window_current", [-2.0, -3.5, -0.5]))
     table = choices_table([(spec, lines)]).splitlines()
-    assert table[0] == "| option | default | instead | gsm8k |"
-    assert "| `num_hidden_layers` | `6` | `2` | **+0.250 [0.250, 0.250]** |" in table
+    assert table[0] == "| option | compared with | instead | gsm8k | default |"
+    default = default_of("num_hidden_layers")
+    assert f"| `num_hidden_layers` | `2` | `6` | **+0.250 [0.250, 0.250]** | `{default}` |" in table
     (window,) = (row for row in table if "rationale_window" in row)
     assert window.startswith("| `rationale_window` | `preceding` | `current` | +0.000 [−0.") and "**" not in window
     assert len(table) == 4  # what has not been run is no row
+
+
+def test_only_what_wins_everywhere_and_costs_no_time_becomes_a_default():
+    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "ablation_gsm8k.yaml")
+    better, best, worse = [-1.5, -2.5, -0.5], [-1.0, -2.0, 0.0], [-2.5, -3.5, -1.5]
+    values = {"rounds_4": better, "rounds_16": best, "steps_4": best, "objective_kl": best, "layers_6": worse}
+    first = [line(0, "base", [-2.0, -3.0, -1.0])] + [line(0, name, made) for name, made in values.items()]
+    second = [*first[:1], line(0, "rounds_4", worse), line(0, "rounds_16", better), line(0, "layers_6", best)]
+    assert winners([(spec, first)]) == {"mistake_log_rounds": 16}
+    assert winners([(spec, first), (spec, second)]) == {"mistake_log_rounds": 16}
+    assert winners([(spec, first), (spec, second[:2])]) == {}
 
 
 def test_answers_are_weighed_by_their_likelihoods():

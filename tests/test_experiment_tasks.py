@@ -114,7 +114,41 @@ def test_equal_shares_of_several_tasks() -> None:
     assert chosen == some_of(rows, 12) and len(some_of(rows[:50], 100)) == 50
 
 
-def test_further_tests_need_a_measure_that_marks_them(spec_path: Path) -> None:
-    spec_path.write_text(yaml.safe_dump({**SPEC, "measure": "tokens"}))
-    with pytest.raises(ValueError, match="also_test.*answers and choices"):
+def test_a_task_that_ranks_has_no_further_tests(spec_path: Path) -> None:
+    spec_path.write_text(yaml.safe_dump({**SPEC, "measure": "ranking"}))
+    with pytest.raises(ValueError, match="also_test.*ranks its own items"):
         read_experiment(spec_path)
+
+
+def run_all(spec_path: Path, folder: Path, **changes: object) -> list[dict]:
+    """The lines of an experiment that differs from the file's in some fields."""
+    spec_path.write_text(yaml.safe_dump({**SPEC, **changes}))
+    options = ["--results", str(folder), "--build", str(folder / "build"), "--threads", "1"]
+    run.main([str(spec_path), "--data_dir", str(folder), *options])
+    return ResultStore(folder / "choices.jsonl").read()
+
+
+def test_a_copilot_that_settles_reads_on_beside_the_same_pilot(spec_path: Path, tmp_path: Path) -> None:
+    limits = {**SPEC["limits"], "read": 8}
+    variants = {"pair": None, "settled": {"settle": {"num_train_epochs": 2}}}
+    joint, settled = run_all(spec_path, tmp_path, limits=limits, variants=variants, replay=True, controls=[])
+    pilots = [line["results"]["pilot"]["tokens"]["loss"] for line in (joint, settled)]
+    assert pilots[0] == pytest.approx(pilots[1], rel=1e-4)
+    losses = [line["results"]["pair"]["tokens"]["loss"] for line in (joint, settled)]
+    assert abs(losses[0] - losses[1]) > 1e-4
+    assert settled["replayed"] and settled["seconds"]["training"] > settled["seconds"]["pilot_alone"]
+    data = load_data(read_experiment(spec_path), str(tmp_path), 0)
+    chosen, read = ({(row["task"], row["id"]) for row in rows} for rows in (data.train, data.read))
+    assert len(read) == 8 and not chosen & read
+
+
+# PEFT 0.21 asks transformers by the old name of `is_activation_checkpointing`.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_rivals_of_a_frozen_pilot_train_it(spec_path: Path, tmp_path: Path) -> None:
+    training = {**SPEC["training"], "freeze_pilot": True}
+    controls = {"controls": ["full", "lora"], "rival_training": {"num_train_epochs": 2}}
+    pair, full, lora = run_all(spec_path, tmp_path, training=training, **controls)
+    untouched = pair["results"]["pilot"]["tokens"]["loss"]
+    assert full["weights"]["control"] == pair["weights"]["pilot"] < lora["weights"]["control"]
+    for line in (full, lora):
+        assert abs(line["results"]["control"]["tokens"]["loss"] - untouched) > 1e-4

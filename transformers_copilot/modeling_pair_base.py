@@ -103,7 +103,7 @@ class PilotCopilotPreTrainedModel(
                 A configuration; fields of one (`{"num_hidden_layers": 6}`), the rest taken from the Pilot; the id or
                 path of another checkpoint of the Pilot's family, whose decoder becomes the Copilot; or the id or path
                 of a Copilot's own checkpoint (`save_copilot`), which is joined to this Pilot with its options and λ.
-                Defaults to six layers of the Pilot's kind. A new Copilot's weights are copied from the Pilot's decoder,
+                Defaults to two layers of the Pilot's kind. A new Copilot's weights are copied from the Pilot's decoder,
                 or from that checkpoint of its family.
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.

@@ -21,7 +21,7 @@ from .quantization import adopt_quantization
 from .weight_copying import copy_decoder_weights
 
 
-DEFAULT_COPILOT_LAYERS = 6
+DEFAULT_COPILOT_LAYERS = 2
 _MIN_COPILOT_LAYERS = 2
 
 
@@ -106,7 +106,7 @@ def copilot_config_for(
             )
         if not isinstance(copilot, dict):
             layers = source.config.get_text_config(decoder=True).num_hidden_layers
-            wanted = layers if isinstance(copilot, str) else min(DEFAULT_COPILOT_LAYERS, layers)
+            wanted = layers if isinstance(copilot, str) else DEFAULT_COPILOT_LAYERS
             fields["num_hidden_layers"] = max(_MIN_COPILOT_LAYERS, wanted)
         width = pilot.config.get_text_config(decoder=True).hidden_size
         fields = {"pilot_hidden_size": width, "question_size": question_size(pilot), **fields}
