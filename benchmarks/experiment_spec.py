@@ -90,7 +90,7 @@ class Experiment:
         if unknown:
             raise ValueError(f"`controls` names {', '.join(unknown)}; there are {', '.join(CONTROLS)}.")
         if self.also_test and self.measure == "ranking":
-            raise ValueError("`also_test` names more tasks of questions; a task that ranks its own items has no others.")
+            raise ValueError("`also_test` names more tasks; one that ranks its own items has no others.")
         if ("path" in self.pilot) == ("config" in self.pilot):
             raise ValueError("`pilot` needs either `path` or `config`, not both.")
         names = [variant.name for variant in self.variants]
