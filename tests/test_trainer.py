@@ -153,6 +153,25 @@ def test_every_round_is_drawn_as_often_the_one_under_way_too(tmp_path):
         assert sum((counts[number] - 500) ** 2 / 500 for number in expected) < 24.3  # χ² of 7 degrees, 0.1 %
 
 
+def test_the_newest_round_is_read_first(tmp_path):
+    trainer = make_trainer(tmp_path, mistake_log_draw="newest", copilot_steps_per_round=3, max_steps=8)
+    trainer.train()
+    rounds = [trainer.drawn[start : start + 3] for start in range(0, len(trainer.drawn), 3)]
+    assert [first for first, *_ in rounds] == list(range(8))  # the one under way: none is missed
+    further = [(step, number) for step, (_, *numbers) in enumerate(rounds) for number in numbers]
+    assert len(further) == 16 and all(number <= step for step, number in further)
+    assert any(number < step for step, number in further)
+
+
+def test_reading_only_the_newest_round_is_learning_without_a_log(tmp_path):
+    pairs = [make_pair(random_head=True) for _ in range(2)]
+    with_log = make_trainer(tmp_path, pairs[0], mistake_log_draw="newest")
+    with_log.train()
+    make_trainer(tmp_path, pairs[1], use_mistake_log=False).train()
+    assert len(with_log.mistake_log) == 4
+    assert largest_difference(state(pairs[0]), state(pairs[1])) == 0.0
+
+
 def test_the_log_is_bounded_and_numbered(tmp_path):
     trainer = make_trainer(tmp_path, mistake_log_rounds=3, max_steps=5, mistake_log_layers=1)
     trainer.train()

@@ -183,6 +183,7 @@ def make_trainer(
         "save_strategy": "no",
         "disable_tqdm": True,
         "use_cpu": True,
+        "mistake_log_draw": "uniform",  # the log is read from the first step on
         **arguments,
     }
     args = (CopilotSeq2SeqTrainingArguments if seq2seq else CopilotTrainingArguments)(str(folder), **given)

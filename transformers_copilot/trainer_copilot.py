@@ -174,8 +174,10 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
         return outputs, loss if num_items is not None or self.pair.pilot_is_frozen else loss / micro_steps
 
     def _draw(self, again: int = 0) -> MistakeRecord | None:
-        """A round of the log, or `None` for the one under way, each with the same probability (Algorithm 1 appends
-        before it draws). The draw depends on seed and step only, so a resumed run draws as an uninterrupted one."""
+        """A round of the log, or `None` for the one under way. Where it is drawn, each has the same probability
+        (Algorithm 1 appends before it draws), by seed and step only: a resumed run draws as an uninterrupted one."""
+        if not again and self.args.mistake_log_draw == "newest":
+            return None
         log, step = self.mistake_log, self.state.global_step
         oldest = 1 if not again and len(log) == log.max_rounds else 0
         choices = len(log) - oldest + (0 if again else 1)

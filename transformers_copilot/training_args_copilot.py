@@ -12,6 +12,7 @@ from .validation import check_option, check_positive
 
 
 LOG_DTYPES = ("bfloat16", "float32")
+LOG_DRAWS = ("newest", "uniform")
 
 
 @dataclass
@@ -37,6 +38,10 @@ class CopilotArguments:
             Rounds that the log keeps.
         mistake_log_max_bytes (`int`, *optional*, defaults to 500,000,000):
             Bytes that the log keeps.
+        mistake_log_draw (`str`, *optional*, defaults to `"newest"`):
+            Which round a step of the Copilot reads. `"newest"`: the first step of a round the round under way, so that
+            none is missed, and further steps (`copilot_steps_per_round`) rounds of the log, each with the same
+            probability. `"uniform"`: every step draws like that (Algorithm 1).
         mistake_log_dtype (`str`, *optional*, defaults to `"bfloat16"`):
             Type of logged hidden states, `"bfloat16"` or `"float32"`.
         mistake_log_layers (`int`, *optional*, defaults to 0):
@@ -69,6 +74,7 @@ class CopilotArguments:
     use_mistake_log: bool = field(default=True, metadata={"help": "Learn from rounds drawn from a Mistake Log."})
     mistake_log_rounds: int = field(default=128, metadata={"help": "Rounds that the log keeps."})
     mistake_log_max_bytes: int = field(default=500_000_000, metadata={"help": "Bytes that the log keeps."})
+    mistake_log_draw: str = field(default="newest", metadata={"help": "First read the 'newest' round, or 'uniform'."})
     mistake_log_dtype: str = field(default="bfloat16", metadata={"help": "Type of logged hidden states."})
     mistake_log_layers: int = field(default=0, metadata={"help": "Sequences a round with every layer logged."})
     mistake_log_export_rows: int = field(default=0, metadata={"help": "Rows of mistakes written to disk; 0: none."})
@@ -82,6 +88,7 @@ class CopilotArguments:
         for name in ("mistake_log_rounds", "mistake_log_max_bytes", "copilot_steps_per_round"):
             check_positive(name, getattr(self, name))
         check_option("mistake_log_dtype", self.mistake_log_dtype, LOG_DTYPES)
+        check_option("mistake_log_draw", self.mistake_log_draw, LOG_DRAWS)
         if self.mistakes_from is not None:
             check_option("mistakes_from", self.mistakes_from, OPTION_VALUES["mistakes_from"])
         if not 0.0 <= self.held_out_mistakes < 1.0:
