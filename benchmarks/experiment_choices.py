@@ -18,8 +18,11 @@ Lines = list[dict[str, Any]]
 COPIED = "weights"
 # What buys a gain with training time: how much of that to spend is the user's to say, and the least is the default.
 BUDGETS = ("copilot_steps_per_round",)
-# What wins beside small Pilots from scratch only; docs/results.md has the measurement that says so.
-NOT_EVERYWHERE = (("objective", "kl"),)
+# What wins beside small Pilots from scratch only (docs/results.md), and what is the same as another change: a Copilot
+# without a log reads the newest round alone.
+NOT_EVERYWHERE = (("objective", "kl"), ("use_mistake_log", False))
+# Two answers to one question, how old the lessons are: the better one counts.
+SAME_QUESTION = {"mistake_log_rounds": "mistake_log_draw"}
 
 
 def changes_of(variant: Variant) -> Iterator[tuple[str, Any]]:
@@ -106,7 +109,7 @@ def winners(experiments: list[tuple[Experiment, Lines]]) -> dict[str, Any]:
         Option to value: a change of this option alone that wins on every task, its interval above zero; the one with
         the largest gain where there are several. Left out are [`BUDGETS`] and what is [`NOT_EVERYWHERE`] better.
     """
-    best: dict[str, tuple[float, Any]] = {}
+    best: dict[str, tuple[float, str, Any]] = {}
     for variant in experiments[0][0].variants[1:]:
         changes = list(changes_of(variant))
         gains = [gain_over_base(lines, variant.name) for _, lines in experiments]
@@ -114,10 +117,10 @@ def winners(experiments: list[tuple[Experiment, Lines]]) -> dict[str, Any]:
         option, value = changes[0]
         if len(changes) > 1 or len(found) < len(experiments) or option in BUDGETS or (option, value) in NOT_EVERYWHERE:
             continue
-        mean = float(np.mean([gain.mean for gain in found]))
-        if option not in best or mean > best[option][0]:
-            best[option] = (mean, value)
-    return {option: value for option, (_, value) in best.items()}
+        mean, question = float(np.mean([gain.mean for gain in found])), SAME_QUESTION.get(option, option)
+        if question not in best or mean > best[question][0]:
+            best[question] = (mean, option, value)
+    return {option: value for _, option, value in best.values()}
 
 
 def choices_table(experiments: list[tuple[Experiment, Lines]]) -> str:

@@ -141,6 +141,7 @@ class Demo:
             learning_rate=learning_rate,
             copilot_learning_rate=options.copilot_learning_rate,
             copilot_steps_per_round=options.copilot_steps,
+            mistake_log_draw="uniform",  # Algorithm 1's, with which README's figures were measured
             lr_scheduler_type="cosine",
             warmup_steps=min(100, options.steps // 4),
             weight_decay=0.0,
