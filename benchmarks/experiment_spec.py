@@ -112,7 +112,7 @@ class Experiment:
         Returns:
             Whether its Pilot has to be trained beside it.
         """
-        logged = ("rationale_pooling", "mistake_top_k", "mistake_tail")
+        logged = ("rationale_pooling", "mistakes_from", "mistake_top_k", "mistake_tail")
         other = any(name in variant.pair and variant.pair[name] != self.pair.get(name) for name in logged)
         differs = {"held_out_mistakes", "freeze_pilot"} & set(variant.training)
         return other or bool(differs) or not variant.training.get("use_mistake_log", True)

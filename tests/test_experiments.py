@@ -165,11 +165,12 @@ def test_a_variant_whose_rounds_differ_has_its_own_log(tmp_path: Path) -> None:
         "held_out": {"training": {"held_out_mistakes": 0.2}},
         "no_log": {"training": {"use_mistake_log": False}},
         "last": {"pair": {"rationale_pooling": "last"}},
+        "all": {"pair": {"mistakes_from": "all"}},  # tokens of the rest are drawn where there are lessons
         "kl": {"pair": {"objective": "kl"}},
         "mean": {"pair": {"rationale_pooling": "mean"}},
     }
     spec = read_experiment(write_spec(tmp_path, variants=changes, pair={"rationale_pooling": "mean"}))
-    assert [name for name in changes if spec.needs_own_log(spec.variant(name))] == ["held_out", "no_log", "last"]
+    assert [name for name in changes if spec.needs_own_log(spec.variant(name))] == ["held_out", "no_log", "last", "all"]
 
 
 def test_a_copilot_from_fresh_weights_is_no_copy(tmp_path: Path) -> None:
