@@ -163,6 +163,22 @@ def _batches(spec: Experiment, data: ExperimentData, device: torch.device) -> It
     return (dict(batch.to(device)) for batch in DataLoader(items, size, collate_fn=collate))
 
 
+def supervised_of(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Values at the supervised positions, and the true tokens.
+
+    Args:
+        model: What gave the values.
+        values: `(batch, length, vocab)`, logits or what is added to them.
+        labels: `(batch, length)`.
+
+    Returns:
+        In float32 `(tokens, vocab)`, and `(tokens,)`.
+    """
+    values, targets = _aligned(model, values, labels)
+    supervised = targets >= 0
+    return values[supervised].float(), targets[supervised]
+
+
 def _aligned(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Values of a position, and the true token that the position is to predict."""
     return (values, labels) if model.config.is_encoder_decoder else (values[:, :-1], labels[:, 1:])

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 import transformers
+from experiment_controls import train_control
 from experiment_data import ExperimentData, load_data
 from experiment_measure import Measured, means_by_weight, measure, precision
-from experiment_models import blocks_of_size, build_pair, build_pilot, with_corrected_head, with_lora
+from experiment_models import build_pair, build_pilot
 from experiment_replay import Recorder, is_recorded, replay
 from experiment_spec import Experiment, Variant
 from experiment_store import ResultStore
-from experiment_train import Workplace, pilot_step_seconds, train, train_head
+from experiment_train import Workplace, pilot_step_seconds, train
 from filelock import FileLock
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from transformers_copilot import CopilotTrainer, fit_copilot_weight
 
@@ -169,24 +170,7 @@ class Runner:
         pair = self.store.find(place.seed, self.spec.variants[0].name)
         if pair is None:
             raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
-        blocks, training = 0, dict(self.spec.training)
-        if name == "longer":
-            factor = max(1.0, pair["seconds"]["training"] / pair["seconds"]["pilot_alone"])
-            training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
-        elif name == "blocks":
-            weights = pair["weights"]["pair"] - pair["weights"]["pilot"]
-            blocks = blocks_of_size(self.spec, place.data, weights)
-        elif name in ("full", "lora"):
-            training.update(self.spec.rival_training)
-        training.pop("freeze_pilot", None)
-        model = build_pilot(self.spec, place.data, place.seed, extra_blocks=blocks)
-        if name == "lora":
-            model = with_lora(model)
-        if name == "head":
-            model = with_corrected_head(model)
-            seconds = train_head(place, model)
-        else:
-            seconds = train(place.trainer(Trainer, model, training))
+        model, seconds, more = train_control(place, name, pair)
         measured = measure(self.spec, place.data, model)
         others = {
             name: as_other_test(data, {"control": measure(self.spec, data, model)})
@@ -197,6 +181,7 @@ class Runner:
             "seconds": {"training": round(seconds, 4), "answers": round(measured.seconds, 4)},
             "results": {"control": as_json(measured)},
             "other_tests": others,
+            **more,
         }
 
 

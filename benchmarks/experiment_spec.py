@@ -49,9 +49,10 @@ class Experiment:
         training: Fields of `CopilotTrainingArguments` that all runs share.
         pair: Options of `from_pilot` that all variants share.
         variants: The pairs.
-        controls: Which rivals to train: `longer`, the Pilot alone on the same questions for the pair's time; `blocks`,
-            a Pilot with as many extra decoder blocks as the Copilot has weights; `head`, a linear correction of the
-            last hidden state; beside a frozen Pilot, `full`, all of its weights trained, and `lora`, adapters.
+        controls: Which rivals to train: `longer`, the Pilot alone for the pair's time on the same questions, those that
+            a Copilot settles on among them; `blocks`, a Pilot with as many extra decoder blocks as the Copilot has
+            weights; `head`, a linear correction of the last hidden state, as much of it as dev likes; beside a frozen
+            Pilot, `full`, all of its weights trained, and `lora`, adapters.
         rival_training: What differs in the training of `full` and `lora`.
         task_options: More arguments of `tasks.load`, such as `train_tasks`.
         also_test: More tasks that the same models are tested on.

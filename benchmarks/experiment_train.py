@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from experiment_data import ExperimentData, is_encoder_decoder
+from experiment_measure import supervised_of
 from experiment_models import CorrectedHead
 from experiment_spec import Experiment
 from torch import nn
@@ -141,11 +142,9 @@ class HeadTrainer(Trainer):
             raise ValueError("the model has no linear correction; build it with `with_corrected_head`.")
         logits, correction = head.parts
         labels = inputs["labels"]
-        if not self.model.config.is_encoder_decoder:
-            logits, correction, labels = logits[:, :-1], correction[:, :-1], labels[:, 1:]
-        supervised = labels >= 0
-        logits, correction, labels = logits[supervised].float(), correction[supervised].float(), labels[supervised]
-        count = supervised.sum() if num_items_in_batch is None else num_items_in_batch
+        correction, _ = supervised_of(self.model, correction, labels)
+        logits, labels = supervised_of(self.model, logits, labels)
+        count = len(labels) if num_items_in_batch is None else num_items_in_batch
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         loss = loss + nn.functional.cross_entropy(logits.detach() + correction, labels, reduction="sum")
         return (loss / count, outputs) if return_outputs else loss / count

@@ -382,6 +382,13 @@ def test_log_files_that_are_none(tmp_path):
         MistakeLog.load(tmp_path / "log.safetensors", fingerprint={"vocab_size": 29})
     with pytest.raises(ValueError, match="the Mistake Log is empty"):
         log.sample()
+    # Where only labelled positions were recorded, the others' mistakes are not whole; the other way round they are.
+    MistakeLog(fingerprint={"mistakes_from": "labels"}).save(tmp_path / "labels.safetensors")
+    with pytest.raises(ValueError, match="recorded with mistakes_from='labels': its rounds don't hold"):
+        MistakeLog.load(tmp_path / "labels.safetensors", fingerprint={"mistakes_from": "all"})
+    MistakeLog(fingerprint={"mistakes_from": "all"}).save(tmp_path / "all.safetensors")
+    mixed = MistakeLog.load(tmp_path / "all.safetensors", fingerprint={"mistakes_from": "labels"})
+    assert mixed.fingerprint["mistakes_from"] == "labels"
     for bounds in ({"max_rounds": 0}, {"max_bytes": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             MistakeLog(**bounds)

@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import experiment_controls
 import experiment_models
 import experiment_runs
 import numpy as np
@@ -21,7 +23,8 @@ from experiment_replay import Recorder, replay
 from experiment_spec import Variant, read_experiment
 from experiment_statistics import gain_of, mcnemar, ndcg_of, scores_of
 from experiment_store import ResultStore
-from experiment_train import HeadTrainer, Workplace, train
+from experiment_train import HeadTrainer, Workplace, train, train_head
+from transformers import Trainer
 
 from transformers_copilot import CopilotTrainer
 
@@ -198,14 +201,43 @@ def test_controls_are_the_pilot_at_first(tmp_path: Path) -> None:
 def test_the_linear_correction_does_not_change_the_pilot(tmp_path: Path) -> None:
     place = workplace(tmp_path)
     plain = build_pilot(place.spec, place.data, 0)
-    train(place.trainer(experiment_runs.Trainer, plain, SPEC["training"]))
+    train(place.trainer(Trainer, plain, SPEC["training"]))
     corrected = with_corrected_head(build_pilot(place.spec, place.data, 0))
-    experiment_runs.train_head(place, corrected)
+    train_head(place, corrected)
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(corrected.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
     assert corrected.lm_head.map.weight.abs().max() > 0
     with pytest.raises(ValueError, match="with_corrected_head"):
         place.trainer(HeadTrainer, plain, SPEC["training"]).train()
+
+
+def test_as_much_of_the_linear_correction_is_used_as_dev_likes(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    model = with_corrected_head(build_pilot(place.spec, place.data, 0))
+    train_head(place, model)
+    learnt = model.lm_head.map.weight.detach().clone()
+    dev = replace(place.data, test=place.data.dev)
+    losses = {}
+    for weight in experiment_controls.DEFAULT_GRID:
+        model.lm_head.map.weight.data.copy_(weight * learnt)
+        losses[weight] = measure(place.spec, dev, model).tokens["loss"]
+    model.lm_head.map.weight.data.copy_(learnt)
+    best = experiment_controls.fit_correction(place, model)
+    assert losses[best] == pytest.approx(min(losses.values()), abs=1e-6) and best > 0
+    torch.testing.assert_close(model.lm_head.map.weight, best * learnt)
+    assert measure(place.spec, dev, model).tokens["loss"] == pytest.approx(losses[best], abs=1e-6)
+    # What harms is left out.
+    model.lm_head.map.weight.data.copy_(-20 * learnt)
+    assert experiment_controls.fit_correction(place, model) == 0.0 and not model.lm_head.map.weight.any()
+
+
+def test_the_longer_pilot_reads_all_that_a_settling_copilot_reads_for_as_long(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    place = replace(place, data=replace(place.data, train=place.data.train[:60], read=place.data.train[60:]))
+    pair = {"seconds": {"training": 30.0, "pilot_alone": 10.0}}
+    longer, training = experiment_controls._for_longer(place, SPEC["training"], pair)
+    assert len(longer.data.train) == 96
+    assert training["num_train_epochs"] * 96 == pytest.approx(3 * 60)
 
 
 def test_blocks_have_about_the_copilots_weights(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 LOG_FORMAT = "transformers_copilot.mistake_log.v1"
+# What a log of one kind may be read as besides: rounds of all positions hold what the labelled ones need.
+_READABLE_AS = {("mistakes_from", "all"): ("labels",)}
 
 
 class MistakeLog:
@@ -162,7 +164,7 @@ class MistakeLog:
             raise FileNotFoundError(f"there is no Mistake Log at {path}.")
         about, records = _read(path)
         check_fingerprint(f"at {path}", about["fingerprint"], fingerprint)
-        log = cls(max_rounds, max_bytes, about["fingerprint"])
+        log = cls(max_rounds, max_bytes, {**about["fingerprint"], **(fingerprint or {})})
         for number, record in zip(about["rounds"], records, strict=True):
             log.append(record, number)
         log.total_rounds, log.skipped_rounds = about["total_rounds"], about["skipped_rounds"]
@@ -215,22 +217,28 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[MistakeRec
 
 
 def check_fingerprint(which: str, found: dict[str, Any], expected: dict[str, Any] | None) -> None:
-    """Refuse a log of another Pilot.
+    """Refuse a log of another Pilot, or one whose rounds lack what is to be learnt from them.
 
     Args:
         which (`str`): the log, for the message.
         found (`dict`): the log's fingerprint; what it does not say is not checked.
-        expected (`dict`, *optional*): the Pilot's.
+        expected (`dict`, *optional*): the Pilot's, with what the rounds have to hold.
 
     Raises:
         ValueError: they differ; the message gives both values.
     """
     for name, value in (expected or {}).items():
-        if name in found and found[name] != value:
+        if name not in found or found[name] == value or value in _READABLE_AS.get((name, found[name]), ()):
+            continue
+        if name == "mistakes_from":
             raise ValueError(
-                f"the Mistake Log {which} is another model's: its {name} is {found[name]!r}, this Pilot's is "
-                f"{value!r}. Logs cannot be shared between Pilots or kinds of rationale; start a new one."
+                f"the Mistake Log {which} was recorded with mistakes_from={found[name]!r}: its rounds don't hold what "
+                f"mistakes_from={value!r} learns from. Train with mistakes_from={found[name]!r}, or start a new log."
             )
+        raise ValueError(
+            f"the Mistake Log {which} is another model's: its {name} is {found[name]!r}, this Pilot's is "
+            f"{value!r}. Logs cannot be shared between Pilots or kinds of rationale; start a new one."
+        )
 
 
 __all__ = ["LOG_FORMAT", "MistakeLog", "check_fingerprint"]

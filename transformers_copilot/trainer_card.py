@@ -27,6 +27,7 @@ _OF_COPILOT = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_dec
 _OWN_SETTINGS = (
     "use_mistake_log",
     "mistake_log_rounds",
+    "mistake_log_draw",
     "copilot_steps_per_round",
     "freeze_pilot",
     "held_out_mistakes",

@@ -62,10 +62,11 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
         log = mistake_log  # an empty one is false, and kept all the same
         if log is None:
             log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
-        # What a round's rationales are is the log's matter too, not only whose they are.
-        expected = {**pair_fingerprint(pair), "rationale_pooling": pair.config.rationale_pooling}
+        # What a round holds is the log's matter too, not only whose it is.
+        holds = {name: getattr(pair.config, name) for name in ("rationale_pooling", "mistakes_from")}
+        expected = {**pair_fingerprint(pair), **holds}
         check_fingerprint("given", log.fingerprint, expected)
-        log.fingerprint = log.fingerprint or expected
+        log.fingerprint = {**log.fingerprint, **expected}
         self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps, rows_writer(self.args))
         self.add_callback(self.mistake_callback)
         if self.args.mistake_picture_steps:
