@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel
 
-from transformers_copilot.fusion import rectify
 from transformers_copilot.metrics.answers import same_answer
 from transformers_copilot.mistakes import mistake_size
 from transformers_copilot.tasks.answering import write_replies
@@ -77,36 +76,6 @@ def _no_judge(data: ExperimentData) -> Judge:
     return lambda index, scores, true: 0.0
 
 
-@torch.no_grad()
-def means_by_weight(
-    spec: Experiment, data: ExperimentData, pair: PreTrainedModel, weights: tuple[float, ...]
-) -> dict[str, dict[str, float]]:
-    """The means over the test tokens at several λ, from one pass: p̂ and f do not depend on λ.
-
-    Args:
-        spec: The experiment.
-        data: Its data.
-        pair: The pair.
-        weights: λ.
-
-    Returns:
-        For each λ, as text, what [`Measured`] calls `tokens`.
-    """
-    pair.eval()
-    sums = {weight: TokenSums() for weight in weights}
-    for batch in _batches(spec, data, pair.device):
-        with precision(spec, pair):
-            outputs = pair(**batch, use_cache=False, copilot_weight=1.0, return_correction=True)
-        logits, targets = _aligned(pair, outputs.pilot_logits, batch["labels"])
-        corrections = _aligned(pair, outputs.correction, batch["labels"])[0]
-        for row_logits, row_corrections, row_targets in zip(logits, corrections, targets, strict=True):
-            supervised = row_targets >= 0
-            alone, correction = row_logits[supervised].float(), row_corrections[supervised].float()
-            for weight, kept in sums.items():
-                kept.add(rectify(alone, correction, weight, pair.config.fusion), row_targets[supervised])
-    return {f"{weight:g}": kept.means() for weight, kept in sums.items()}
-
-
 def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any]) -> list[float]:
     """1 for each question that is answered right, 0 for each that isn't, one without an answer among them."""
     limit = spec.max_new_tokens or (SUMS_TOKENS if data.task is None else data.task.max_new_tokens)
@@ -123,7 +92,7 @@ def _teacher_forced(
 ) -> tuple[list[float], list[float], dict[str, float]]:
     """Each question's log-likelihood and mark, and the means over tokens."""
     sums, likelihoods, marks = TokenSums(), [], []
-    for batch in _batches(spec, data, model.device):
+    for batch in batches(spec, data, model.device):
         with precision(spec, model):
             logits = model(**batch, use_cache=False, **options).logits
         for row_logits, row_targets in zip(*_aligned(model, logits, batch["labels"]), strict=True):
@@ -155,8 +124,17 @@ class TokenSums:
         return {name: value / self.count for name, value in self.sums.items()} | {"tokens": self.count}
 
 
-def _batches(spec: Experiment, data: ExperimentData, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """The test questions with their targets, padded on the right."""
+def batches(spec: Experiment, data: ExperimentData, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """The test questions with their targets, padded on the right.
+
+    Args:
+        spec: The experiment; its evaluation batch size.
+        data: Its data.
+        device: Where they are needed.
+
+    Yields:
+        Inputs with `labels`.
+    """
     items = data.encode(data.test, 100_000, is_encoder_decoder(spec))
     collate = DataCollatorForSeq2Seq(data.tokenizer, padding=True)
     size = spec.training.get("per_device_eval_batch_size", 32)

@@ -15,12 +15,13 @@ import torch
 import transformers
 from experiment_controls import train_control
 from experiment_data import ExperimentData, load_data
-from experiment_measure import Measured, means_by_weight, measure, precision
+from experiment_measure import Measured, measure, precision
 from experiment_models import build_pair, build_pilot
 from experiment_replay import Recorder, is_recorded, replay
 from experiment_spec import Experiment, Variant
 from experiment_store import ResultStore
 from experiment_train import Workplace, pilot_step_seconds, train
+from experiment_weights import by_weight
 from filelock import FileLock
 from transformers import PreTrainedModel
 
@@ -114,7 +115,7 @@ class Runner:
         for name, data in place.data.others.items():
             made = {"pilot": measure(self.spec, data, pair, 0.0), "pair": measure(self.spec, data, pair)}
             others[name] = as_other_test(data, made)
-        by_weight = means_by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if first else {}
+        weighed = by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if first else {}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,
@@ -130,7 +131,7 @@ class Runner:
             },
             "results": {"pilot": as_json(alone), "pair": as_json(together)},
             "other_tests": others,
-            "tokens_by_weight": by_weight,
+            **weighed,
         }
 
     def _train_pair(

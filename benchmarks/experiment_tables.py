@@ -182,3 +182,22 @@ def weights_table(lines: Lines) -> str:
         values = " | ".join(f"{value:.4f}" for value in (first.tokens("pilot", name), *means))
         rows.append(f"| {title} | {values} | {fitted} |")
     return "\n".join(rows)
+
+
+def dimensions_table(lines: Lines) -> str:
+    """Where Theorem 4.1's conditions and its claim hold (question E).
+
+    Args:
+        lines: The experiment's results.
+
+    Returns:
+        A table, a row a seed: shares of the vocabulary's dimensions, by how often each is the true token.
+    """
+    first = next(iter(by_variant(lines).values()))
+    heads = ["seed", "dimensions", "conditions hold", "smaller at λ = 0.1", "smaller where the conditions hold"]
+    rows = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for line in first.lines:
+        made = line["dimensions"]
+        shares = " | ".join(f"{100 * made[name]:.1f} %" for name in ("conditions", "claim", "claim_of_conditions"))
+        rows.append(f"| {line['seed']} | {made['dimensions']} | {shares} |")
+    return "\n".join(rows)

@@ -18,7 +18,14 @@ from experiment_main_table import main_table
 from experiment_spec import read_experiment
 from experiment_statistics import compare
 from experiment_store import ResultStore
-from experiment_tables import ablation_table, comparison_table, ranking_table, sizes_table, weights_table
+from experiment_tables import (
+    ablation_table,
+    comparison_table,
+    dimensions_table,
+    ranking_table,
+    sizes_table,
+    weights_table,
+)
 
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +36,7 @@ KINDS = {
     "ranking": ranking_table,
     "ablation": ablation_table,
     "weights": weights_table,
+    "dimensions": dimensions_table,
 }
 
 

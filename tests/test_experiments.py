@@ -17,13 +17,14 @@ import run
 import torch
 import yaml
 from experiment_data import byte_pair_tokenizer, load_data, word_tokenizer
-from experiment_measure import means_by_weight, measure
+from experiment_measure import measure
 from experiment_models import add_identity_blocks, build_pair, build_pilot, with_corrected_head
 from experiment_replay import Recorder, replay
 from experiment_spec import Variant, read_experiment
 from experiment_statistics import gain_of, mcnemar, ndcg_of, scores_of
 from experiment_store import ResultStore
 from experiment_train import HeadTrainer, Workplace, train, train_head
+from experiment_weights import DimensionSums, by_weight
 from transformers import Trainer
 
 from transformers_copilot import CopilotTrainer
@@ -78,7 +79,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
 
     docs = tmp_path / "docs"
     docs.mkdir()
-    kinds = ["comparison", "ablation", "weights"]
+    kinds = ["comparison", "ablation", "weights", "dimensions"]
     page = "".join(f"<!-- table: {kind} tiny -->\n<!-- /table -->\n" for kind in kinds)
     page += "<!-- table: main other_*tin* -->\n<!-- /table -->\n"
     (docs / "results.md").write_text(page)
@@ -89,7 +90,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert entry["gain_low"] <= right["pair"] - right["pilot"] <= entry["gain_high"]
     assert set(entry["controls"]) == set(SPEC["controls"])
     filled = (docs / "results.md").read_text()
-    assert filled.count("Pilot alone") >= 4
+    assert filled.count("Pilot alone") >= 4 and filled.count("| conditions hold |") == 1
     answers, tokens = (
         row.split(" | ") for row in filled.splitlines() if row.startswith("| sums (1 seed, 12 questions)")
     )
@@ -151,13 +152,39 @@ def test_a_lost_recording_is_made_again(tmp_path: Path) -> None:
         assert first["results"]["pair"] == second["results"]["pair"]
 
 
+def test_the_theorems_conditions_and_claim_by_dimension() -> None:
+    true = torch.tensor([0, 0, 0, 1])
+    alone = torch.zeros(4, 3)
+    # Towards token 0 and away from 2: the mistakes at both shrink; at 1, where it is right once, too little is left.
+    correction = torch.tensor([[2.0, 0.0, -9.0]]).expand(4, -1)
+    sums = DimensionSums(3, alone.device)
+    sums.add(alone[:1], correction[:1], true[:1], "logits")
+    sums.add(alone[1:], correction[1:], true[1:], "logits")
+    shares = sums.shares()
+    p = torch.nn.functional.one_hot(true, 3).double()
+    means = {weight: (p - (weight * correction).double().softmax(-1)).square().mean(0) for weight in (0.0, 0.1)}
+    claim = means[0.1] < means[0.0]
+    assert claim.tolist() == [True, False, True] or claim.tolist() == [True, True, True]
+    errors = (p - correction.double().softmax(-1)).mean(0)
+    conditions = errors.square() < means[0.0]
+    frequency = p.mean(0)
+    assert shares["dimensions"] == 2
+    assert shares["claim"] == pytest.approx(float(frequency[claim].sum()))
+    assert shares["conditions"] == pytest.approx(float(frequency[conditions].sum()))
+    # Towards what is never true: everything is worse, though at the rare token the pair's bias is below the Pilot's
+    # mean mistake: the condition holds there, and not the claim, which is about a correction that is added to p̂.
+    away = DimensionSums(3, alone.device)
+    away.add(alone, torch.tensor([[-50.0, -50.0, 0.0]]).expand(4, -1), true, "logits")
+    assert away.shares() == {"dimensions": 2, "conditions": 0.25, "claim": 0.0, "claim_of_conditions": 0.0}
+
+
 @pytest.mark.parametrize("fusion", ["logits", "probability"])
 def test_one_pass_measures_every_weight(tmp_path: Path, fusion: str) -> None:
     objective = "cross_entropy" if fusion == "logits" else "rmse"
     place = workplace(tmp_path, pair={"fusion": fusion, "objective": objective, "copilot": {"num_hidden_layers": 2}})
     pair = build_pair(place.spec, Variant("pair"), place.data, 0)
     torch.nn.init.normal_(pair.copilot.correction_head.weight)
-    found = means_by_weight(place.spec, place.data, pair, (0.3, 2.0))
+    found = by_weight(place.spec, place.data, pair, (0.3, 2.0))["tokens_by_weight"]
     for weight in (0.3, 2.0):
         assert found[f"{weight:g}"] == pytest.approx(measure(place.spec, place.data, pair, weight).tokens, rel=1e-5)
     assert found["0.3"]["loss"] != found["2"]["loss"]
