@@ -3,6 +3,7 @@
     python benchmarks/render.py
 
 A table stands between `<!-- table: KIND EXPERIMENT -->` and `<!-- /table -->` in the page; what is between is replaced.
+What was tried on dev lies in the results' folder `dev`: tables show it, the summary does not.
 """
 
 import argparse
@@ -154,12 +155,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page and the figures")
     options = parser.parse_args(arguments)
-    results = read_results(options.results)
+    results, tried = read_results(options.results), read_results(options.results / "dev")
     summary = [entry for name, lines in results.items() for entry in summary_of(name, lines)]
     (options.results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     page = options.docs / "results.md"
     if page.is_file():
-        page.write_text(fill_tables(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+        page.write_text(fill_tables(page.read_text(encoding="utf-8"), {**results, **tried}), encoding="utf-8")
     sizes = {name: lines for name, lines in results.items() if name.startswith("sizes_")}
     if sizes:
         sizes_figure(sizes, options.docs / "figures" / "sizes.png")

@@ -77,20 +77,24 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     run.main(options)
     assert ResultStore(tmp_path / "tiny.jsonl").read() == lines
 
-    docs = tmp_path / "docs"
+    docs, dev = tmp_path / "docs", tmp_path / "dev"
     docs.mkdir()
+    dev.mkdir()
+    shutil.copy(tmp_path / "tiny.jsonl", dev / "dev_tiny.jsonl")
     kinds = ["comparison", "ablation", "weights", "dimensions"]
     page = "".join(f"<!-- table: {kind} tiny -->\n<!-- /table -->\n" for kind in kinds)
+    page += "<!-- table: ablation dev_tiny -->\n<!-- /table -->\n"
     page += "<!-- table: main other_*tin* -->\n<!-- /table -->\n"
     (docs / "results.md").write_text(page)
     render.main(["--results", str(tmp_path), "--docs", str(docs)])
-    entry = json.loads((tmp_path / "summary.json").read_text())[0]
+    entry, second = json.loads((tmp_path / "summary.json").read_text())
+    assert (entry["experiment"], second["experiment"]) == ("tiny", "tiny/two_steps")
     right = {name: pair["results"][name]["questions"].count("1") / 12 for name in ("pilot", "pair")}
     assert (entry["pilot_score"], entry["pair_score"]) == (right["pilot"], right["pair"])
     assert entry["gain_low"] <= right["pair"] - right["pilot"] <= entry["gain_high"]
     assert set(entry["controls"]) == set(SPEC["controls"])
     filled = (docs / "results.md").read_text()
-    assert filled.count("Pilot alone") >= 4 and filled.count("| conditions hold |") == 1
+    assert filled.count("Pilot alone") >= 5 and filled.count("| conditions hold |") == 1
     answers, tokens = (
         row.split(" | ") for row in filled.splitlines() if row.startswith("| sums (1 seed, 12 questions)")
     )
