@@ -17,6 +17,7 @@ from transformers_copilot.fusion import rectify
 
 # "for all 0 < λ < λ_0": the theorem's claim is looked at with this λ.
 SMALL_WEIGHT = 0.1
+TOKENS_AT_ONCE = 64
 
 
 def by_weight(
@@ -51,13 +52,15 @@ def by_weight(
 def _corrected(
     spec: Experiment, data: ExperimentData, pair: PreTrainedModel
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of every batch of test questions the Pilot's logits, f `(tokens, vocab)` and the true tokens `(tokens,)`."""
+    """Of some test tokens at a time the Pilot's logits, f `(tokens, vocab)` and the true tokens `(tokens,)`."""
     pair.eval()
     for batch in batches(spec, data, pair.device):
         with precision(spec, pair):
             outputs = pair(**batch, use_cache=False, copilot_weight=1.0, return_correction=True)
         alone, true = supervised_of(pair, outputs.pilot_logits, batch["labels"])
-        yield alone, supervised_of(pair, outputs.correction, batch["labels"])[0], true
+        corrections = supervised_of(pair, outputs.correction, batch["labels"])[0]
+        # Several tensors as large as these are made of them, some in double precision.
+        yield from zip(*(each.split(TOKENS_AT_ONCE) for each in (alone, corrections, true)), strict=True)
 
 
 class DimensionSums:
