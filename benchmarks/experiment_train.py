@@ -149,6 +149,12 @@ class HeadTrainer(Trainer):
         loss = loss + nn.functional.cross_entropy(logits.detach() + correction, labels, reduction="sum")
         return (loss / count, outputs) if return_outputs else loss / count
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip each by its own norm, as a pair's parts are: the correction must not shorten the Pilot's steps."""
+        own = self.model.lm_head.map.weight
+        nn.utils.clip_grad_norm_([own], self.args.max_grad_norm)
+        return super()._clip_grad_norm(nn.ParameterList([each for each in model.parameters() if each is not own]))
+
 
 def train_head(place: Workplace, model: PreTrainedModel) -> float:
     """Train the control that corrects the last hidden state.

@@ -229,10 +229,11 @@ def test_controls_are_the_pilot_at_first(tmp_path: Path) -> None:
     torch.testing.assert_close(with_corrected_head(pilot)(ids).logits, expected)
 
 
-def test_the_linear_correction_does_not_change_the_pilot(tmp_path: Path) -> None:
-    place = workplace(tmp_path)
+@pytest.mark.parametrize("limit", [1.0, 1e-3])
+def test_the_linear_correction_does_not_change_the_pilot(tmp_path: Path, limit: float) -> None:
+    place = workplace(tmp_path, training={**SPEC["training"], "max_grad_norm": limit})
     plain = build_pilot(place.spec, place.data, 0)
-    train(place.trainer(Trainer, plain, SPEC["training"]))
+    train(place.trainer(Trainer, plain, place.spec.training))
     corrected = with_corrected_head(build_pilot(place.spec, place.data, 0))
     train_head(place, corrected)
     for name, value in plain.model.state_dict().items():
