@@ -58,9 +58,10 @@ def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool
     """
     reported = compare(ResultStore(options.results / f"{row['experiment']}.jsonl").read(), row["name"]).gain()
     spec = read_experiment(options.experiments / f"{row['experiment']}.yaml")
-    store = ResultStore(build / "again.jsonl")
+    # A file of its own: rows of other experiments have the same seeds and names.
+    store = ResultStore(build / f"{spec.experiment}.jsonl")
     Runner(spec, store, build, options.data_dir, options.device).run(row["seed"], row["name"])
-    again = compare([line for line in store.read() if line["experiment"] == spec.experiment], row["name"]).gain()
+    again = compare(store.read(), row["name"]).gain()
     inside = reported.low <= again.mean <= reported.high
     known = f"reported {reported.mean:+.4f} [{reported.low:+.4f}, {reported.high:+.4f}]"
     label = f"{row['experiment']}, seed {row['seed']}, {row['name']}"

@@ -108,11 +108,16 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
 def test_rows_made_again_are_compared_with_the_reported_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     spec = write_spec(tmp_path, replay=False, variants={"pair": None}, controls=[])
     run.main([str(spec), "--results", str(tmp_path), "--build", str(tmp_path / "build"), "--threads", "1"])
-    (tmp_path / "rows.yaml").write_text("- {experiment: tiny, seed: 0, name: pair}\n")
+    # Another experiment's run may have the same seed and name.
+    (tmp_path / "tiny2.yaml").write_text(spec.read_text().replace("experiment: tiny", "experiment: tiny2"))
+    reported = (tmp_path / "tiny.jsonl").read_text()
+    (tmp_path / "tiny2.jsonl").write_text(reported.replace('"experiment": "tiny"', '"experiment": "tiny2"'))
+    rows = [f"- {{experiment: {name}, seed: 0, name: pair}}\n" for name in ("tiny", "tiny2")]
+    (tmp_path / "rows.yaml").write_text("".join(rows))
     options = ["--rows", str(tmp_path / "rows.yaml"), "--experiments", str(tmp_path), "--results", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         quick.main([*options, "--threads", "1"])
-    assert ended.value.code == 0 and "inside" in capsys.readouterr().out
+    assert ended.value.code == 0 and capsys.readouterr().out.count("inside") == 2
     lines = (tmp_path / "tiny.jsonl").read_text()
     line = json.loads(lines)
     line["results"]["pilot"]["questions"], line["results"]["pair"]["questions"] = "0" * 12, "1" * 12
