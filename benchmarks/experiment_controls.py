@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
 from transformers_copilot.copilot_weight import DEFAULT_GRID
+from transformers_copilot.fusion import rectify
 
 
 def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrainedModel, float, dict[str, Any]]:
@@ -81,7 +82,8 @@ def fit_correction(place: Workplace, model: PreTrainedModel) -> float:
         logits, labels = supervised_of(model, head.parts[0], batch["labels"])
         correction, _ = supervised_of(model, head.parts[1], batch["labels"])
         for weight in losses:
-            losses[weight] += float(nn.functional.cross_entropy(logits + weight * correction, labels, reduction="sum"))
+            corrected = rectify(logits, correction, weight, "logits")
+            losses[weight] += float(nn.functional.cross_entropy(corrected, labels, reduction="sum"))
     head.eval()
     best = min(losses, key=lambda weight: (losses[weight], weight))
     head.map.weight.mul_(best)
