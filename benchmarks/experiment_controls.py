@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from experiment_measure import precision, supervised_of
+from experiment_measure import supervised_of
 from experiment_models import CorrectedHead, blocks_of_size, build_pilot, with_corrected_head, with_lora
-from experiment_train import Workplace, train, train_head
+from experiment_precision import precision
+from experiment_replay import PILOT_FILE, is_recorded, recording_of
+from experiment_train import Cost, Workplace, train, train_head
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
@@ -17,7 +20,10 @@ from transformers_copilot.copilot_weight import DEFAULT_GRID
 from transformers_copilot.fusion import rectify
 
 
-def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrainedModel, float, dict[str, Any]]:
+TEMPERATURES = (0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+
+
+def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrainedModel, Cost, dict[str, Any]]:
     """Build and train a rival.
 
     Args:
@@ -26,14 +32,17 @@ def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[Pr
         pair: The result of the pair that it is a rival of, of the same seed.
 
     Returns:
-        The model, the seconds that its training took, and what else is to be reported of it.
+        The model, what its training took, and what else is to be reported of it.
     """
     training = dict(place.spec.training)
     training.pop("freeze_pilot", None)
     if name == "head":
         model = with_corrected_head(build_pilot(place.spec, place.data, place.seed))
-        seconds = train_head(place, model)
-        return model, seconds, {"correction_weight": fit_correction(place, model)}
+        cost = train_head(place, model)
+        return model, cost, {"correction_weight": fit_correction(place, model)}
+    if name == "temperature":
+        model, cost = _plain_pilot(place, training, pair)
+        return model, cost, {"temperature": fit_temperature(place, model)}
     blocks = 0
     if name == "longer":
         place, training = _for_longer(place, training, pair)
@@ -47,6 +56,15 @@ def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[Pr
     return model, train(place.trainer(Trainer, model, training)), {}
 
 
+def _plain_pilot(place: Workplace, training: dict[str, Any], pair: dict[str, Any]) -> tuple[PreTrainedModel, Cost]:
+    """The Pilot as it is alone: the pair's own where that was kept, as it learns the same; else it is trained."""
+    model, kept = build_pilot(place.spec, place.data, place.seed), recording_of(place)
+    if not is_recorded(kept):
+        return model, train(place.trainer(Trainer, model, training))
+    model.load_state_dict(load_file(kept / PILOT_FILE))
+    return model.to(place.device), Cost(pair["seconds"]["pilot_alone"], 0)
+
+
 def _for_longer(place: Workplace, training: dict[str, Any], pair: dict[str, Any]) -> tuple[Workplace, dict[str, Any]]:
     """All questions that the pair's Copilot learns from, and epochs for the pair's time."""
     rows = place.data.train + place.data.read
@@ -55,27 +73,45 @@ def _for_longer(place: Workplace, training: dict[str, Any], pair: dict[str, Any]
     return replace(place, data=replace(place.data, train=rows)), {**training, "num_train_epochs": epochs}
 
 
+def fit_temperature(place: Workplace, model: PreTrainedModel) -> float:
+    """Choose on dev what the logits are divided by, and have the model do it.
+
+    Args:
+        place: Where.
+        model: A trained Pilot.
+
+    Returns:
+        The temperature T. z / T is z + (1 / T - 1) z: a linear correction of the last hidden state, the hidden state
+        itself, of which dev chooses how much is used.
+    """
+    head = with_corrected_head(model).lm_head
+    nn.init.eye_(head.map.weight)
+    weight = fit_correction(place, model, tuple(1.0 / value - 1.0 for value in TEMPERATURES))
+    return round(1.0 / (1.0 + weight), 4)
+
+
 @torch.no_grad()
-def fit_correction(place: Workplace, model: PreTrainedModel) -> float:
+def fit_correction(place: Workplace, model: PreTrainedModel, grid: tuple[float, ...] = DEFAULT_GRID) -> float:
     """Choose on dev how much of the linear correction is used, as a pair's λ is, and put it into the model.
 
     Args:
         place: Where; its dev questions and its precision are used.
         model: A Pilot with its corrected head.
+        grid: The factors to choose from; those of a pair where none are given.
 
     Returns:
-        The factor: the one of a pair's grid with the smallest loss; 0 leaves the Pilot alone.
+        The factor with the smallest loss; 0 leaves the Pilot alone.
     """
     head = model.lm_head
     if not isinstance(head, CorrectedHead):
         raise ValueError("the model has no linear correction; build it with `with_corrected_head`.")
-    losses = dict.fromkeys(DEFAULT_GRID, 0.0)
+    losses = dict.fromkeys(grid, 0.0)
     size = place.spec.training.get("per_device_eval_batch_size", 32)
     model.eval()
     head.train()  # It gives both parts then.
     for batch in DataLoader(place.items(place.data.dev), size, collate_fn=place.collator()):
         batch = dict(batch.to(model.device))
-        with precision(place.spec, model):
+        with precision(place.spec, place.device):
             model(**batch, use_cache=False)
         if head.parts is None:
             raise ValueError("the head gave no parts.")
@@ -85,6 +121,6 @@ def fit_correction(place: Workplace, model: PreTrainedModel) -> float:
             corrected = rectify(logits, correction, weight, "logits")
             losses[weight] += float(nn.functional.cross_entropy(corrected, labels, reduction="sum"))
     head.eval()
-    best = min(losses, key=lambda weight: (losses[weight], weight))
+    best = min(losses, key=lambda weight: (losses[weight], abs(weight)))
     head.map.weight.mul_(best)
     return best

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from experiment_statistics import Comparison, compare
+from experiment_statistics import Comparison, Gain, compare
 from experiment_tables import gain_text, millions, scale_of, score_text
 
 
 Lines = list[dict[str, Any]]
-CONTROLS = ("longer", "blocks", "head")
+CONTROLS = ("longer", "blocks", "head", "temperature")
 MEASURES = {"answers": "right answers, %", "choices": "right choices, %", "ranking": "Hit@10, %"}
 MEASURES |= {"tokens": "nats a token"}
 
@@ -24,14 +24,35 @@ def main_table(experiments: dict[str, Lines]) -> str:
         experiments: Results by experiment; of each the first variant is shown.
 
     Returns:
-        A table. A gain, over the Pilot or over a rival, is bold where its 95 % interval lies above zero.
+        A table. A gain, over the Pilot or over a rival, is bold where its 95 % interval does not hold zero.
     """
     heads = ["task", "measured in", "Pilot alone", "with its Copilot", "gain", "p"]
-    heads += ["gain over `longer`", "over `blocks`", "over `head`", "training", "answering"]
+    heads += ["gain over `longer`", *(f"over `{control}`" for control in CONTROLS[1:]), "training", "answering"]
     rows = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for lines in experiments.values():
         for shown in _with_likelihoods(lines):
             rows.append(_row(shown))
+    return "\n".join(rows)
+
+
+def short_table(experiments: dict[str, Lines], titles: dict[str, str]) -> str:
+    """One line a task, in nats a token of the right answer: the gain over the Pilot alone and over each rival.
+
+    Args:
+        experiments: Results by experiment; of each the first variant is shown.
+        titles: What each experiment's models are called.
+
+    Returns:
+        A table. A gain is bold where its 95 % interval does not hold zero.
+    """
+    heads = ["Pilot: tested on", "gain over the Pilot alone", *(f"over `{control}`" for control in CONTROLS)]
+    rows = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for name, lines in experiments.items():
+        shown = list(_with_likelihoods(lines))[-1]
+        made = _first(shown)
+        gains = [made.gain(), *(made.gain_over(each) if each in made.controls else None for each in CONTROLS)]
+        cells = ["" if gain is None else _bold(gain_text(gain, *scale_of(shown)), gain) for gain in gains]
+        rows.append("| " + " | ".join([f"{titles[name]}: {shown[0]['task']}", *cells]) + " |")
     return "\n".join(rows)
 
 
@@ -59,7 +80,7 @@ def _row(lines: Lines) -> str:
         MEASURES[lines[0]["measure"]],
         f"{score_text(made.mean('pilot'), lines)} ({millions(weights['pilot'])})",
         f"{score_text(made.mean('pair'), lines)} ({millions(weights['pair'])})",
-        _bold(gain_text(gain, *scale_of(lines)), gain.low),
+        _bold(gain_text(gain, *scale_of(lines)), gain),
         p_value,
     ]
     for control in CONTROLS:
@@ -68,7 +89,7 @@ def _row(lines: Lines) -> str:
             continue
         over = made.gain_over(control)
         score = score_text(float(np.mean([values.mean() for values in made.control_scores(control)])), lines)
-        cells.append(f"{_bold(gain_text(over, *scale_of(lines)), over.low)} ({score})")
+        cells.append(f"{_bold(gain_text(over, *scale_of(lines)), over)} ({score})")
     cells += [f"{made.ratio('training', 'pilot_alone'):.2f}", f"{made.ratio('pair_answers', 'pilot_answers'):.2f}"]
     return "| " + " | ".join(cells) + " |"
 
@@ -80,5 +101,5 @@ def _first(lines: Lines) -> Comparison:
     return replace(made, controls=whole)
 
 
-def _bold(text: str, low: float) -> str:
-    return f"**{text}**" if low > 0 else text
+def _bold(text: str, gain: Gain) -> str:
+    return f"**{text}**" if gain.low > 0 or gain.high < 0 else text

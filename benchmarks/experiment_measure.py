@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from experiment_data import ExperimentData, is_encoder_decoder
 from experiment_judges import Judge, choice_judge, item_judge
+from experiment_precision import precision
 from experiment_spec import Experiment
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -39,11 +40,6 @@ class Measured:
     seconds: float
     tokens: dict[str, float]
     likelihoods: list[float] | None = None
-
-
-def precision(spec: Experiment, model: PreTrainedModel) -> torch.autocast:
-    """bfloat16 autocast where training has it."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=bool(spec.training.get("bf16")))
 
 
 def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weight: float | None = None) -> Measured:
@@ -80,7 +76,7 @@ def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, opt
     """1 for each question that is answered right, 0 for each that isn't, one without an answer among them."""
     limit = spec.max_new_tokens or (SUMS_TOKENS if data.task is None else data.task.max_new_tokens)
     batch = spec.training.get("per_device_eval_batch_size", 32)
-    with precision(spec, model):
+    with precision(spec, model.device.type):
         replies = write_replies(model, data.tokenizer, [row["prompt"] for row in data.test], limit, batch, **options)
     found = replies if data.task is None else [data.task.extract_answer(reply) for reply in replies]
     return [float(same_answer(got, row["answer"])) for got, row in zip(found, data.test, strict=True)]
@@ -93,7 +89,7 @@ def _teacher_forced(
     """Each question's log-likelihood and mark, and the means over tokens."""
     sums, likelihoods, marks = TokenSums(), [], []
     for batch in batches(spec, data, model.device):
-        with precision(spec, model):
+        with precision(spec, model.device.type):
             logits = model(**batch, use_cache=False, **options).logits
         for row_logits, row_targets in zip(*_aligned(model, logits, batch["labels"]), strict=True):
             supervised = row_targets >= 0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from experiment_spec import Variant
-from experiment_train import Workplace
+from experiment_train import Cost, Workplace, train
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
@@ -105,12 +104,17 @@ class Recorder(TrainerCallback):
         os.replace(partial, folder / PILOT_FILE)
 
 
+def recording_of(place: Workplace) -> Path:
+    """Where a seed's recording is, for all runs of an experiment."""
+    return place.folder.parent / f"recording-{place.seed}"
+
+
 def is_recorded(folder: Path) -> bool:
     """Whether a folder holds a whole recording."""
     return (folder / PILOT_FILE).is_file()
 
 
-def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Path) -> tuple[int, float]:
+def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Path) -> tuple[int, Cost]:
     """Train a pair's Copilot from a recorded log, and put the recorded run's Pilot beside it.
 
     Args:
@@ -120,7 +124,7 @@ def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Pa
         folder: The recording.
 
     Returns:
-        Steps and seconds of the Copilot alone.
+        Steps and cost of the Copilot alone.
 
     Raises:
         ValueError: There is no recording.
@@ -133,8 +137,6 @@ def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Pa
         training.pop(name, None)
     args = place.arguments({**training, "max_steps": len(recorded), "freeze_pilot": True, "save_strategy": "no"})
     trainer = ReplayTrainer(model=pair, args=args, train_dataset=Rounds(len(recorded)), recorded=recorded)
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
+    cost = train(trainer)
     pair.pilot.load_state_dict(load_file(folder / PILOT_FILE))
-    return len(recorded), seconds
+    return len(recorded), cost

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -15,12 +14,13 @@ import torch
 import transformers
 from experiment_controls import train_control
 from experiment_data import ExperimentData, load_data
-from experiment_measure import Measured, measure, precision
+from experiment_measure import Measured, measure
 from experiment_models import build_pair, build_pilot
-from experiment_replay import Recorder, is_recorded, replay
+from experiment_precision import precision, uses_bfloat16
+from experiment_replay import Recorder, is_recorded, recording_of, replay
 from experiment_spec import Experiment, Variant
 from experiment_store import ResultStore
-from experiment_train import Workplace, pilot_step_seconds, train
+from experiment_train import Cost, Workplace, pilot_step_seconds, train
 from experiment_weights import by_weight
 from filelock import FileLock
 from transformers import PreTrainedModel
@@ -40,12 +40,20 @@ class Runner:
         build: Folder for checkpoints; a run's own is removed when its result is written.
         data_dir: Folder with the tasks' files; the Hub where none is given.
         device: `cpu` or `cuda`.
+        weights: λ at which the first variant's correction is looked at on the test tokens; none leaves that out.
     """
 
     def __init__(
-        self, spec: Experiment, store: ResultStore, build: Path, data_dir: str | None, device: str = "cpu"
+        self,
+        spec: Experiment,
+        store: ResultStore,
+        build: Path,
+        data_dir: str | None,
+        device: str = "cpu",
+        weights: tuple[float, ...] = SHOWN_WEIGHTS,
     ) -> None:
         self.spec, self.store, self.build, self.data_dir, self.device = spec, store, build, data_dir, device
+        self.weights = weights
 
     def run(self, seed: int, name: str) -> dict[str, Any]:
         """Make one run and write its result.
@@ -71,7 +79,7 @@ class Runner:
             **made,
             "data": data.facts,
             "total_seconds": round(time.perf_counter() - started, 1),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "precision": "bfloat16" if uses_bfloat16(self.spec, self.device) else "float32",
             "machine": about_machine(self.device),
         }
         self.store.append(result)
@@ -85,7 +93,7 @@ class Runner:
     def _pair(self, place: Workplace, name: str) -> dict[str, Any]:
         variant = self.spec.variant(name)
         pair = build_pair(self.spec, variant, place.data, place.seed)
-        recording = self.build / self.spec.experiment / f"recording-{place.seed}"
+        recording = recording_of(place)
         first = name == self.spec.variants[0].name
         replayed = self.spec.replay and not first and not self.spec.needs_own_log(variant)
         if replayed:
@@ -93,18 +101,19 @@ class Runner:
             if recorded is None:
                 raise ValueError(f"{name} needs the run {self.spec.variants[0].name} of seed {place.seed} first.")
             self._make_sure_of(recording, place)
-            steps, seconds = replay(place, variant, pair, recording)
+            steps, cost = replay(place, variant, pair, recording)
             step_seconds = recorded["seconds"]["pilot_alone"] / recorded["steps"]
-            # Together the two would take this long: the Copilot's own time comes on top of its Pilot's.
-            seconds += step_seconds * steps
+            # Together the two would take this long: the Copilot's own time comes on top of its Pilot's. The memory is
+            # that of the Copilot's training alone.
+            cost += Cost(step_seconds * steps, 0)
         else:
             step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
-            steps, seconds = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
+            steps, cost = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
         if variant.settle:
-            seconds += self._settle(place, variant, pair)
+            cost += self._settle(place, variant, pair)
         fitted = time.perf_counter()
         dev = place.items(place.data.dev)
-        with precision(self.spec, pair):
+        with precision(self.spec, self.device):
             fit = fit_copilot_weight(
                 pair, dev, data_collator=place.collator(), set_name=f"{self.spec.task} dev", progress=False
             )
@@ -115,15 +124,16 @@ class Runner:
         for name, data in place.data.others.items():
             made = {"pilot": measure(self.spec, data, pair, 0.0), "pair": measure(self.spec, data, pair)}
             others[name] = as_other_test(data, made)
-        weighed = by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if first else {}
+        weighed = by_weight(self.spec, place.data, pair, self.weights) if first and self.weights else {}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,
             "weight_fit": fit.scores,
             "steps": steps,
             "replayed": replayed,
+            "training_memory_bytes": cost.memory_bytes,
             "seconds": {
-                "training": round(seconds, 4),
+                "training": round(cost.seconds, 4),
                 "pilot_alone": round(step_seconds * steps, 4),
                 "fitting": round(fitted, 4),
                 "pilot_answers": round(alone.seconds, 4),
@@ -136,25 +146,25 @@ class Runner:
 
     def _train_pair(
         self, place: Workplace, variant: Variant, pair: PreTrainedModel, recording: Path | None
-    ) -> tuple[int, float]:
-        """Train both parts; steps and seconds. With a `recording`, every round is kept there."""
+    ) -> tuple[int, Cost]:
+        """Train both parts; steps and cost. With a `recording`, every round is kept there."""
         trainer = place.trainer(CopilotTrainer, pair, {**self.spec.training, **variant.training})
         recorder = Recorder(trainer)
         if recording is not None:
             trainer.add_callback(recorder)
-        seconds = train(trainer)
+        cost = train(trainer)
         if recording is not None:
             recorder.save(pair, recording)
-        return trainer.state.global_step, seconds
+        return trainer.state.global_step, cost
 
-    def _settle(self, place: Workplace, variant: Variant, pair: PreTrainedModel) -> float:
-        """Train the Copilot on, beside the Pilot as it is now; seconds."""
+    def _settle(self, place: Workplace, variant: Variant, pair: PreTrainedModel) -> Cost:
+        """Train the Copilot on, beside the Pilot as it is now; its cost."""
         rows = place.data.read or place.data.train
         place = replace(place, data=replace(place.data, train=rows), folder=place.folder.with_name("settling"))
         training = {**self.spec.training, **variant.training, **variant.settle, "freeze_pilot": True}
-        seconds = train(place.trainer(CopilotTrainer, pair, training))
+        cost = train(place.trainer(CopilotTrainer, pair, training))
         pair.pilot.requires_grad_(True)
-        return seconds
+        return cost
 
     def _make_sure_of(self, recording: Path, place: Workplace) -> None:
         """Make a recording again that was lost with the machine it was made on: the same seed gives the same one."""
@@ -171,7 +181,7 @@ class Runner:
         pair = self.store.find(place.seed, self.spec.variants[0].name)
         if pair is None:
             raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
-        model, seconds, more = train_control(place, name, pair)
+        model, cost, more = train_control(place, name, pair)
         measured = measure(self.spec, place.data, model)
         others = {
             name: as_other_test(data, {"control": measure(self.spec, data, model)})
@@ -179,7 +189,8 @@ class Runner:
         }
         return {
             "weights": {"control": model.num_parameters()},
-            "seconds": {"training": round(seconds, 4), "answers": round(measured.seconds, 4)},
+            "training_memory_bytes": cost.memory_bytes,
+            "seconds": {"training": round(cost.seconds, 4), "answers": round(measured.seconds, 4)},
             "results": {"control": as_json(measured)},
             "other_tests": others,
             **more,

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 
-CONTROLS = ("longer", "blocks", "head", "full", "lora")
+CONTROLS = ("longer", "blocks", "head", "temperature", "full", "lora")
 MEASURES = ("answers", "choices", "ranking", "tokens")
 
 
@@ -51,8 +51,9 @@ class Experiment:
         variants: The pairs.
         controls: Which rivals to train: `longer`, the Pilot alone for the pair's time on the same questions, those that
             a Copilot settles on among them; `blocks`, a Pilot with as many extra decoder blocks as the Copilot has
-            weights; `head`, a linear correction of the last hidden state, as much of it as dev likes; beside a frozen
-            Pilot, `full`, all of its weights trained, and `lora`, adapters.
+            weights; `head`, a linear correction of the last hidden state, as much of it as dev likes; `temperature`,
+            the Pilot with its logits divided by what dev likes; beside a frozen Pilot, `full`, all of its weights
+            trained, and `lora`, adapters.
         rival_training: What differs in the training of `full` and `lora`.
         task_options: More arguments of `tasks.load`, such as `train_tasks`.
         also_test: More tasks that the same models are tested on.
@@ -61,6 +62,7 @@ class Experiment:
         test_from_train: Questions that are taken out of train to test on, for a task without a test file.
         max_length: Longest training sequence in tokens.
         max_new_tokens: Longest reply; the task's own where none is given.
+        title: What a table calls its models.
         replay: Train the first variant with its Pilot, and the others from that run's log alone: the Pilot learns the
             same in all of them.
     """
@@ -82,6 +84,7 @@ class Experiment:
     test_from_train: int = 0
     max_length: int = 256
     max_new_tokens: int | None = None
+    title: str = ""
     replay: bool = False
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ CONTROL_NAMES = {
     "longer": "the Pilot alone, trained for the pair's time on the same questions",
     "blocks": "a Pilot alone with as many more decoder blocks as the Copilot has weights",
     "head": "a linear correction of the Pilot's last hidden state",
+    "temperature": "the Pilot alone, its logits divided by a number that dev chooses",
     "full": "the Pilot alone, all of its weights trained once on the same questions",
     "lora": "the Pilot alone, with adapters (LoRA, rank 32) trained once on the same questions",
 }
@@ -54,25 +55,34 @@ def comparison_table(lines: Lines) -> str:
         lines: The experiment's results.
 
     Returns:
-        A table.
+        A table. The memory is the most that a training held, over the seeds that say it.
     """
     best = next(iter(by_variant(lines).values()))
     rows = [
-        "| model | weights | score | the pair's gain over it | p | training time |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| model | weights | score | the pair's gain over it | p | training time | training memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     weights, alone = best.lines[0]["weights"], score_text(best.mean("pilot"), lines)
-    rows.append(f"| Pilot alone | {millions(weights['pilot'])} | {alone} | {_gain_cells(best.gain(), lines)} | 1 |")
+    rows.append(f"| Pilot alone | {millions(weights['pilot'])} | {alone} | {_gain_cells(best.gain(), lines)} | 1 | |")
     together, ratio = score_text(best.mean("pair"), lines), best.ratio("training", "pilot_alone")
-    rows.append(f"| **Pilot + Copilot** | {millions(weights['pair'])} | {together} | | | {ratio:.2f} |")
+    rows.append(
+        f"| **Pilot + Copilot** | {millions(weights['pair'])} | {together} | | | {ratio:.2f} | {_memory(best.lines)} |"
+    )
     for name, controls in best.controls.items():
         seeds = {line["seed"] for line in controls}
         step_time = sum(line["seconds"]["pilot_alone"] for line in best.lines if line["seed"] in seeds)
         time = sum(line["seconds"]["training"] for line in controls) / step_time
         mean = float(np.mean([scores.mean() for scores in best.control_scores(name)]))
         size, gain = millions(controls[0]["weights"]["control"]), _gain_cells(best.gain_over(name), lines)
-        rows.append(f"| {CONTROL_NAMES[name]} | {size} | {score_text(mean, lines)} | {gain} | {time:.2f} |")
+        cost = f"{time:.2f} | {_memory(controls)}"
+        rows.append(f"| {CONTROL_NAMES[name]} | {size} | {score_text(mean, lines)} | {gain} | {cost} |")
     return "\n".join(rows)
+
+
+def _memory(lines: Lines) -> str:
+    """The most memory of trainings in GB, where it was recorded."""
+    held = [line["training_memory_bytes"] for line in lines if line.get("training_memory_bytes")]
+    return f"{max(held) / 1e9:.1f} GB" if held else ""
 
 
 def _gain_cells(gain: Gain, lines: Lines) -> str:

@@ -11,7 +11,9 @@ import torch
 from experiment_data import ExperimentData, is_encoder_decoder
 from experiment_measure import supervised_of
 from experiment_models import CorrectedHead
+from experiment_precision import uses_bfloat16
 from experiment_spec import Experiment
+from process_memory import peak_bytes, reset_peak
 from torch import nn
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
@@ -45,6 +47,7 @@ class Workplace:
     def arguments(self, training: dict[str, Any]) -> CopilotTrainingArguments:
         """The training arguments of this run."""
         given = {"save_strategy": "no", "lr_scheduler_type": "cosine", "weight_decay": 0.0, **training}
+        given["bf16"] = uses_bfloat16(self.spec, self.device)
         shared = {"report_to": "none", "disable_tqdm": True, "use_cpu": self.device == "cpu", "seed": self.seed}
         return CopilotTrainingArguments(str(self.folder), **shared, **given)
 
@@ -70,22 +73,40 @@ class Workplace:
         return trainer
 
 
-def train(trainer: Trainer) -> float:
+@dataclass(frozen=True)
+class Cost:
+    """What training took.
+
+    Args:
+        seconds: Time.
+        memory_bytes: The most memory that the process held meanwhile; 0 where that was not measured.
+    """
+
+    seconds: float
+    memory_bytes: int
+
+    def __add__(self, later: Cost) -> Cost:
+        """The cost of this and then another training."""
+        return Cost(self.seconds + later.seconds, max(self.memory_bytes, later.memory_bytes))
+
+
+def train(trainer: Trainer) -> Cost:
     """Train to the end, from the last whole checkpoint if there is one.
 
     Args:
         trainer: The trainer.
 
     Returns:
-        Seconds of all of the training: where it goes on from a checkpoint, those of the whole run by its pace.
+        The cost of all of the training: where it goes on from a checkpoint, the seconds of the whole run by its pace.
     """
+    reset_peak()
     started, before = time.perf_counter(), 0
     checkpoint = last_whole_checkpoint(trainer.args.output_dir) if trainer.args.save_strategy != "no" else None
     if checkpoint is not None:
         before = int(Path(checkpoint).name.rpartition("-")[2])
     trainer.train(resume_from_checkpoint=checkpoint)
     done = max(1, trainer.state.global_step - before)
-    return (time.perf_counter() - started) * trainer.state.global_step / done
+    return Cost((time.perf_counter() - started) * trainer.state.global_step / done, peak_bytes())
 
 
 def pilot_step_seconds(place: Workplace, model: PreTrainedModel) -> float:
@@ -156,7 +177,7 @@ class HeadTrainer(Trainer):
         return super()._clip_grad_norm(nn.ParameterList([each for each in model.parameters() if each is not own]))
 
 
-def train_head(place: Workplace, model: PreTrainedModel) -> float:
+def train_head(place: Workplace, model: PreTrainedModel) -> Cost:
     """Train the control that corrects the last hidden state.
 
     Args:
@@ -164,7 +185,7 @@ def train_head(place: Workplace, model: PreTrainedModel) -> float:
         model: The Pilot with its corrected head.
 
     Returns:
-        The seconds.
+        The cost.
     """
     args = place.arguments(place.spec.training)
     own = model.lm_head.map.weight

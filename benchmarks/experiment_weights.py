@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from experiment_data import ExperimentData
-from experiment_measure import TokenSums, batches, precision, supervised_of
+from experiment_measure import TokenSums, batches, supervised_of
+from experiment_precision import precision
 from experiment_spec import Experiment
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -55,7 +56,7 @@ def _corrected(
     """Of some test tokens at a time the Pilot's logits, f `(tokens, vocab)` and the true tokens `(tokens,)`."""
     pair.eval()
     for batch in batches(spec, data, pair.device):
-        with precision(spec, pair):
+        with precision(spec, pair.device.type):
             outputs = pair(**batch, use_cache=False, copilot_weight=1.0, return_correction=True)
         alone, true = supervised_of(pair, outputs.pilot_logits, batch["labels"])
         corrections = supervised_of(pair, outputs.correction, batch["labels"])[0]

@@ -1,18 +1,16 @@
 """Peak memory, each variant in a process of its own: `python benchmarks/memory.py training pair --pilot …`."""
 
 import argparse
-import contextlib
 import json
-import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from generation_speed import writer
 from measuring import Row
 from models import load_pilot, make_pair
 from options import add_options, command_line
+from process_memory import peak_bytes, reset_peak
 from training_speed import train
 from work import Parameters
 
@@ -21,21 +19,6 @@ from transformers_copilot import MistakeLog
 
 CASES = ("training", "generation")
 TRAINING_STEPS = 2  # the first makes the optimizer's state, the second has it from its start
-
-
-def reset_peak() -> None:
-    """Let the kernel forget this process's peak so far (Linux; elsewhere loading counts too)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # `ru_maxrss` would hold the peak of the process that started this one, too
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
 
 
 def measure(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Write `summary.json`, the tables of `docs/results.md` and its figures, from the results of `run.py` alone.
+"""Write `summary.json`, tables of `docs/results.md` and `README.md`, and figures, from the results of `run.py` alone.
 
     python benchmarks/render.py
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from experiment_choices import choices_table
 from experiment_figures import sizes_figure
-from experiment_main_table import main_table
+from experiment_main_table import main_table, short_table
 from experiment_spec import read_experiment
 from experiment_statistics import compare
 from experiment_store import ResultStore
@@ -46,8 +46,16 @@ def choices_of(results: dict[str, list[dict[str, Any]]]) -> str:
     return choices_table([(read_experiment(EXPERIMENTS / f"{name}.yaml"), lines) for name, lines in results.items()])
 
 
+def short(results: dict[str, list[dict[str, Any]]]) -> str:
+    """The table of [`short_table`], with each experiment's own title."""
+    return short_table(
+        results,
+        {key: read_experiment(EXPERIMENTS / f"{lines[0]['experiment']}.yaml").title for key, lines in results.items()},
+    )
+
+
 # Tables of several experiments, whose names begin as one of those that stand before a * in the mark.
-GROUPS = {"sizes": sizes_table, "choices": choices_of, "main": main_table}
+GROUPS = {"sizes": sizes_table, "choices": choices_of, "main": main_table, "short": short}
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -153,14 +161,16 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page and the figures")
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs", help="folder of the page and the figures, beside README.md"
+    )
     options = parser.parse_args(arguments)
     results, tried = read_results(options.results), read_results(options.results / "dev")
     summary = [entry for name, lines in results.items() for entry in summary_of(name, lines)]
     (options.results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    page = options.docs / "results.md"
-    if page.is_file():
-        page.write_text(fill_tables(page.read_text(encoding="utf-8"), {**results, **tried}), encoding="utf-8")
+    for page in (options.docs / "results.md", options.docs.parent / "README.md"):
+        if page.is_file():
+            page.write_text(fill_tables(page.read_text(encoding="utf-8"), {**results, **tried}), encoding="utf-8")
     sizes = {name: lines for name, lines in results.items() if name.startswith("sizes_")}
     if sizes:
         sizes_figure(sizes, options.docs / "figures" / "sizes.png")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import experiment_controls
 import experiment_models
+import experiment_precision
 import experiment_runs
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ SPEC = {
     "pair": {"copilot": {"num_hidden_layers": 2}},
     "variants": {"pair": None, "two_steps": {"training": {"copilot_steps_per_round": 2}}},
     "replay": True,
-    "controls": ["longer", "blocks", "head"],
+    "controls": ["longer", "blocks", "head", "temperature"],
 }
 
 
@@ -74,6 +75,10 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert two["results"]["pilot"]["questions"] == pair["results"]["pilot"]["questions"]
     assert two["results"]["pilot"]["tokens"] == pytest.approx(pair["results"]["pilot"]["tokens"], rel=1e-4)
     assert longer["weights"]["control"] == pair["weights"]["pilot"]
+    # The pair's own Pilot, at a temperature: no answer changes.
+    assert lines[-1]["results"]["control"]["questions"] == pair["results"]["pilot"]["questions"]
+    assert lines[-1]["temperature"] in experiment_controls.TEMPERATURES
+    assert pair["training_memory_bytes"] > 10**8 and pair["precision"] == "float32"
     run.main(options)
     assert ResultStore(tmp_path / "tiny.jsonl").read() == lines
 
@@ -85,6 +90,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     page = "".join(f"<!-- table: {kind} tiny -->\n<!-- /table -->\n" for kind in kinds)
     page += "<!-- table: ablation dev_tiny -->\n<!-- /table -->\n"
     page += "<!-- table: main other_*tin* -->\n<!-- /table -->\n"
+    (tmp_path / "README.md").write_text("<!-- table: weights tiny -->\n<!-- /table -->\n")
     (docs / "results.md").write_text(page)
     render.main(["--results", str(tmp_path), "--docs", str(docs)])
     entry, second = json.loads((tmp_path / "summary.json").read_text())
@@ -94,6 +100,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert entry["gain_low"] <= right["pair"] - right["pilot"] <= entry["gain_high"]
     assert set(entry["controls"]) == set(SPEC["controls"])
     filled = (docs / "results.md").read_text()
+    assert (tmp_path / "README.md").read_text().count("fitted") == 1
     assert filled.count("Pilot alone") >= 5 and filled.count("| conditions hold |") == 1
     answers, tokens = (
         row.split(" | ") for row in filled.splitlines() if row.startswith("| sums (1 seed, 12 questions)")
@@ -266,6 +273,45 @@ def test_as_much_of_the_linear_correction_is_used_as_dev_likes(tmp_path: Path) -
     # What harms is left out.
     model.lm_head.map.weight.data.copy_(-20 * learnt)
     assert experiment_controls.fit_correction(place, model) == 0.0 and not model.lm_head.map.weight.any()
+
+
+def test_the_temperature_is_the_best_on_dev_and_changes_no_choice(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    model = build_pilot(place.spec, place.data, 0)
+    train(place.trainer(Trainer, model, place.spec.training))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(5.0)
+    ids, dev = torch.randint(2, 16, (2, 7)), place.items(place.data.dev)
+    model.eval()
+
+    def loss(temperature: float) -> float:
+        batch = place.collator()(dev)
+        logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits[:, :-1] / temperature
+        return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten()))
+
+    with torch.no_grad():
+        plain, losses = model(ids).logits, {value: loss(value) for value in experiment_controls.TEMPERATURES}
+        temperature = experiment_controls.fit_temperature(place, model)
+        assert temperature == pytest.approx(min(losses, key=losses.__getitem__)) and temperature > 1
+        torch.testing.assert_close(model(ids).logits, plain / temperature)
+
+
+def test_bfloat16_is_used_only_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = workplace(tmp_path, training={**SPEC["training"], "bf16": True})
+    for pays in (False, True):
+        monkeypatch.setattr(experiment_precision, "bfloat16_pays", lambda device, pays=pays: pays)
+        assert place.arguments(place.spec.training).bf16 is pays
+        with experiment_precision.precision(place.spec, "cpu"):
+            assert torch.is_autocast_enabled("cpu") is pays
+    assert not experiment_precision.uses_bfloat16(workplace(tmp_path).spec, "cpu")
+
+
+def test_bfloat16_pays_where_its_products_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for slower, pays in ((torch.bfloat16, False), (torch.float32, True)):
+        experiment_precision.bfloat16_pays.cache_clear()
+        monkeypatch.setattr(experiment_precision, "_seconds", lambda dtype, slow=slower: float(dtype == slow))
+        assert experiment_precision.bfloat16_pays("cpu") is pays
+    experiment_precision.bfloat16_pays.cache_clear()
 
 
 def test_the_longer_pilot_reads_all_that_a_settling_copilot_reads_for_as_long(tmp_path: Path) -> None:

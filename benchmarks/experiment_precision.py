@@ -1,0 +1,64 @@
+"""In which precision a run computes: bfloat16 where its experiment asks for it and the machine gains by it."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+from experiment_spec import Experiment
+
+
+TIMED_SIZE, TIMED_PRODUCTS = 512, 3
+
+
+def uses_bfloat16(spec: Experiment, device: str) -> bool:
+    """Whether a run trains and measures under bfloat16 autocast.
+
+    Args:
+        spec: The experiment; `bf16` of its training asks for it.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        Whether it does. Otherwise it computes in float32, which is the more exact of the two.
+    """
+    return bool(spec.training.get("bf16")) and bfloat16_pays(device)
+
+
+@functools.cache
+def bfloat16_pays(device: str) -> bool:
+    """Whether this machine multiplies matrices faster in bfloat16; a processor that emulates it can be 70 times slower.
+
+    Args:
+        device: `cpu` or `cuda`.
+
+    Returns:
+        Whether it does; on a GPU, whether it knows the type.
+    """
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return _seconds(torch.bfloat16) < _seconds(torch.float32)
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """The shortest time of a matrix product."""
+    matrix = torch.ones(TIMED_SIZE, TIMED_SIZE, dtype=dtype)
+    times = []
+    for _ in range(TIMED_PRODUCTS):
+        started = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def precision(spec: Experiment, device: str) -> torch.autocast:
+    """The autocast that a run measures under, as it trains.
+
+    Args:
+        spec: The experiment.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The context; it changes nothing where the run computes in float32.
+    """
+    return torch.autocast(device, torch.bfloat16, enabled=uses_bfloat16(spec, device))
