@@ -48,10 +48,8 @@ def choices_of(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def short(results: dict[str, list[dict[str, Any]]]) -> str:
     """The table of [`short_table`], with each experiment's own title."""
-    return short_table(
-        results,
-        {key: read_experiment(EXPERIMENTS / f"{lines[0]['experiment']}.yaml").title for key, lines in results.items()},
-    )
+    titles = {path.stem: read_experiment(path).title for path in EXPERIMENTS.rglob("*.yaml")}
+    return short_table(results, {key: titles[lines[0]["experiment"]] for key, lines in results.items()})
 
 
 # Tables of several experiments, whose names begin as one of those that stand before a * in the mark.

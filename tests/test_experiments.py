@@ -18,6 +18,7 @@ import run
 import torch
 import yaml
 from experiment_data import byte_pair_tokenizer, load_data, word_tokenizer
+from experiment_main_table import short_table
 from experiment_measure import measure
 from experiment_models import add_identity_blocks, build_pair, build_pilot, with_corrected_head
 from experiment_replay import Recorder, replay
@@ -109,7 +110,13 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
         f"{100 * right['pair']:.1f} ("
     )
     assert tokens[1] == "nats a token" and float(tokens[2].split()[0].replace("−", "-")) < 0
-    assert all("[" in cell for cell in (*answers[6:9], *tokens[6:9]))
+    assert all("[" in cell for cell in (*answers[6:10], *tokens[6:10]))
+    # The short table has the likelihoods' gains, over the Pilot and over each rival.
+    title, *gains = short_table({"tiny": lines}, {"tiny": "A tiny Llama"}).splitlines()[-1].strip("| ").split(" | ")
+    assert title == "A tiny Llama: sums" and len(gains) == 1 + len(SPEC["controls"])
+    assert [gain.strip("*") for gain in gains] == [
+        cell.partition(" (")[0].strip("*") for cell in (tokens[4], *tokens[6:10])
+    ]
 
 
 def test_rows_made_again_are_compared_with_the_reported_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
