@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=HERE / "quick.yaml", help="which runs to make again")
     parser.add_argument("--experiments", type=Path, default=HERE / "experiments", help="folder of the experiments")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the reported results")
-    parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    parser.add_argument("--threads", type=int, default=2, help="processor cores to use, at most")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train and measure on")
     return parser.parse_args(arguments)
 
@@ -47,7 +47,7 @@ def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool
     """Make one run again.
 
     Args:
-        row: `experiment`, `seed` and `name` of the run.
+        row: `experiment`, `seed` and `name` of the run, and its `threads` where they are not the command line's.
         options: The command line's options.
         build: An empty folder.
 
@@ -59,6 +59,7 @@ def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool
     """
     reported = compare(ResultStore(options.results / f"{row['experiment']}.jsonl").read(), row["name"]).gain()
     spec = read_experiment(options.experiments / f"{row['experiment']}.yaml")
+    torch.set_num_threads(min(row.get("threads", options.threads), options.threads))
     # Only the gain is looked at: further tasks and further λ are left out.
     spec = replace(spec, also_test=[])
     # A file of its own: rows of other experiments have the same seeds and names.
@@ -79,7 +80,6 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The command line without the program's name.
     """
     options = parse_arguments(arguments)
-    torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     rows = yaml.safe_load(options.rows.read_text(encoding="utf-8"))
