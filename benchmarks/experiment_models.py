@@ -167,12 +167,12 @@ class CorrectedHead(nn.Module):
         return self.head.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The corrected logits; both parts are kept for the losses while training."""
+        """The corrected logits. While training, the Pilot's own, as it learns alone; both parts are kept."""
         logits = self.head(hidden)
         # As the Copilot's: no gradient of the correction reaches the Pilot, its head included.
         correction = nn.functional.linear(self.map(hidden.detach()), self.head.weight.detach())
         self.parts = (logits, correction) if self.training else None
-        return logits + correction
+        return logits if self.training else logits + correction
 
 
 def with_corrected_head(model: PreTrainedModel) -> PreTrainedModel:

@@ -156,19 +156,16 @@ class HeadTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy of the Pilot's logits plus that of the corrected ones, on disjoint parameters."""
-        outputs = model(**inputs)
+        """The Pilot's own loss, as Trainer computes it, plus that of the corrected logits, on disjoint parameters."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         head = self.model.lm_head
         if not isinstance(head, CorrectedHead) or head.parts is None:
             raise ValueError("the model has no linear correction; build it with `with_corrected_head`.")
-        logits, correction = head.parts
-        labels = inputs["labels"]
-        correction, _ = supervised_of(self.model, correction, labels)
-        logits, labels = supervised_of(self.model, logits, labels)
-        count = len(labels) if num_items_in_batch is None else num_items_in_batch
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        loss = loss + nn.functional.cross_entropy(logits.detach() + correction, labels, reduction="sum")
-        return (loss / count, outputs) if return_outputs else loss / count
+        correction, labels = supervised_of(self.model, head.parts[1], inputs["labels"])
+        logits, _ = supervised_of(self.model, head.parts[0].detach(), inputs["labels"])
+        corrected = nn.functional.cross_entropy(logits + correction, labels, reduction="sum")
+        loss = loss + corrected / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip each by its own norm, as a pair's parts are: the correction must not shorten the Pilot's steps."""
@@ -193,5 +190,7 @@ def train_head(place: Workplace, model: PreTrainedModel) -> Cost:
         {"params": [weight for weight in model.parameters() if weight is not own], "lr": args.learning_rate},
         {"params": [own], "lr": args.of_copilot("learning_rate")},
     ]
-    optimizer = torch.optim.AdamW(groups, betas=(args.adam_beta1, args.adam_beta2), weight_decay=args.weight_decay)
+    # Trainer's own kind of optimizer, so that the Pilot learns to the last bit what it learns alone.
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    optimizer = kind(groups, weight_decay=args.weight_decay, **options)
     return train(place.trainer(HeadTrainer, model, place.spec.training, optimizers=(optimizer, None)))

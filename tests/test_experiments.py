@@ -256,7 +256,8 @@ def test_the_linear_correction_does_not_change_the_pilot(tmp_path: Path, limit: 
     corrected = with_corrected_head(build_pilot(place.spec, place.data, 0))
     train_head(place, corrected)
     for name, value in plain.model.state_dict().items():
-        torch.testing.assert_close(corrected.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+        # To the last bit: after a thousand steps a difference in the seventh decimal is another Pilot.
+        assert torch.equal(corrected.model.state_dict()[name], value)
     assert corrected.lm_head.map.weight.abs().max() > 0
     with pytest.raises(ValueError, match="with_corrected_head"):
         place.trainer(HeadTrainer, plain, SPEC["training"]).train()
