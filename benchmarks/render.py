@@ -16,7 +16,7 @@ import numpy as np
 from experiment_choices import choices_table
 from experiment_figures import sizes_figure
 from experiment_main_table import main_table, short_table
-from experiment_spec import read_experiment
+from experiment_spec import Experiment, read_experiment
 from experiment_statistics import compare
 from experiment_store import ResultStore
 from experiment_tables import (
@@ -41,15 +41,21 @@ KINDS = {
 }
 
 
+def all_experiments() -> dict[str, Experiment]:
+    """The descriptions of all experiments, those on dev among them, by name."""
+    return {path.stem: read_experiment(path) for path in EXPERIMENTS.rglob("*.yaml")}
+
+
 def choices_of(results: dict[str, list[dict[str, Any]]]) -> str:
     """The table of [`choices_table`], with each ablation's own description."""
-    return choices_table([(read_experiment(EXPERIMENTS / f"{name}.yaml"), lines) for name, lines in results.items()])
+    specs = all_experiments()
+    return choices_table([(specs[name], lines) for name, lines in results.items()])
 
 
 def short(results: dict[str, list[dict[str, Any]]]) -> str:
     """The table of [`short_table`], with each experiment's own title."""
-    titles = {path.stem: read_experiment(path).title for path in EXPERIMENTS.rglob("*.yaml")}
-    return short_table(results, {key: titles[lines[0]["experiment"]] for key, lines in results.items()})
+    specs = all_experiments()
+    return short_table(results, {key: specs[lines[0]["experiment"]].title for key, lines in results.items()})
 
 
 # Tables of several experiments, whose names begin as one of those that stand before a * in the mark.
