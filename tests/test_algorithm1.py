@@ -9,6 +9,8 @@ from training_helpers import collate, largest_difference, make_pair, make_traine
 
 
 PILOT_LR, COPILOT_LR = 3e-3, 5e-3
+# AdamW makes whole steps of gradients near zero, which processors round differently; a wrong round moves it over 1e-4.
+ROUNDING = 5e-5
 
 
 @pytest.mark.parametrize("random_head", [False, True], ids=["f=0", "f≠0"])
@@ -34,7 +36,7 @@ def test_three_rounds_equal_the_reference(tmp_path, family, side, random_head):
     algorithm1(reference, trainer.batches, trainer.drawn, PILOT_LR, COPILOT_LR)
     for part in ("pilot", "copilot"):
         trained, expected = state(getattr(pair, part)), state(getattr(reference, part))
-        assert largest_difference(trained, expected) <= 1e-5, part
+        assert largest_difference(trained, expected) <= ROUNDING, part
         untrained = {name[len(part) + 1 :]: value for name, value in before.items() if name.startswith(part + ".")}
         assert largest_difference(trained, untrained) > 1e-3, part
 
@@ -46,5 +48,5 @@ def test_the_reference_would_see_a_wrong_round(tmp_path):
     trainer = make_trainer(tmp_path, pair, learning_rate=PILOT_LR, copilot_learning_rate=COPILOT_LR, **arguments)
     trainer.train()
     algorithm1(reference, trainer.batches, [0, 1, 2], PILOT_LR, COPILOT_LR)
-    assert largest_difference(state(pair.pilot), state(reference.pilot)) <= 1e-5
+    assert largest_difference(state(pair.pilot), state(reference.pilot)) <= ROUNDING
     assert largest_difference(state(pair.copilot), state(reference.copilot)) > 1e-4
