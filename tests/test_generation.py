@@ -524,7 +524,7 @@ def test_a_cache_cropped_without_a_record_is_refused(tiny_pair: PairOf, feedback
 @torch.no_grad()
 @pytest.mark.parametrize("crops", [[0], [-1], [-3], [-1, -1, -2], [0, -2, 0]])
 def test_a_recorded_cache_goes_back_to_any_position_since_the_last_crop(tiny_pair: PairOf, crops: list[int]):
-    pair, ids = tiny_pair(), some_ids(2, 9)
+    pair, ids = tiny_pair().double(), some_ids(2, 9)  # in float32 some processors round by 2e-5 here
     expected = pair(ids).logits
     cache = pair(ids[:, :2], use_cache=True).past_key_values
     cache.activate_past_recording()
