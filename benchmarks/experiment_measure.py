@@ -89,9 +89,10 @@ def _teacher_forced(
     """Each question's log-likelihood and mark, and the means over tokens."""
     sums, likelihoods, marks = TokenSums(), [], []
     for batch in batches(spec, data, model.device):
+        inputs, targets = at_targets(model, batch)
         with precision(spec, model.device.type):
-            logits = model(**batch, use_cache=False, **options).logits
-        for row_logits, row_targets in zip(*_aligned(model, logits, batch["labels"]), strict=True):
+            logits = model(**inputs, use_cache=False, **options).logits
+        for row_logits, row_targets in zip(logits, targets, strict=True):
             supervised = row_targets >= 0
             scores, true = row_logits[supervised].float(), row_targets[supervised]
             marks.append(judge(len(marks), scores, true))
@@ -137,6 +138,28 @@ def batches(spec: Experiment, data: ExperimentData, device: torch.device) -> Ite
     return (dict(batch.to(device)) for batch in DataLoader(items, size, collate_fn=collate))
 
 
+def at_targets(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
+    """What to give a model so that only the logits that targets are compared with are computed, and no loss.
+
+    Prompts are most of a causal model's positions, and logits of a large vocabulary cost as much as some layers.
+
+    Args:
+        model: A pair or any other model.
+        batch: Inputs with `labels`, `(batch, length)`.
+
+    Returns:
+        The inputs, and the true token at each kept position, `(batch, kept)`: below 0 where a row has none. An
+        encoder-decoder makes its decoder's inputs of the labels, so its inputs keep them.
+    """
+    labels = batch["labels"]
+    if model.config.is_encoder_decoder:
+        return batch, labels
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    columns = (targets >= 0).any(dim=0).nonzero().flatten()
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return {**inputs, "logits_to_keep": columns}, targets[:, columns]
+
+
 def supervised_of(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Values at the supervised positions, and the true tokens.
 
@@ -148,11 +171,7 @@ def supervised_of(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tup
     Returns:
         In float32 `(tokens, vocab)`, and `(tokens,)`.
     """
-    values, targets = _aligned(model, values, labels)
-    supervised = targets >= 0
-    return values[supervised].float(), targets[supervised]
-
-
-def _aligned(model: PreTrainedModel, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of a position, and the true token that the position is to predict."""
-    return (values, labels) if model.config.is_encoder_decoder else (values[:, :-1], labels[:, 1:])
+    if not model.config.is_encoder_decoder:
+        values, labels = values[:, :-1], labels[:, 1:]
+    supervised = labels >= 0
+    return values[supervised].float(), labels[supervised]

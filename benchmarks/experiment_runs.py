@@ -40,7 +40,8 @@ class Runner:
         build: Folder for checkpoints; a run's own is removed when its result is written.
         data_dir: Folder with the tasks' files; the Hub where none is given.
         device: `cpu` or `cuda`.
-        weights: λ at which the first variant's correction is looked at on the test tokens; none leaves that out.
+        gain_only: Leave out what a gain does not need: the time of the Pilot alone (given as 0) and what the first
+            variant's correction does at further λ.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Runner:
         build: Path,
         data_dir: str | None,
         device: str = "cpu",
-        weights: tuple[float, ...] = SHOWN_WEIGHTS,
+        gain_only: bool = False,
     ) -> None:
         self.spec, self.store, self.build, self.data_dir, self.device = spec, store, build, data_dir, device
-        self.weights = weights
+        self.gain_only = gain_only
 
     def run(self, seed: int, name: str) -> dict[str, Any]:
         """Make one run and write its result.
@@ -107,7 +108,9 @@ class Runner:
             # that of the Copilot's training alone.
             cost += Cost(step_seconds * steps, 0)
         else:
-            step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
+            step_seconds = 0.0
+            if not self.gain_only:
+                step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
             steps, cost = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
         if variant.settle:
             cost += self._settle(place, variant, pair)
@@ -124,7 +127,7 @@ class Runner:
         for name, data in place.data.others.items():
             made = {"pilot": measure(self.spec, data, pair, 0.0), "pair": measure(self.spec, data, pair)}
             others[name] = as_other_test(data, made)
-        weighed = by_weight(self.spec, place.data, pair, self.weights) if first and self.weights else {}
+        weighed = by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if first and not self.gain_only else {}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from experiment_data import ExperimentData
-from experiment_measure import TokenSums, batches, supervised_of
+from experiment_measure import TokenSums, at_targets, batches
 from experiment_precision import precision
 from experiment_spec import Experiment
 from torch import Tensor
@@ -56,12 +56,13 @@ def _corrected(
     """Of some test tokens at a time the Pilot's logits, f `(tokens, vocab)` and the true tokens `(tokens,)`."""
     pair.eval()
     for batch in batches(spec, data, pair.device):
+        inputs, targets = at_targets(pair, batch)
         with precision(spec, pair.device.type):
-            outputs = pair(**batch, use_cache=False, copilot_weight=1.0, return_correction=True)
-        alone, true = supervised_of(pair, outputs.pilot_logits, batch["labels"])
-        corrections = supervised_of(pair, outputs.correction, batch["labels"])[0]
+            outputs = pair(**inputs, use_cache=False, copilot_weight=1.0, return_correction=True)
+        kept = targets >= 0
+        parts = (outputs.pilot_logits[kept].float(), outputs.correction[kept].float(), targets[kept])
         # Several tensors as large as these are made of them, some in double precision.
-        yield from zip(*(each.split(TOKENS_AT_ONCE) for each in (alone, corrections, true)), strict=True)
+        yield from zip(*(each.split(TOKENS_AT_ONCE) for each in parts), strict=True)
 
 
 class DimensionSums:

@@ -60,11 +60,11 @@ def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool
     reported = compare(ResultStore(options.results / f"{row['experiment']}.jsonl").read(), row["name"]).gain()
     spec = read_experiment(options.experiments / f"{row['experiment']}.yaml")
     torch.set_num_threads(min(row.get("threads", options.threads), options.threads))
-    # Only the gain is looked at: further tasks and further λ are left out.
+    # Only the gain is looked at: times, further tasks and further λ are left out.
     spec = replace(spec, also_test=[])
     # A file of its own: rows of other experiments have the same seeds and names.
     store = ResultStore(build / f"{spec.experiment}.jsonl")
-    Runner(spec, store, build, options.data_dir, options.device, weights=()).run(row["seed"], row["name"])
+    Runner(spec, store, build, options.data_dir, options.device, gain_only=True).run(row["seed"], row["name"])
     again = compare(store.read(), row["name"]).gain()
     inside = reported.low <= again.mean <= reported.high
     known = f"reported {reported.mean:+.4f} [{reported.low:+.4f}, {reported.high:+.4f}]"

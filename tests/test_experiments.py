@@ -119,19 +119,24 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     ]
 
 
-def test_rows_made_again_are_compared_with_the_reported_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rows_made_again_are_compared_with_the_reported_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     spec = write_spec(tmp_path, replay=False, variants={"pair": None}, controls=[])
     run.main([str(spec), "--results", str(tmp_path), "--build", str(tmp_path / "build"), "--threads", "1"])
     # Another experiment's run may have the same seed and name.
     (tmp_path / "tiny2.yaml").write_text(spec.read_text().replace("experiment: tiny", "experiment: tiny2"))
     reported = (tmp_path / "tiny.jsonl").read_text()
     (tmp_path / "tiny2.jsonl").write_text(reported.replace('"experiment": "tiny"', '"experiment": "tiny2"'))
-    rows = [f"- {{experiment: {name}, seed: 0, name: pair}}\n" for name in ("tiny", "tiny2")]
-    (tmp_path / "rows.yaml").write_text("".join(rows))
+    rows = [{"experiment": name, "seed": 0, "name": "pair"} for name in ("tiny", "tiny2")]
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump([rows[0], {**rows[1], "threads": 1}]))
     options = ["--rows", str(tmp_path / "rows.yaml"), "--experiments", str(tmp_path), "--results", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
-        quick.main([*options, "--threads", "1"])
+        quick.main([*options, "--threads", "2"])
     assert ended.value.code == 0 and capsys.readouterr().out.count("inside") == 2
+    assert threads == [1, 2, 1]  # the runner's; the first row's are the command line's, the second's its own
     lines = (tmp_path / "tiny.jsonl").read_text()
     line = json.loads(lines)
     line["results"]["pilot"]["questions"], line["results"]["pair"]["questions"] = "0" * 12, "1" * 12
@@ -211,6 +216,20 @@ def test_one_pass_measures_every_weight(tmp_path: Path, fusion: str) -> None:
     for weight in (0.3, 2.0):
         assert found[f"{weight:g}"] == pytest.approx(measure(place.spec, place.data, pair, weight).tokens, rel=1e-5)
     assert found["0.3"]["loss"] != found["2"]["loss"]
+
+
+@torch.no_grad()
+def test_likelihoods_are_those_of_each_question_alone(tmp_path: Path) -> None:
+    place = workplace(tmp_path, measure="tokens")
+    pair = build_pair(place.spec, Variant("pair"), place.data, 0).eval()
+    torch.nn.init.normal_(pair.copilot.correction_head.weight)
+    for weight in (0.0, 0.7):
+        measured = measure(place.spec, place.data, pair, weight)
+        for item, likelihood in zip(place.items(place.data.test), measured.questions, strict=True):
+            logits = pair(torch.tensor([item["input_ids"]]), copilot_weight=weight).logits[0].log_softmax(-1)
+            true = [(at, token) for at, token in enumerate(item["labels"]) if token >= 0]
+            expected = sum(float(logits[at - 1, token]) for at, token in true) / len(true)
+            assert likelihood == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_variant_whose_rounds_differ_has_its_own_log(tmp_path: Path) -> None:

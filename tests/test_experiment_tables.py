@@ -1,0 +1,46 @@
+"""The tables of results, from hand-made lines: what is bold, and what is left empty."""
+
+import pytest
+from experiment_main_table import main_table, short_table
+from experiment_tables import comparison_table
+
+
+def line(name: str, memory: int, **models: list[float]) -> dict:
+    """A run's line, measured in nats a token."""
+    tokens = {"loss": 1.0, "mistake_size": 0.5, "top1": 0.5, "tokens": 3}
+    return {
+        "experiment": "tiny",
+        "task": "mawps",
+        "measure": "tokens",
+        "seed": 0,
+        "name": name,
+        "weights": {"pilot": 1_000_000, "pair": 2_000_000, "control": 2_000_000},
+        "copilot_weight": 1.0,
+        "steps": 1,
+        "training_memory_bytes": memory,
+        "seconds": {"training": 2.0, "pilot_alone": 1.0, "pilot_answers": 1.0, "pair_answers": 1.5},
+        "results": {model: {"questions": values, "tokens": tokens} for model, values in models.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("pair", "cell"),
+    [
+        ([-1.0, -1.0, -1.0], "**+1.000 [1.000, 1.000]**"),
+        ([-3.0, -3.0, -3.0], "**−1.000 [−1.000, −1.000]**"),
+        ([-1.0, -3.0, -2.0], "+0.000 [−1.000, 1.000]"),
+    ],
+)
+def test_a_gain_is_bold_where_its_interval_excludes_zero_on_either_side(pair: list[float], cell: str) -> None:
+    lines = [line("pair", 0, pilot=[-2.0] * 3, pair=pair), line("control:longer", 0, control=[-2.0] * 3)]
+    main = main_table({"tiny": lines}).splitlines()[-1].strip("| ").split(" | ")
+    assert main[4] == cell and main[6] == f"{cell} (−2.000)"
+    assert short_table({"tiny": lines}, {"tiny": "Tiny"}).splitlines()[-1].strip("| ").split(" | ")[1:3] == [cell] * 2
+
+
+def test_the_most_memory_of_a_training_is_shown_where_it_was_recorded() -> None:
+    values = {"pilot": [-2.0] * 3, "pair": [-1.0] * 3}
+    lines = [line("pair", 1_230_000_000, **values), {**line("pair", 3_450_000_000, **values), "seed": 1}]
+    lines += [{**line("control:longer", 0, control=[-2.0] * 3), "seed": seed} for seed in (0, 1)]
+    pair, longer = comparison_table(lines).splitlines()[-2:]
+    assert pair.endswith("| 2.00 | 3.5 GB |") and longer.endswith("| 2.00 |  |")
