@@ -9,9 +9,8 @@ import torch
 from experiment_measure import supervised_of
 from experiment_models import CorrectedHead, blocks_of_size, build_pilot, with_corrected_head, with_lora
 from experiment_precision import precision
-from experiment_replay import PILOT_FILE, is_recorded, recording_of
+from experiment_replay import is_recorded, recording_of, take_recorded
 from experiment_train import Cost, Workplace, train, train_head
-from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
@@ -61,7 +60,7 @@ def _plain_pilot(place: Workplace, training: dict[str, Any], pair: dict[str, Any
     model, kept = build_pilot(place.spec, place.data, place.seed), recording_of(place)
     if not is_recorded(kept):
         return model, train(place.trainer(Trainer, model, training))
-    model.load_state_dict(load_file(kept / PILOT_FILE))
+    take_recorded(model, kept)
     return model.to(place.device), Cost(pair["seconds"]["pilot_alone"], 0)
 
 

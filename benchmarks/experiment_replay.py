@@ -114,6 +114,16 @@ def is_recorded(folder: Path) -> bool:
     return (folder / PILOT_FILE).is_file()
 
 
+def take_recorded(pilot: PreTrainedModel, folder: Path) -> None:
+    """Give a Pilot the weights that the recorded run's had at the end.
+
+    Args:
+        pilot: The Pilot, as it is built for the experiment.
+        folder: The recording.
+    """
+    pilot.load_state_dict(load_file(folder / PILOT_FILE))
+
+
 def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Path) -> tuple[int, Cost]:
     """Train a pair's Copilot from a recorded log, and put the recorded run's Pilot beside it.
 
@@ -138,5 +148,5 @@ def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Pa
     args = place.arguments({**training, "max_steps": len(recorded), "freeze_pilot": True, "save_strategy": "no"})
     trainer = ReplayTrainer(model=pair, args=args, train_dataset=Rounds(len(recorded)), recorded=recorded)
     cost = train(trainer)
-    pair.pilot.load_state_dict(load_file(folder / PILOT_FILE))
+    take_recorded(pair.pilot, folder)
     return len(recorded), cost
