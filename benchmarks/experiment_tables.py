@@ -31,10 +31,21 @@ def percent(value: float) -> str:
 
 
 def gain_text(gain: Gain, scale: float = 100.0, digits: int = 1) -> str:
-    """A gain with its interval."""
-    return f"{scale * gain.mean:+.{digits}f} [{scale * gain.low:.{digits}f}, {scale * gain.high:.{digits}f}]".replace(
-        "-", "−"
-    )
+    """A gain with its interval.
+
+    Args:
+        gain: The gain.
+        scale: What it is multiplied by.
+        digits: Decimals; one more where an end of the interval that is not zero would read as zero.
+
+    Returns:
+        Mean and interval.
+    """
+    values = [scale * value for value in (gain.mean, gain.low, gain.high)]
+    if any(value and abs(value) < 0.5 * 10**-digits for value in values[1:]):
+        digits += 1
+    mean, low, high = (f"{value:.{digits}f}" for value in values)
+    return f"{'' if mean.startswith('-') else '+'}{mean} [{low}, {high}]".replace("-", "−")
 
 
 def scale_of(lines: Lines) -> tuple[float, int]:

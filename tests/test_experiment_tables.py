@@ -2,7 +2,8 @@
 
 import pytest
 from experiment_main_table import main_table, short_table
-from experiment_tables import comparison_table
+from experiment_statistics import Gain
+from experiment_tables import comparison_table, gain_text
 
 
 def line(name: str, memory: int, **models: list[float]) -> dict:
@@ -44,3 +45,11 @@ def test_the_most_memory_of_a_training_is_shown_where_it_was_recorded() -> None:
     lines += [{**line("control:longer", 0, control=[-2.0] * 3), "seed": seed} for seed in (0, 1)]
     pair, longer = comparison_table(lines).splitlines()[-2:]
     assert pair.endswith("| 2.00 | 3.5 GB |") and longer.endswith("| 2.00 |  |")
+
+
+def test_an_interval_beside_zero_shows_its_side() -> None:
+    assert gain_text(Gain(0.0024, 0.00008, 0.0051, None), 1.0, 3) == "+0.0024 [0.0001, 0.0051]"
+    assert gain_text(Gain(-0.002, -0.004, -0.0004, None), 1.0, 3) == "−0.0020 [−0.0040, −0.0004]"
+    assert gain_text(Gain(0.0024, 0.001, 0.0051, None), 1.0, 3) == "+0.002 [0.001, 0.005]"
+    assert gain_text(Gain(0.0, 0.0, 0.0, None), 1.0, 3) == "+0.000 [0.000, 0.000]"
+    assert gain_text(Gain(0.003, -0.0003, 0.007, None)) == "+0.30 [−0.03, 0.70]"
