@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from experiment_statistics import Comparison, Gain, compare
+from experiment_statistics import Comparison, Gain, compare, with_likelihoods
 from experiment_tables import gain_text, millions, scale_of, score_text
 
 
@@ -30,7 +29,7 @@ def main_table(experiments: dict[str, Lines]) -> str:
     heads += ["gain over `longer`", *(f"over `{control}`" for control in CONTROLS[1:]), "training", "answering"]
     rows = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for lines in experiments.values():
-        for shown in _with_likelihoods(lines):
+        for shown in with_likelihoods(lines):
             rows.append(_row(shown))
     return "\n".join(rows)
 
@@ -48,24 +47,12 @@ def short_table(experiments: dict[str, Lines], titles: dict[str, str]) -> str:
     heads = ["Pilot: tested on", "gain over the Pilot alone", *(f"over `{control}`" for control in CONTROLS)]
     rows = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for name, lines in experiments.items():
-        shown = list(_with_likelihoods(lines))[-1]
+        shown = list(with_likelihoods(lines))[-1]
         made = _first(shown)
         gains = [made.gain(), *(made.gain_over(each) if each in made.controls else None for each in CONTROLS)]
         cells = ["" if gain is None else _bold(gain_text(gain, *scale_of(shown)), gain) for gain in gains]
         rows.append("| " + " | ".join([f"{titles[name]}: {shown[0]['task']}", *cells]) + " |")
     return "\n".join(rows)
-
-
-def _with_likelihoods(lines: Lines) -> Iterator[Lines]:
-    """The results, and, where answers were marked, the same as likelihoods of the right ones."""
-    yield lines
-    if all("likelihoods" in made for line in lines for made in line["results"].values()):
-        yield [_as_tokens(line) for line in lines]
-
-
-def _as_tokens(line: dict[str, Any]) -> dict[str, Any]:
-    results = {model: {**made, "questions": made["likelihoods"]} for model, made in line["results"].items()}
-    return {**line, "measure": "tokens", "results": results}
 
 
 def _row(lines: Lines) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,3 +165,22 @@ def compare(lines: list[dict[str, Any]], name: str) -> Comparison:
         if line["name"].startswith("control:") and line["seed"] in seeds:
             controls.setdefault(line["name"].partition(":")[2], []).append(line)
     return Comparison(own, controls)
+
+
+def with_likelihoods(lines: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The results, and, where answers were marked, the same as likelihoods of the right ones.
+
+    Args:
+        lines: All results of one experiment.
+
+    Yields:
+        Them, and, if every one of them holds likelihoods beside marks, them with those for their scores.
+    """
+    yield lines
+    if all("likelihoods" in made for line in lines for made in line["results"].values()):
+        yield [_as_tokens(line) for line in lines]
+
+
+def _as_tokens(line: dict[str, Any]) -> dict[str, Any]:
+    results = {model: {**made, "questions": made["likelihoods"]} for model, made in line["results"].items()}
+    return {**line, "measure": "tokens", "results": results}

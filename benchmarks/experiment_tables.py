@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from experiment_statistics import Comparison, Gain, compare, ndcg_of
+from experiment_statistics import Comparison, Gain, compare, ndcg_of, with_likelihoods
 
 
 Lines = list[dict[str, Any]]
@@ -36,13 +36,13 @@ def gain_text(gain: Gain, scale: float = 100.0, digits: int = 1) -> str:
     Args:
         gain: The gain.
         scale: What it is multiplied by.
-        digits: Decimals; one more where an end of the interval that is not zero would read as zero.
+        digits: Decimals; one more where an end of the interval would read as zero and then no longer does.
 
     Returns:
         Mean and interval.
     """
     values = [scale * value for value in (gain.mean, gain.low, gain.high)]
-    if any(value and abs(value) < 0.5 * 10**-digits for value in values[1:]):
+    if any(0.05 * 10**-digits <= abs(value) < 0.5 * 10**-digits for value in values[1:]):
         digits += 1
     mean, low, high = (f"{value:.{digits}f}" for value in values)
     return f"{'' if mean.startswith('-') else '+'}{mean} [{low}, {high}]".replace("-", "−")
@@ -137,8 +137,10 @@ def ablation_table(lines: Lines) -> str:
         lines: The experiment's results.
 
     Returns:
-        A table.
+        A table; of an experiment that ranks with log-likelihoods as scores.
     """
+    if lines[0]["measure"] == "ranking":
+        lines = list(with_likelihoods(lines))[-1]
     scale, digits = scale_of(lines)
     rows = [
         "| variant | score | gain over the Pilot | mistake removed | loss of the pair | λ | Copilot's weights |",

@@ -9,6 +9,7 @@ What was tried on dev lies in the results' folder `dev`: tables show it, the sum
 import argparse
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from experiment_choices import choices_table
 from experiment_figures import sizes_figure
 from experiment_main_table import main_table, short_table
 from experiment_spec import Experiment, read_experiment
-from experiment_statistics import compare
+from experiment_statistics import Comparison, compare, with_likelihoods
 from experiment_store import ResultStore
 from experiment_tables import (
     ablation_table,
+    by_variant,
     comparison_table,
     dimensions_table,
     ranking_table,
@@ -97,36 +99,40 @@ def summary_of(experiment: str, lines: list[dict[str, Any]]) -> list[dict[str, A
         lines: Its results.
 
     Returns:
-        The entries. Scores are shares of right answers, Hit@10, or mean log-likelihoods of a target's token.
+        An entry a variant, and, where answers were marked, one of the first variant's likelihoods after its own. Scores
+        are shares of right answers (`measure`: answers, choices), Hit@10 (ranking), or mean log-likelihoods of a
+        target's token (tokens).
     """
-    names = dict.fromkeys(line["name"] for line in lines if not line["name"].startswith("control:"))
-    entries = []
-    for index, name in enumerate(names):
-        made = compare(lines, name)
-        gain, first = made.gain(), made.lines[0]
-        controls = {
-            control: float(np.mean([scores.mean() for scores in made.control_scores(control)]))
-            for control in (made.controls if index == 0 else ())
-        }
-        entries.append(
-            {
-                "experiment": experiment if index == 0 else f"{experiment}/{name}",
-                "task": first["task"],
-                "pilot": f"{first['weights']['pilot'] / 1e6:.3g}M",
-                "seeds": [line["seed"] for line in made.lines],
-                "questions": len(first["results"]["pair"]["questions"]),
-                "pilot_score": made.mean("pilot"),
-                "pair_score": made.mean("pair"),
-                "gain_low": gain.low,
-                "gain_high": gain.high,
-                "controls": controls,
-                "pilot_weights": first["weights"]["pilot"],
-                "pair_weights": first["weights"]["pair"],
-                "train_ratio": made.ratio("training", "pilot_alone"),
-                "generate_ratio": made.ratio("pair_answers", "pilot_answers"),
-            }
-        )
-    return entries
+    (name, made), *others = by_variant(lines).items()
+    entries = [_entry(experiment, made, made.controls)]
+    for shown in list(with_likelihoods(lines))[1:]:
+        likely = compare(shown, name)
+        entries.append(_entry(f"{experiment}:likelihood", likely, likely.controls))
+    return entries + [_entry(f"{experiment}/{other}", its, ()) for other, its in others]
+
+
+def _entry(experiment: str, made: Comparison, controls: Collection[str]) -> dict[str, Any]:
+    """The entry of one variant, with some of its rivals."""
+    gain, first = made.gain(), made.lines[0]
+    return {
+        "experiment": experiment,
+        "task": first["task"],
+        "measure": first["measure"],
+        "pilot": f"{first['weights']['pilot'] / 1e6:.3g}M",
+        "seeds": [line["seed"] for line in made.lines],
+        "questions": len(first["results"]["pair"]["questions"]),
+        "pilot_score": made.mean("pilot"),
+        "pair_score": made.mean("pair"),
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "controls": {
+            name: float(np.mean([scores.mean() for scores in made.control_scores(name)])) for name in controls
+        },
+        "pilot_weights": first["weights"]["pilot"],
+        "pair_weights": first["weights"]["pair"],
+        "train_ratio": made.ratio("training", "pilot_alone"),
+        "generate_ratio": made.ratio("pair_answers", "pilot_answers"),
+    }
 
 
 def fill_tables(page: str, results: dict[str, list[dict[str, Any]]]) -> str:

@@ -52,4 +52,5 @@ def test_an_interval_beside_zero_shows_its_side() -> None:
     assert gain_text(Gain(-0.002, -0.004, -0.0004, None), 1.0, 3) == "−0.0020 [−0.0040, −0.0004]"
     assert gain_text(Gain(0.0024, 0.001, 0.0051, None), 1.0, 3) == "+0.002 [0.001, 0.005]"
     assert gain_text(Gain(0.0, 0.0, 0.0, None), 1.0, 3) == "+0.000 [0.000, 0.000]"
+    assert gain_text(Gain(0.0111, -0.00001, 0.0264, None), 1.0, 3) == "+0.011 [−0.000, 0.026]"
     assert gain_text(Gain(0.003, -0.0003, 0.007, None)) == "+0.30 [−0.03, 0.70]"

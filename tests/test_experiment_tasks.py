@@ -70,8 +70,9 @@ def test_a_run_is_tested_on_every_task(spec_path: Path, tmp_path: Path) -> None:
     assert [line["task"] for line in results["choices_boolq"]] == ["boolq", "boolq"]
     (tmp_path / "results.md").write_text("<!-- table: main choices* -->\n<!-- /table -->\n")
     render.main(["--results", str(tmp_path), "--docs", str(tmp_path)])
-    first, second = json.loads((tmp_path / "summary.json").read_text())
+    first, _, second, likelihood = json.loads((tmp_path / "summary.json").read_text())
     assert (first["task"], second["task"], second["experiment"]) == ("openbookqa", "boolq", "choices_boolq")
+    assert likelihood["experiment"] == "choices_boolq:likelihood" and likelihood["measure"] == "tokens"
     assert second["pair_score"] == other["pair"]["questions"].count("1") / 6
     assert set(second["controls"]) == {"longer"} and second["generate_ratio"] > 0
     page = (tmp_path / "results.md").read_text()

@@ -94,8 +94,12 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     (tmp_path / "README.md").write_text("<!-- table: weights tiny -->\n<!-- /table -->\n")
     (docs / "results.md").write_text(page)
     render.main(["--results", str(tmp_path), "--docs", str(docs)])
-    entry, second = json.loads((tmp_path / "summary.json").read_text())
-    assert (entry["experiment"], second["experiment"]) == ("tiny", "tiny/two_steps")
+    entry, likelihood, second = json.loads((tmp_path / "summary.json").read_text())
+    assert [each["experiment"] for each in (entry, likelihood, second)] == ["tiny", "tiny:likelihood", "tiny/two_steps"]
+    assert [each["measure"] for each in (entry, likelihood, second)] == ["answers", "tokens", "answers"]
+    assert likelihood["pair_score"] == pytest.approx(np.mean(pair["results"]["pair"]["likelihoods"]))
+    assert likelihood["gain_low"] <= likelihood["pair_score"] - likelihood["pilot_score"] <= likelihood["gain_high"]
+    assert set(likelihood["controls"]) == set(SPEC["controls"]) and max(likelihood["controls"].values()) < 0
     right = {name: pair["results"][name]["questions"].count("1") / 12 for name in ("pilot", "pair")}
     assert (entry["pilot_score"], entry["pair_score"]) == (right["pilot"], right["pair"])
     assert entry["gain_low"] <= right["pair"] - right["pilot"] <= entry["gain_high"]
