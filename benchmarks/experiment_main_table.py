@@ -47,7 +47,7 @@ def short_table(experiments: dict[str, Lines], titles: dict[str, str]) -> str:
     heads = ["Pilot: tested on", "gain over the Pilot alone", *(f"over `{control}`" for control in CONTROLS)]
     rows = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for name, lines in experiments.items():
-        shown = list(with_likelihoods(lines))[-1]
+        shown = with_likelihoods(lines)[-1]
         made = _first(shown)
         gains = [made.gain(), *(made.gain_over(each) if each in made.controls else None for each in CONTROLS)]
         cells = ["" if gain is None else _bold(gain_text(gain, *scale_of(shown)), gain) for gain in gains]

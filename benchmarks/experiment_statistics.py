@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,18 +166,18 @@ def compare(lines: list[dict[str, Any]], name: str) -> Comparison:
     return Comparison(own, controls)
 
 
-def with_likelihoods(lines: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def with_likelihoods(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The results, and, where answers were marked, the same as likelihoods of the right ones.
 
     Args:
         lines: All results of one experiment.
 
-    Yields:
+    Returns:
         Them, and, if every one of them holds likelihoods beside marks, them with those for their scores.
     """
-    yield lines
     if all("likelihoods" in made for line in lines for made in line["results"].values()):
-        yield [_as_tokens(line) for line in lines]
+        return [lines, [_as_tokens(line) for line in lines]]
+    return [lines]
 
 
 def _as_tokens(line: dict[str, Any]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def ablation_table(lines: Lines) -> str:
         A table; of an experiment that ranks with log-likelihoods as scores.
     """
     if lines[0]["measure"] == "ranking":
-        lines = list(with_likelihoods(lines))[-1]
+        lines = with_likelihoods(lines)[-1]
     scale, digits = scale_of(lines)
     rows = [
         "| variant | score | gain over the Pilot | mistake removed | loss of the pair | λ | Copilot's weights |",

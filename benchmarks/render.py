@@ -105,7 +105,7 @@ def summary_of(experiment: str, lines: list[dict[str, Any]]) -> list[dict[str, A
     """
     (name, made), *others = by_variant(lines).items()
     entries = [_entry(experiment, made, made.controls)]
-    for shown in list(with_likelihoods(lines))[1:]:
+    for shown in with_likelihoods(lines)[1:]:
         likely = compare(shown, name)
         entries.append(_entry(f"{experiment}:likelihood", likely, likely.controls))
     return entries + [_entry(f"{experiment}/{other}", its, ()) for other, its in others]
