@@ -56,7 +56,7 @@ def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[Pr
 
 
 def _plain_pilot(place: Workplace, training: dict[str, Any], pair: dict[str, Any]) -> tuple[PreTrainedModel, Cost]:
-    """The Pilot alone: the pair's own where that was kept, as it learns the same but for dropout masks; else trained."""
+    """The Pilot alone: the pair's own where it was kept, as it learns the same but for dropout masks; else trained."""
     model, kept = build_pilot(place.spec, place.data, place.seed), recording_of(place)
     if not is_recorded(kept):
         return model, train(place.trainer(Trainer, model, training))
