@@ -12,7 +12,7 @@ from .cache_copilot import CopilotCache
 
 
 class PilotCopilotCache(Cache):
-    """`past_key_values` of a pair. It crops, repeats, selects and reorders everything together.
+    """The cache of a pair. It crops, repeats, selects and reorders everything together.
 
     A mistake is known one token late: ℓ_j needs the token after j. So the Pilot's logits of the last position stay
     here until that token comes. While the past is recorded (assisted decoding) those of every position since the last
@@ -57,7 +57,7 @@ class PilotCopilotCache(Cache):
         ahead = self.get_seq_length() - self.copilot.get_seq_length()
         if ahead:
             raise ValueError(
-                f"`past_key_values` holds {ahead} positions that the Copilot has not seen: the Pilot read them alone, "
+                f"the cache holds {ahead} positions that the Copilot has not seen: the Pilot read them alone, "
                 "with λ = 0 or by itself. Read the text again with a new cache, or go on with λ = 0."
             )
 
@@ -73,7 +73,7 @@ class PilotCopilotCache(Cache):
         if self.pending_logits is None and self.get_seq_length() > 0:
             raise ValueError(
                 "this cache was cropped, and what the Pilot believed at its new end is gone. Call "
-                "`past_key_values.activate_past_recording()` before the forward passes that may be undone."
+                "its `activate_past_recording()` before the forward passes that may be undone."
             )
         return None if self.pending_logits is None else self.pending_logits[:, -1:]
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .compat import CACHE_NAMES
 from .validation import check_option, check_positive
 
 
@@ -92,7 +93,7 @@ class CopilotConfig(PreTrainedConfig):
     """
 
     model_type = "copilot"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = [*CACHE_NAMES]
 
     vocab_size: int = 32000
     hidden_size: int = 512

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import logging
 
+from .compat import CACHE_NAMES
 from .configuration_copilot import CopilotConfig
 from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
 from .validation import check_copilot_weight, check_option
@@ -106,7 +107,7 @@ class PilotCopilotConfig(PreTrainedConfig):
         "copilot": SubConfigSpec(CopilotConfig),
     }
     keys_to_ignore_at_inference = [
-        "past_key_values",
+        *CACHE_NAMES,
         "pilot_logits",
         "pilot_loss",
         "copilot_loss",

@@ -11,6 +11,7 @@ from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessor, Log
 from transformers.generation import GenerationMixin, GenerationMode
 
 from .cache_pilot_copilot import PilotCopilotCache
+from .compat import CACHE_NAME
 
 
 if TYPE_CHECKING:
@@ -78,21 +79,21 @@ class PilotCopilotGenerationMixin(GenerationMixin):
         max_cache_length: int,
     ) -> None:
         """Wrap the Pilot's cache, and start this call's [`RectifyState`]."""
-        if "past_key_values" not in self._pilot_parameters:
+        if self._pilot_cache_name is None:
             generation_config.use_cache = False  # GPT-1 knows no cache, and reads the whole text at every step
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if cache is not None and not isinstance(cache, PilotCopilotCache):
-            cache = model_kwargs["past_key_values"] = self._lazy_if_uneven(cache)
+            cache = model_kwargs[CACHE_NAME] = self._lazy_if_uneven(cache)
         if self.active_copilot_weight(model_kwargs.get("copilot_weight")) == 0.0:
             return
         if cache is not None and not isinstance(cache, PilotCopilotCache):
             wrapped = self.wrap_cache(cache)
             if generation_config.is_assistant:
                 wrapped.activate_past_recording()
-            model_kwargs["past_key_values"] = wrapped
+            model_kwargs[CACHE_NAME] = wrapped
         model_kwargs["rectify_state"] = RectifyState()
 
     def _lazy_if_uneven(self, cache: Cache) -> Cache:
@@ -125,8 +126,8 @@ class PilotCopilotGenerationMixin(GenerationMixin):
             )
         if cache.get_seq_length() > 0:
             raise ValueError(
-                f"`past_key_values` is a {type(cache).__name__} of {cache.get_seq_length()} positions that the Copilot "
-                "has not seen. Pass the `past_key_values` that the pair itself returned, or an empty cache."
+                f"`{CACHE_NAME}` is a {type(cache).__name__} of {cache.get_seq_length()} positions that the Copilot "
+                f"has not seen. Pass the `{CACHE_NAME}` that the pair itself returned, or an empty cache."
             )
         return PilotCopilotCache(cache, fixed_questions=bool(self.config.is_encoder_decoder))
 

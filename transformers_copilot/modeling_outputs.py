@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from .mistake_batch import MistakeBatch
 
 
 @dataclass
-class PilotCopilotOutput(ModelOutput):
+class PilotCopilotOutput(CausalLMOutputWithPast):
     """Output of [`PilotCopilotForCausalLM`] and [`PilotCopilotForSeq2SeqLM`].
 
     Args:
@@ -24,7 +24,8 @@ class PilotCopilotOutput(ModelOutput):
         pilot_logits (`torch.Tensor` of shape `(batch, length, vocab)`, *optional*): the Pilot's own.
         pilot_loss (`torch.FloatTensor`, *optional*): the Pilot's cross-entropy (Eq. 2).
         copilot_loss (`torch.FloatTensor`, *optional*): the Copilot's objective (Eq. 7).
-        past_key_values (`Cache`, *optional*): a [`PilotCopilotCache`], or the Pilot's own at λ = 0.
+        cache (`Cache`, *optional*): a [`PilotCopilotCache`], or the Pilot's own at λ = 0. Before transformers 5.24 its
+            name is `past_key_values`, which later releases understand too.
         hidden_states (tuple, *optional*): the Pilot's (its decoder's), with `output_hidden_states=True`.
         attentions (tuple, *optional*): the Pilot's (its decoder's), with `output_attentions=True`.
         encoder_last_hidden_state (`torch.Tensor`, *optional*): encoder-decoder: the encoder's output.
@@ -38,14 +39,9 @@ class PilotCopilotOutput(ModelOutput):
         mistakes ([`MistakeBatch`], *optional*): this round's, with `return_mistakes=True`.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
     pilot_logits: torch.Tensor | None = None
     pilot_loss: torch.Tensor | None = None
     copilot_loss: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     encoder_last_hidden_state: torch.Tensor | None = None
     encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     encoder_attentions: tuple[torch.Tensor, ...] | None = None

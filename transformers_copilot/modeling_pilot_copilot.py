@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Cache, GenerationMixin
 from transformers.utils import can_return_tuple
 
 from .cache_pilot_copilot import PilotCopilotCache
+from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import RectifyState
 from .masks import packed_segments
@@ -69,6 +70,7 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         held_out: Tensor | None = None,
         return_mistakes: bool = False,
         rectify_state: RectifyState | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> PilotCopilotOutput:
         """One pass of the Pilot, and of the Copilot beside it.
@@ -78,11 +80,12 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding, on either side.
             position_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): handed to the Pilot; without a
                 mask, positions that start again mark the documents of a packed row.
-            past_key_values (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's.
+            past_key_values, cache (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's. Two
+                names of one argument: transformers calls it `cache` since 5.24.
             inputs_embeds: refused.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): -100 where nothing is supervised; they
                 are shifted here, as in every causal model.
-            use_cache (`bool`, *optional*): return `past_key_values`. Never while training.
+            use_cache (`bool`, *optional*): return the cache. Never while training.
             logits_to_keep (`int` or tensor, *optional*, defaults to 0): only the last so many positions' logits; 0:
                 all. The Pilot still computes all of them: each is a mistake to read.
             copilot_weight (`float`, *optional*): λ of this call; defaults to the configuration's. 0 skips the Copilot.
@@ -111,18 +114,19 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             raise ValueError(f"`input_ids` is empty (shape {tuple(input_ids.shape)}); give at least one token.")
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
+        cache = given_cache(past_key_values, cache)
         weight = self.active_copilot_weight(copilot_weight)
         training = self.training and labels is not None
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if weight == 0.0 and not training:
             alone = {**given, "labels": labels, "logits_to_keep": logits_to_keep}
-            return self._pilot_alone(alone, past_key_values, use_cache)
-        cache = self.own_cache(past_key_values)
-        past = 0 if cache is None else cache.get_seq_length()
+            return self._pilot_alone(alone, cache, use_cache)
+        pair_cache = self.own_cache(cache)
+        past = 0 if pair_cache is None else pair_cache.get_seq_length()
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
         step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length)
-        sharing = partial(share_head, self, step, cache)
-        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache, sharing)
+        sharing = partial(share_head, self, step, pair_cache)
+        outputs, captured = self._pilot_pass(given, pair_cache, False if training else use_cache, sharing)
         seen = PilotPass(
             token_ids=input_ids,
             logits=outputs.logits,
@@ -138,11 +142,12 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         targets = None if labels is None else self.aligned_labels(labels)
         if training and targets is not None:
             return self._train_on(outputs, seen, targets, mistake_round, held_out, return_mistakes, **kwargs)
-        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
-            cache = PilotCopilotCache(outputs.past_key_values)
+        pilot_cache = cache_of(outputs)
+        if pair_cache is None and use_cache is not False and pilot_cache is not None:
+            pair_cache = PilotCopilotCache(pilot_cache)
         correct = kwargs.get("return_correction", False)
         return self._rectified(
-            outputs, seen, targets, cache, weight, kept_positions(logits_to_keep), rectify_state, correct
+            outputs, seen, targets, pair_cache, weight, kept_positions(logits_to_keep), rectify_state, correct
         )
 
 

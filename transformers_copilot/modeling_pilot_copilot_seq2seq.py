@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, Cache, GenerationMixin
 from transformers.utils import can_return_tuple
 
 from .cache_pilot_copilot import PilotCopilotCache
+from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
 from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch, target_mask
@@ -89,6 +90,7 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
         held_out: Tensor | None = None,
         return_mistakes: bool = False,
         rectify_state: RectifyState | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> PilotCopilotOutput:
         """One pass of the Pilot, and of the Copilot beside its decoder.
@@ -100,11 +102,11 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
                 from `labels` without.
             decoder_attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
             encoder_outputs (*optional*): the encoder's output, if it has run already.
-            past_key_values (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's.
+            past_key_values, cache (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's.
             inputs_embeds (`torch.Tensor`, *optional*): the encoder's input as embeddings.
             decoder_inputs_embeds: refused.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): targets, not shifted, -100 at padding.
-            use_cache (`bool`, *optional*): return `past_key_values`. Never while training.
+            use_cache (`bool`, *optional*): return the cache. Never while training.
             copilot_weight, mistake_round, held_out, return_mistakes, rectify_state: see
                 [`PilotCopilotForCausalLM.forward`].
             **kwargs: losses' and the Pilot's own arguments.
@@ -123,6 +125,7 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             if decoder_input_ids is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         decoder_input_ids = _checked_decoder_input(decoder_input_ids, decoder_inputs_embeds)
+        cache = given_cache(past_key_values, cache)
         weight = self.active_copilot_weight(copilot_weight)
         training = self.training and labels is not None
         given = {
@@ -135,16 +138,16 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             **kwargs,
         }
         if weight == 0.0 and not training:
-            return self._pilot_alone({**given, "labels": labels}, past_key_values, use_cache)
-        cache = self.own_cache(past_key_values)
-        past = 0 if cache is None else cache.get_seq_length()
+            return self._pilot_alone({**given, "labels": labels}, cache, use_cache)
+        pair_cache = self.own_cache(cache)
+        past = 0 if pair_cache is None else pair_cache.get_seq_length()
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
         encoded = None if encoder_outputs is None or attention_mask is None else encoder_outputs[0]
         step = GeneratedStep(
             decoder_input_ids, decoder_attention_mask, attention_mask, encoded, past, prompt_length, encoded is not None
         )
-        sharing = partial(share_head, self, step, cache)
-        outputs, captured = self._pilot_pass(given, cache, False if training else use_cache, sharing)
+        sharing = partial(share_head, self, step, pair_cache)
+        outputs, captured = self._pilot_pass(given, pair_cache, False if training else use_cache, sharing)
         question = outputs.encoder_last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
@@ -164,10 +167,11 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
         )
         if training and labels is not None:
             return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
-        if cache is None and use_cache is not False and outputs.get("past_key_values") is not None:
-            cache = PilotCopilotCache(outputs.past_key_values, fixed_questions=True)
+        pilot_cache = cache_of(outputs)
+        if pair_cache is None and use_cache is not False and pilot_cache is not None:
+            pair_cache = PilotCopilotCache(pilot_cache, fixed_questions=True)
         correct = kwargs.get("return_correction", False)
-        return self._rectified(outputs, seen, labels, cache, weight, kept_positions(0), rectify_state, correct)
+        return self._rectified(outputs, seen, labels, pair_cache, weight, kept_positions(0), rectify_state, correct)
 
 
 def _checked_decoder_input(

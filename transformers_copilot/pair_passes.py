@@ -12,6 +12,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .cache_pilot_copilot import PilotCopilotCache
+from .compat import CACHE_NAME, cache_of, cache_parameter
 from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch
@@ -28,10 +29,18 @@ _ModelBase: Any = PreTrainedModel if TYPE_CHECKING else object
 class PairPassesMixin(_ModelBase):
     """The part of [`PilotCopilotPreTrainedModel`] that `forward` is made of; it holds nothing itself."""
 
-    def _pilot_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Those arguments that are set and that the Pilot's `forward` takes."""
+    @property
+    def _pilot_cache_name(self) -> str | None:
+        """What the Pilot calls its cache; `None` for one that takes none (GPT-1)."""
+        return cache_parameter(self._pilot_parameters)
+
+    def _pilot_arguments(
+        self, arguments: dict[str, Any], cache: Cache | None, use_cache: bool | None
+    ) -> dict[str, Any]:
+        """Those arguments that are set and that the Pilot's `forward` takes, its cache among them."""
         takes_all = "kwargs" in self._pilot_parameters
         extra = {"output_attentions", "output_hidden_states"}
+        arguments = {**arguments, "use_cache": use_cache, self._pilot_cache_name or CACHE_NAME: cache}
         return {
             name: value
             for name, value in arguments.items()
@@ -47,7 +56,7 @@ class PairPassesMixin(_ModelBase):
     ) -> tuple[ModelOutput, Capture]:
         """The Pilot's pass, with what its layers held. A frozen Pilot is only read; `sharing` may lend its head."""
         inner = None if cache is None else cache.pilot
-        given = self._pilot_arguments({**arguments, "past_key_values": inner, "use_cache": use_cache})
+        given = self._pilot_arguments(arguments, inner, use_cache)
         frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
         with self.recorder.capture(arguments.get("keep_layers", 0), self.config.rationale_pooling) as captured, frozen:
             sharing(captured)
@@ -55,18 +64,18 @@ class PairPassesMixin(_ModelBase):
         return outputs, captured
 
     def _pilot_alone(
-        self, arguments: dict[str, Any], past_key_values: Cache | None, use_cache: bool | None
+        self, arguments: dict[str, Any], cache: Cache | None, use_cache: bool | None
     ) -> PilotCopilotOutput:
         """λ = 0: exactly the Pilot, at the Pilot's cost."""
-        inner = past_key_values.pilot if isinstance(past_key_values, PilotCopilotCache) else past_key_values
-        given = self._pilot_arguments({**arguments, "past_key_values": inner, "use_cache": use_cache})
+        inner = cache.pilot if isinstance(cache, PilotCopilotCache) else cache
+        given = self._pilot_arguments(arguments, inner, use_cache)
         return self.alone_output(self.pilot(return_dict=True, **given))
 
-    def own_cache(self, past_key_values: Cache | None) -> PilotCopilotCache | None:
+    def own_cache(self, cache: Cache | None) -> PilotCopilotCache | None:
         """The pair's cache for what a call was given.
 
         Args:
-            past_key_values (`Cache`, *optional*): the pair's own, or an empty one of the Pilot's.
+            cache (`Cache`, *optional*): the pair's own, or an empty one of the Pilot's.
 
         Returns:
             [`PilotCopilotCache`] or `None`.
@@ -74,12 +83,12 @@ class PairPassesMixin(_ModelBase):
         Raises:
             ValueError: it is static, or holds positions that the Copilot has not seen.
         """
-        if past_key_values is None:
+        if cache is None:
             return None
-        if isinstance(past_key_values, PilotCopilotCache):
-            past_key_values.check_in_step()
-            return past_key_values
-        return self.wrap_cache(past_key_values)
+        if isinstance(cache, PilotCopilotCache):
+            cache.check_in_step()
+            return cache
+        return self.wrap_cache(cache)
 
     @staticmethod
     def alone_output(outputs: ModelOutput) -> PilotCopilotOutput:
@@ -97,7 +106,7 @@ class PairPassesMixin(_ModelBase):
             logits=outputs.logits,
             pilot_logits=outputs.logits,
             pilot_loss=loss,
-            past_key_values=outputs.get("past_key_values"),
+            **{CACHE_NAME: cache_of(outputs)},
             **PilotCopilotOutput.passed_on(outputs),
         )
 
@@ -205,7 +214,7 @@ class PairPassesMixin(_ModelBase):
             logits=logits,
             pilot_logits=kept,
             correction=correction if return_correction else None,
-            past_key_values=cache,
+            **{CACHE_NAME: cache},
             **losses,
             **PilotCopilotOutput.passed_on(outputs),
         )

@@ -241,8 +241,8 @@ def own_feedback(last: Tensor | None, top_k: int | None) -> SparseMistake:
     if last is None:
         raise ValueError(
             "this cache does not hold what the Copilot wrote last, which error_feedback='predicted' feeds back to it: "
-            "it was cropped, or not made by `generate`. Give `generate` the whole text without `past_key_values`, or "
-            "call `past_key_values.activate_past_recording()` before the forward passes that may be undone."
+            "it was cropped, or not made by `generate`. Give `generate` the whole text without a cache, or "
+            "call the cache's `activate_past_recording()` before the forward passes that may be undone."
         )
     return sparse_vector(last, top_k)
 
