@@ -33,9 +33,9 @@ class CopilotMetricsMixin(_TrainerBase):
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
 
-    def _add_losses(self, outputs: Any) -> None:
-        self._add("pilot_loss", outputs.pilot_loss)
-        self._add("copilot_loss", outputs.copilot_loss)
+    def _add_losses(self, pilot_loss: Tensor, copilot_loss: Tensor) -> None:
+        self._add("pilot_loss", pilot_loss)
+        self._add("copilot_loss", copilot_loss)
         self._summed_steps += self._micro_step == 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
