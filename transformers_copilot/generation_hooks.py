@@ -12,7 +12,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+
+from .cache_pilot_copilot import PilotCopilotCache
+from .compat import CACHE_NAME, CACHE_NAMES
 
 
 # The mixin is put into a model's class; type checkers are told so.
@@ -67,14 +70,9 @@ def own_generation(pilot: PreTrainedModel) -> list[str]:
     Returns:
         `list[str]`: their names. Empty for an ordinary language model.
     """
-    found = [
-        name
-        for name in vars(GenerationMixin)
-        if callable(getattr(GenerationMixin, name))
-        and not name.startswith("__")
-        and name not in DELEGATED | NOT_NEEDED
-        and _has_own(pilot, name)
-    ]
+    usual = [name for name in vars(GenerationMixin) if callable(getattr(GenerationMixin, name))]
+    asked = [name for name in usual if not name.startswith("__") and name not in DELEGATED | NOT_NEEDED]
+    found = [name for name in asked if _has_own(pilot, name)]
     # Beams would be put in order by the model instead of by the cache, which holds the Copilot's part too.
     return found + [name for name in ("_reorder_cache",) if hasattr(type(pilot), name)]
 
@@ -120,10 +118,17 @@ class DelegatedHooksMixin(_Generating):
         own = _take_own(kwargs)
         if "logits_to_keep" in kwargs and not self.pilot._supports_logits_to_keep():
             own["logits_to_keep"] = kwargs.pop("logits_to_keep")
+        cache = kwargs.get(CACHE_NAME)
+        if isinstance(cache, PilotCopilotCache):
+            kwargs[CACHE_NAME] = cache.pilot
         inputs = self.pilot.prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        name = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
-        read = inputs.get(name)
-        if own.get("rectify_state") is not None and read is not None and read.shape[1] > input_ids.shape[1]:
+        if own.get("rectify_state") is None:
+            return {**inputs, **own}
+        own["rectify_state"].text_length = input_ids.shape[1]
+        if isinstance(cache, PilotCopilotCache):
+            own.update(self._wrapped_again(inputs, cache))
+        read = inputs.get("decoder_input_ids" if self.config.is_encoder_decoder else "input_ids")
+        if read is not None and read.shape[1] > input_ids.shape[1]:
             raise ValueError(
                 f"{type(self.pilot).__name__} reads {read.shape[1]} tokens where the text has {input_ids.shape[1]} (it "
                 "adds some that are not part of it at every step), so the Copilot can't tell which of its tokens were "
@@ -131,8 +136,20 @@ class DelegatedHooksMixin(_Generating):
             )
         return {**inputs, **own}
 
+    def _wrapped_again(self, inputs: dict[str, Any], cache: PilotCopilotCache) -> dict[str, Any]:
+        """The pair's cache, in the place of the Pilot's among the arguments that the Pilot has prepared."""
+        name = next((name for name in CACHE_NAMES if inputs.get(name) is not None), CACHE_NAME)
+        if inputs.get(name) is cache.pilot:
+            return {name: cache}
+        # It gave its cache up to read the text anew, as Phi-3 does where the length of its text changes its positions.
+        anew = self.wrap_cache(DynamicCache(config=self.config.get_text_config(decoder=True)))
+        if cache.recording:
+            anew.activate_past_recording()
+        return {name: anew}
+
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         _take_own(model_kwargs)
+        model_kwargs.pop("logits_to_keep", None)  # a draft's model is told it where a pair takes it, as one does
         self.pilot._validate_model_kwargs(model_kwargs)
 
     def _validate_generation_mode(self, *args: Any, **kwargs: Any) -> None:
@@ -166,7 +183,7 @@ class DelegatedHooksMixin(_Generating):
             self.pilot, "_prepare_text_encoder_decoder_kwargs_for_generation"
         )
         # A pair that lies on several devices knows of them, and its Pilot does not.
-        asked = super() if self.config.is_encoder_decoder and not changed else self.pilot
+        asked: Any = super() if self.config.is_encoder_decoder and not changed else self.pilot
         prepared = asked._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
         return {**prepared, **own}
 

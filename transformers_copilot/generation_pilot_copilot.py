@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation import GenerationMode
 
 from .cache_pilot_copilot import PilotCopilotCache
 from .call_weight import named_weight, weight_in_force, weight_of_call
 from .compat import CACHE_NAME, given_cache
-from .generation_hooks import OWN_ARGUMENTS, DelegatedHooksMixin, check_generates_as_usual
+from .generation_hooks import OWN_ARGUMENTS, DelegatedHooksMixin
 
 
 if TYPE_CHECKING:
-    from transformers import Cache, GenerationConfig
+    from transformers import Cache
 
 
 @dataclass
@@ -30,12 +31,12 @@ class RectifyState:
         prompt_length (`int`): tokens that were given.
         shift (`torch.FloatTensor` of shape `(rows, positions, vocab)`, *optional*): log p̃ − log p̂ of the last forward
             pass's positions.
-        first_position (`int`): place in the text of the first of them.
+        text_length (`int`): tokens of the text that the last of them is the end of.
     """
 
     prompt_length: int = 0
     shift: Tensor | None = None
-    first_position: int = 0
+    text_length: int = 0
 
 
 class CopilotLogitsProcessor(LogitsProcessor):
@@ -65,8 +66,9 @@ class CopilotLogitsProcessor(LogitsProcessor):
         """
         if self.state.shift is None:
             return scores
-        position = input_ids.shape[1] - 1 - self.state.first_position
-        return scores + self.state.shift[:, position].to(scores.device)
+        # Counted from the end: what a cache holds is the model's business. Of a prompt in pieces the last is the end.
+        later = max(0, self.state.text_length - input_ids.shape[1])
+        return scores + self.state.shift[:, -1 - later].to(scores.device)
 
 
 class SecondPass:
@@ -134,7 +136,12 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
             TypeError: λ is not a number.
             ValueError: λ is not from 0 to 20, or a setting can't be honoured.
         """
-        check_generates_as_usual(self.pilot)
+        if "generate" in vars(self.pilot):
+            raise ValueError(
+                "the Pilot has a `generate` that was put there from elsewhere, such as the `custom_generate` of its "
+                "repository, and a pair would write otherwise than it does alone. Give it to the pair's own call, "
+                '`custom_generate="user/repository"`, and take it off the Pilot: `del pair.pilot.generate`.'
+            )
         weight = weight_of_call(self, generation_config, copilot_weight)
         if copilot_weight is not None:
             kwargs["copilot_weight"] = copilot_weight
@@ -143,6 +150,32 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
             kwargs[CACHE_NAME] = cache
         with weight_in_force(self, weight):
             return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def adjust_generation_fn(
+        self, generation_config: Any, from_auto_class: bool, from_pipeline: str | None, source: Any, **kwargs: Any
+    ) -> None:
+        """Load the generation configuration, with λ.
+
+        From one that says of itself that it was made of a model's configuration, as the first one of any model does,
+        transformers leaves out every entry that it doesn't know.
+
+        Args:
+            generation_config (`GenerationConfig`, *optional*): what `from_pretrained` was given.
+            from_auto_class (`bool`): handed on.
+            from_pipeline (`str`, *optional*): handed on.
+            source (`str`, *optional*): id or folder.
+            **kwargs: handed on: `revision`, `token` and the like.
+        """
+        super().adjust_generation_fn(generation_config, from_auto_class, from_pipeline, source, **kwargs)
+        if generation_config is not None:
+            whole = {**generation_config.to_dict(), "_from_model_config": None}
+            self.generation_config = GenerationConfig.from_dict(whole)
+        elif source is not None and self.generation_config._from_model_config:
+            names = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+            hub = {name: kwargs[name] for name in names if name in kwargs}
+            with contextlib.suppress(OSError):  # there is no such file: it was made of config.json just now
+                self.generation_config = GenerationConfig.from_pretrained(source, _from_model_config=False, **hub)
+        self.generation_config._from_model_config = None
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, *args: Any, copilot_weight: float | None = None, **kwargs: Any
@@ -168,21 +201,30 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
     ) -> None:
         """Wrap the Pilot's cache, and start this call's [`RectifyState`]."""
         weight = self.active_copilot_weight(model_kwargs.get("copilot_weight"))
-        if self._pilot_cache_name is None and weight != 0.0:
+        if weight != 0.0 and self.config.is_encoder_decoder and generation_config.prefill_chunk_size is not None:
+            raise ValueError(
+                "`prefill_chunk_size` reads a decoder's prompt in pieces, and transformers cuts the mask of the "
+                "encoder's text with it, which the Copilot reads. Leave it out with an encoder-decoder; λ = 0 takes it."
+            )
+        if weight != 0.0 and self._pilot_cache_name is None:
             generation_config.use_cache = False  # GPT-1 knows no cache, and reads the whole text at every step
+        given = model_kwargs.get(CACHE_NAME)
+        if isinstance(given, PilotCopilotCache):
+            model_kwargs[CACHE_NAME] = given.pilot
         self.pilot._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
         cache = model_kwargs.get(CACHE_NAME)
-        if cache is not None and not isinstance(cache, PilotCopilotCache):
+        if cache is not None:
             cache = model_kwargs[CACHE_NAME] = self._lazy_if_uneven(cache)
         if weight == 0.0:
             return
-        if cache is not None and not isinstance(cache, PilotCopilotCache):
-            wrapped = self.wrap_cache(cache)
+        if isinstance(given, PilotCopilotCache):
+            model_kwargs[CACHE_NAME] = given
+        elif cache is not None:
+            wrapped = model_kwargs[CACHE_NAME] = self.wrap_cache(cache)
             if generation_config.is_assistant:
                 wrapped.activate_past_recording()
-            model_kwargs[CACHE_NAME] = wrapped
         model_kwargs["rectify_state"] = RectifyState()
 
     def _lazy_if_uneven(self, cache: Cache) -> Cache:

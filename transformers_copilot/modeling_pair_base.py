@@ -83,6 +83,7 @@ class PilotCopilotPreTrainedModel(
             for module in pilot.modules():
                 module._is_hf_initialized = True
         self.post_init()
+        self.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
 
     @classmethod
     def from_pilot(
