@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .call_weight import weight_of_pass
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
@@ -32,7 +33,6 @@ from .pairing import (
 from .pilot_inputs import forward_with_inputs
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
-from .validation import check_copilot_weight
 from .weight_files import check_weight_files
 
 
@@ -86,6 +86,7 @@ class PilotCopilotPreTrainedModel(
             for module in pilot.modules():
                 module._is_hf_initialized = True
         self.post_init()
+        self.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
 
     @classmethod
     def from_pilot(
@@ -216,15 +217,16 @@ class PilotCopilotPreTrainedModel(
         return self
 
     def active_copilot_weight(self, copilot_weight: float | None) -> float:
-        """λ of a call.
+        """λ of a pass.
 
         Args:
-            copilot_weight (`float`, *optional*): what the call was given; `None`: the configuration's.
+            copilot_weight (`float`, *optional*): what the pass was given; `None`: that of the call of `generate` which
+                it is part of, and the configuration's elsewhere.
 
         Returns:
             `float`
         """
-        return check_copilot_weight(self.config.copilot_weight if copilot_weight is None else copilot_weight)
+        return weight_of_pass(self, copilot_weight)
 
     def pilot_embedding(self) -> Tensor | None:
         """The Pilot's embedding matrix, read only, where the Copilot reads mistakes with it.

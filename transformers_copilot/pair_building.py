@@ -176,6 +176,7 @@ def build_pair(
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)
     pair.generation_config = copy.deepcopy(pilot.generation_config)
+    pair.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
     pair.train(pilot.training)
     return pair
 

@@ -257,7 +257,6 @@ class PairPassesMixin(_ModelBase):
         kept = seen.logits[:, keep]
         if state is not None:  # a logits processor rectifies
             state.shift = rectify_shift(kept, correction, weight, self.config.fusion)
-            state.first_position = seen.past + seen.token_ids.shape[1] - kept.shape[1]
         logits = kept if state is not None else rectify(kept, correction, weight, self.config.fusion)
         losses: dict[str, Any] = {}
         if labels is not None and state is None:
