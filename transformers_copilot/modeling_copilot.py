@@ -71,6 +71,26 @@ class CopilotModel(CopilotPreTrainedModel):
         self.norm = make_norm(config, width)
         self.post_init()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CopilotModel:
+        """What `to`, `half`, `bfloat16`, `cuda` and the like do to every weight. A Copilot is small and learns from
+        small differences: where the pair is narrowed, it moves along but stays float32.
+
+        Args:
+            fn (callable): changes one tensor.
+            recurse (`bool`, *optional*, defaults to `True`): its layers' too.
+
+        Returns:
+            The Copilot.
+        """
+
+        def changed(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            if not (new.is_floating_point() and new.itemsize < torch.float32.itemsize <= tensor.itemsize):
+                return new
+            return tensor.to(new.device, torch.float32)  # of the old values: the narrow ones have lost digits
+
+        return super()._apply(changed, recurse)
+
     def embed_mistakes(self, mistakes: SparseMistake, pilot_embedding: Tensor | None = None) -> Tensor:
         """W_in ℓ: mistakes in the Copilot's width. Linear in ℓ, as the paper's projection from V to d_C.
 
