@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 
+from .adapters import check_trained_model
 from .held_out import HeldOutCollator, hold_out
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
@@ -48,6 +49,7 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
     _signature_columns: Any
 
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
+        check_trained_model(args[0] if args else kwargs.get("model"), kwargs.get("peft_config"))
         super().__init__(*args, **kwargs)
         _check_arguments(self.args)
         pair = self.pair
