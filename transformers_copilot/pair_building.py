@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
-from .adapters import unwrapped_pilot
+from .adapters import check_adapter, unwrapped_pilot, without_adapter
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
 from .copilot_checkpoint import CopilotCheckpoint
@@ -180,6 +180,7 @@ def build_pair(
     loaded = load_pilot(pair_class._auto_pilot_class, unwrapped_pilot(pilot), options)
     pilot = loaded.model
     check_pilot(pilot, pair_class.config_class().is_encoder_decoder)
+    check_adapter(pilot, "pilot")  # one that was loaded by its id or path may have brought an adapter
     if checkpoint is not None:
         checkpoint.check_head(head)
         copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
@@ -195,7 +196,8 @@ def build_pair(
     keep_attention_plain(copilot_config)
     pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
     if checkpoint is None:
-        copy_decoder_weights(pair.copilot, source)
+        with without_adapter(source):
+            copy_decoder_weights(pair.copilot, source)
     else:
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)

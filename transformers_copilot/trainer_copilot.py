@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 
+from .adapters import check_trained_model
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
 from .mistake_log import MistakeLog
@@ -53,6 +54,7 @@ class CopilotTrainerMixin(
     loss_is_scaled_for_ga: bool | None
 
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
+        check_trained_model(args[0] if args else kwargs.get("model"), kwargs.get("peft_config"))
         super().__init__(*args, **kwargs)
         check_arguments(self.args)
         if mistake_log is not None and self.model_init is not None:
