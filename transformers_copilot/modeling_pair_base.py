@@ -31,7 +31,7 @@ from .pairing import (
 )
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
-from .validation import check_copilot_weight
+from .validation import check_copilot_weight, chosen
 from .weight_files import check_weight_files
 
 
@@ -108,8 +108,9 @@ class PilotCopilotPreTrainedModel(
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
-                `rationale_window`, `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of
-                the Pilot's `from_pretrained`; `copilot_revision`, branch, tag or commit of a Copilot's own checkpoint.
+                `rationale_window`, `rationale_pooling`, `mistakes_from`, `mistake_top_k`, `mistake_tail`,
+                `copilot_weight`); with an id, also keywords of the Pilot's `from_pretrained`; `copilot_revision`,
+                branch, tag or commit of a Copilot's own checkpoint.
 
         Returns:
             The pair.
@@ -202,7 +203,11 @@ class PilotCopilotPreTrainedModel(
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return None if self.copilot.config.head == "own" else self.pilot.get_input_embeddings().weight.detach()
+        return (
+            None
+            if chosen("head", self.copilot.config.head) == "own"
+            else self.pilot.get_input_embeddings().weight.detach()
+        )
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.

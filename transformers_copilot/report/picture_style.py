@@ -59,7 +59,8 @@ def drawn(theme: Theme, width: float = 5.6, height: float = 3.4) -> Iterator[Fig
 
     Args:
         theme ([`Theme`]): the theme.
-        width, height (`float`, *optional*): inches; text has 10 points, so that it is read on a phone too.
+        width (`float`, *optional*, defaults to 5.6): inches; text has 10 points, so that it is read on a phone too.
+        height (`float`, *optional*, defaults to 3.4): inches.
 
     Yields:
         `matplotlib.figure.Figure` without axes. It belongs to no window and is not kept by pyplot.
