@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import is_matplotlib_available
 
+from ..package_part import install_advice
+
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +52,7 @@ def check_matplotlib() -> None:
         ImportError: matplotlib is not installed.
     """
     if not is_matplotlib_available():
-        raise ImportError('pictures need matplotlib: pip install "transformers_copilot[report]".')
+        raise ImportError(f"pictures need matplotlib: {install_advice('report')}.")
 
 
 @contextmanager
