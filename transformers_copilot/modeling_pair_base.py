@@ -34,6 +34,7 @@ from .pilot_classes import auto_class_for
 from .pilot_inputs import forward_with_inputs
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
+from .validation import chosen
 from .weight_files import check_weight_files
 
 
@@ -119,8 +120,9 @@ class PilotCopilotPreTrainedModel(
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
-                `rationale_window`, `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of
-                the Pilot's `from_pretrained`; `copilot_revision`, branch, tag or commit of a Copilot's own checkpoint.
+                `rationale_window`, `rationale_pooling`, `mistakes_from`, `mistake_top_k`, `mistake_tail`,
+                `copilot_weight`); with an id, also keywords of the Pilot's `from_pretrained`; `copilot_revision`,
+                branch, tag or commit of a Copilot's own checkpoint.
 
         Returns:
             The pair.
@@ -241,7 +243,11 @@ class PilotCopilotPreTrainedModel(
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return None if self.copilot.config.head == "own" else self.pilot.get_input_embeddings().weight.detach()
+        return (
+            None
+            if chosen("head", self.copilot.config.head) == "own"
+            else self.pilot.get_input_embeddings().weight.detach()
+        )
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.

@@ -23,6 +23,7 @@ from .trainer_loss import PairView
 from .trainer_metrics import CopilotMetricsMixin
 from .trainer_optimizers import CopilotOptimizersMixin
 from .trainer_runs import CopilotRunsMixin, check_arguments
+from .validation import chosen
 
 
 class CopilotTrainerMixin(
@@ -184,7 +185,7 @@ class CopilotTrainerMixin(
     def _draw(self, again: int = 0) -> MistakeRecord | None:
         """A round of the log, or `None` for the one under way. Where it is drawn, each has the same probability
         (Algorithm 1 appends before it draws), by seed and step only: a resumed run draws as an uninterrupted one."""
-        if not again and self.args.mistake_log_draw == "newest":
+        if not again and chosen("mistake_log_draw", self.args.mistake_log_draw) == "newest":
             return None
         log, step = self.mistake_log, self.state.global_step
         oldest = 1 if not again and len(log) == log.max_rounds else 0
@@ -206,7 +207,7 @@ class CopilotTrainerMixin(
         return {"mistake_round": part.to_batch(self.args.device), "copilot_items": items, "copilot_scale": 1.0}
 
     def _hand_over(self, mistakes: MistakeBatch) -> None:
-        dtype = getattr(torch, self.args.mistake_log_dtype)
+        dtype = getattr(torch, chosen("mistake_log_dtype", self.args.mistake_log_dtype))
         keep_question = self.pair.pilot.get_input_embeddings().weight.requires_grad
         empty = not mistakes.supervised(self.pair.config.mistakes_from).any()
         self.mistake_callback.hand(None if empty else MistakeRecord.from_batch(mistakes, dtype, keep_question))
