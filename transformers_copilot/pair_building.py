@@ -166,8 +166,6 @@ def build_pair(
         copilot=copilot_config,
         pilot_name_or_path=loaded.name,
         pilot_revision=loaded.revision,
-        # Said again here because a composite configuration sets it anew on both parts.
-        attn_implementation=pilot.config._attn_implementation,
         **own,
     )
     keep_attention_plain(copilot_config)
