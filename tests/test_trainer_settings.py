@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,12 @@ from transformers import (
     DataCollatorWithFlattening,
     GenerationConfig,
     PreTrainedTokenizerFast,
-    SchedulerType,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.training_args import OptimizerNames
 
 from transformers_copilot import (
     CopilotSeq2SeqTrainer,
@@ -374,8 +370,14 @@ EQUAL: dict[str, list[Case]] = {
     ],
     "torch_compile": [Case({"torch_compile": True, "torch_compile_backend": "eager"}, same_as_plain="speed")],
     "torch_compile_backend": [Case({"torch_compile_backend": "aot_eager"}, same_as_plain="speed", within=1e-6)],
-    "use_cache": [Case({"use_cache": True}, same_as_plain="what a model returns beside"), Case({"use_cache": True}, family="t5")],
-    "neftune_noise_alpha": [Case({"neftune_noise_alpha": 5.0}), Case({"neftune_noise_alpha": 5.0}, change=freeze_embedding)],
+    "use_cache": [
+        Case({"use_cache": True}, same_as_plain="what a model returns beside"),
+        Case({"use_cache": True}, family="t5"),
+    ],
+    "neftune_noise_alpha": [
+        Case({"neftune_noise_alpha": 5.0}),
+        Case({"neftune_noise_alpha": 5.0}, change=freeze_embedding),
+    ],
     "torch_empty_cache_steps": [Case({"torch_empty_cache_steps": 1}, same_as_plain="memory of a GPU")],
     "auto_find_batch_size": [
         Case({"auto_find_batch_size": True}, trainer=lambda model: {"callbacks": [OutOfMemory()]}),
@@ -400,7 +402,9 @@ EQUAL: dict[str, list[Case]] = {
     ],
     "eval_accumulation_steps": [Case({"eval_accumulation_steps": 1}, trainer=with_accuracy, predict=True)],
     "include_for_metrics": [Case({"include_for_metrics": ["inputs", "loss"]}, trainer=with_accuracy)],
-    "batch_eval_metrics": [Case({"batch_eval_metrics": True}, trainer=lambda model: {"compute_metrics": BatchAccuracy()})],
+    "batch_eval_metrics": [
+        Case({"batch_eval_metrics": True}, trainer=lambda model: {"compute_metrics": BatchAccuracy()})
+    ],
     "save_only_model": [Case({"save_only_model": True}, SAVE, same_as_plain="which files a checkpoint has")],
     "save_strategy": [Case({"save_strategy": "steps", "save_steps": 2}), Case({"save_strategy": "epoch"})],
     "save_steps": [Case({"save_steps": 1}, {"save_strategy": "steps"})],
@@ -459,8 +463,12 @@ EQUAL: dict[str, list[Case]] = {
     "debug": [Case({"debug": "underflow_overflow"}, same_as_plain="it looks for NaN")],
     "skip_memory_metrics": [Case({"skip_memory_metrics": False}, same_as_plain="it measures memory")],
     # Seq2SeqTrainingArguments
-    "predict_with_generate": [Case({"predict_with_generate": True}, {"generation_max_length": 6}, family="t5", predict=True)],
-    "generation_max_length": [Case({"generation_max_length": 4}, {"predict_with_generate": True}, family="t5", predict=True)],
+    "predict_with_generate": [
+        Case({"predict_with_generate": True}, {"generation_max_length": 6}, family="t5", predict=True)
+    ],
+    "generation_max_length": [
+        Case({"generation_max_length": 4}, {"predict_with_generate": True}, family="t5", predict=True)
+    ],
     "generation_num_beams": [
         Case(
             {"generation_num_beams": 3},
@@ -471,13 +479,19 @@ EQUAL: dict[str, list[Case]] = {
     ],
     "generation_config": [
         Case(
-            {"generation_config": GenerationConfig(max_length=7, num_beams=2, eos_token_id=2, pad_token_id=PAD, decoder_start_token_id=PAD)},
+            {
+                "generation_config": GenerationConfig(
+                    max_length=7, num_beams=2, eos_token_id=2, pad_token_id=PAD, decoder_start_token_id=PAD
+                )
+            },
             {"predict_with_generate": True},
             family="t5",
             predict=True,
         ),
     ],
-    "sortish_sampler": [Case({"sortish_sampler": True}, family="t5", same_as_plain="read by transformers' scripts alone")],
+    "sortish_sampler": [
+        Case({"sortish_sampler": True}, family="t5", same_as_plain="read by transformers' scripts alone")
+    ],
 }
 
 # Trainer.__init__ and Seq2SeqTrainer.__init__
@@ -496,7 +510,9 @@ EQUAL_TRAINER: dict[str, list[Case]] = {
     "eval_dataset": [
         Case(EVALUATE, trainer=lambda model: {"eval_dataset": {"a": reversal_rows(3), "b": reversal_rows(3, 5)}}),
     ],
-    "processing_class": [Case(trainer=lambda model: {"processing_class": words()}, same_as_plain="the collator does it")],
+    "processing_class": [
+        Case(trainer=lambda model: {"processing_class": words()}, same_as_plain="the collator does it")
+    ],
     "model_init": [Case(trainer=of_another_init)],
     "compute_loss_func": [
         Case(trainer=lambda model: {"compute_loss_func": likelihood_of_others}),
@@ -638,7 +654,9 @@ def plain_outcome(folder: Path, case: Case) -> Outcome:
     """The Pilot alone without the setting, but with what the setting needs beside it."""
     key = f"{case.family} {case.beside} {case.resume} {case.predict} {case.change}"
     if key not in PLAIN_OUTCOMES:
-        bare = Case(beside=case.beside, family=case.family, resume=case.resume, predict=case.predict, change=case.change)
+        bare = Case(
+            beside=case.beside, family=case.family, resume=case.resume, predict=case.predict, change=case.change
+        )
         PLAIN_OUTCOMES[key] = run(folder / "plain", bare, False)
     return PLAIN_OUTCOMES[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .configuration_copilot import CopilotConfig
 from .layers_copilot import CopilotLayer, make_norm
 from .masks import CopilotMasks
 from .mistakes import SparseMistake
+from .random_stream import own_random_stream
 
 
 class CopilotPreTrainedModel(PreTrainedModel):
@@ -133,6 +135,23 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
         """
+        with self._random_stream(mistakes.token_ids):
+            return self._states(mistakes, question, rationale, masks, pilot_embedding, cache)
+
+    def _random_stream(self, content: Tensor) -> AbstractContextManager[None]:
+        """The Copilot's own, where it draws anything."""
+        draws = self.training and (self.config.dropout > 0.0 or self._hf_peft_config_loaded)
+        return own_random_stream(self, content) if draws else nullcontext()
+
+    def _states(
+        self,
+        mistakes: SparseMistake,
+        question: Tensor,
+        rationale: Tensor,
+        masks: CopilotMasks,
+        pilot_embedding: Tensor | None,
+        cache: CopilotCache | None,
+    ) -> Tensor:
         states = self.embed_mistakes(mistakes, pilot_embedding).to(self.dtype)
         if cache is None or not cache.has_questions(0):  # an encoder's output is read once
             question = self.question_projection(self.question_norm(question.to(self.dtype))) + self.segments[0]
@@ -153,7 +172,8 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.
         """
-        output = self.correction_head(states)
+        with self._random_stream(torch.tensor(states.shape, device=states.device)):  # an adapter's dropout
+            output = self.correction_head(states)
         return (output if self.config.head == "own" else pilot_head(output)).float()
 
     def resize_vocabulary(self, vocab_size: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 
+from .call_weight import named_weight
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
 from .mistake_log import MistakeLog
@@ -18,6 +19,7 @@ from .trainer_callback_copilot import MistakeLogCallback
 from .trainer_card import CopilotCardMixin
 from .trainer_checkpoints import CopilotCheckpointsMixin
 from .trainer_hub import CopilotHubMixin
+from .trainer_loss import PairView
 from .trainer_metrics import CopilotMetricsMixin
 from .trainer_optimizers import CopilotOptimizersMixin
 from .trainer_runs import CopilotRunsMixin, check_arguments
@@ -49,6 +51,7 @@ class CopilotTrainerMixin(
 
     # The base Trainer's, which is set here too.
     _signature_columns: Any
+    loss_is_scaled_for_ga: bool | None
 
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,7 +67,8 @@ class CopilotTrainerMixin(
         self.mistake_callback = MistakeLogCallback(MistakeLog(), self._further_copilot_steps)
         self.add_callback(self.mistake_callback)
         self._begin_with_model(mistake_log)
-        # Both losses are divided by whole-step counts here, so Trainer must not divide them again.
+        # Both losses are scaled here, so Trainer must not scale them again.
+        self._pilot_loss_is_scaled = self.loss_is_scaled_for_ga
         self.loss_is_scaled_for_ga = True
         self._micro_step = 0
         self._drawn: MistakeRecord | None = None
@@ -115,16 +119,26 @@ class CopilotTrainerMixin(
         Raises:
             ValueError: the Pilot's logits hold NaN or inf; the round is named and not logged.
         """
-        if not model.training:
-            outputs = model(**inputs)
-            self._add_sizes(outputs, inputs.get("labels"))
-            loss = outputs.loss
+        labels, base = inputs.get("labels"), super().compute_loss
+        if model.training:
+            inputs = self._pilots_batch(inputs)
+        view = PairView(model, self.pair, labels, self._extra_arguments(labels, inputs, model.training))
+        try:
+            # A copy: the base Trainer takes the labels out of it where it smooths them.
+            loss = base(view, dict(inputs), num_items_in_batch=num_items_in_batch)
+        except ValueError as error:
+            raise ValueError(f"round {self.state.global_step}: {error}") from error
+        if model.training:
+            loss = self._both_losses(view.outputs, loss, num_items_in_batch)
         else:
-            outputs, loss = self._training_loss(model, inputs, num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+            self._add_sizes(view.outputs, labels)
+        return (loss, view.outputs) if return_outputs else loss
 
-    def _training_loss(self, model: nn.Module, inputs: dict[str, Any], num_items: Any) -> tuple[Any, Tensor]:
-        if inputs.get("labels") is None:
+    def _extra_arguments(self, labels: Tensor | None, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
+        """What the pair is called with beside a batch: in training the round to learn from."""
+        if not training:
+            return {}
+        if labels is None:
             raise ValueError(
                 f"a training batch has no `labels`, only {sorted(inputs)}: without the true tokens there is neither a "
                 "loss nor a mistake. Let the data or its collator give them, -100 where nothing is supervised."
@@ -137,21 +151,32 @@ class CopilotTrainerMixin(
             if index == 0:
                 self._drawn = self._draw()
             extra.update(self._part_of_round(index, micro_steps))
-        if num_items is not None and self.args.average_tokens_across_devices:
-            num_items = num_items / self.accelerator.num_processes  # gradients are averaged over processes
-        extra["num_items_in_batch"] = num_items
-        extra["label_smoothing"] = self.args.label_smoothing_factor
         extra.setdefault("copilot_items", self._lessons)
         extra.setdefault("copilot_scale", 1.0)
-        try:
-            outputs = model(**inputs, **extra)
-        except ValueError as error:
-            raise ValueError(f"round {self.state.global_step}: {error}") from error
-        if logging:
+        return extra
+
+    def _both_losses(self, outputs: Any, pilot_loss: Tensor, num_items: Any) -> Tensor:
+        """The Pilot's loss as the base Trainer would scale it, and the Copilot's, which is scaled already."""
+        scaled = self._pilot_loss_is_scaled
+        if scaled is None:  # as Trainer judges it
+            by_items = self.model_accepts_loss_kwargs and num_items is not None
+            scaled = by_items or self.compute_loss_func is not None
+        if not scaled:
+            pilot_loss = pilot_loss / self.current_gradient_accumulation_steps
+        if self.args.use_mistake_log:
             self._hand_over(outputs.mistakes)
-        self._add_losses(outputs)
-        loss = outputs.loss
-        return outputs, loss if num_items is not None or self.pair.pilot_is_frozen else loss / micro_steps
+        self._add_losses(pilot_loss, outputs.copilot_loss)
+        return outputs.copilot_loss if self.pair.pilot_is_frozen else pilot_loss + outputs.copilot_loss
+
+    def _pilots_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch with the labels that the Pilot learns from; held-out rows are not its own."""
+        if "held_out" not in batch:
+            return batch
+        held_out = batch["held_out"].bool().unsqueeze(-1)
+        own: dict[str, Any] = {
+            name: batch[name].masked_fill(held_out, -100) for name in ("labels", "shift_labels") if name in batch
+        }
+        return {**batch, **own}
 
     def _draw(self, again: int = 0) -> MistakeRecord | None:
         """A round of the log, or `None` for the one under way. Where it is drawn, each has the same probability
@@ -203,15 +228,9 @@ class CopilotTrainerMixin(
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Supervised tokens of the Pilot in the step; held-out rows are not its own."""
-        own = []
         self._micro_step = 0  # a step begins, whatever became of the one before
         self._lessons = max(sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch), 1)
-        for batch in batch_samples:
-            if "held_out" in batch and "labels" in batch:
-                labels = batch["labels"].masked_fill(batch["held_out"].bool().unsqueeze(-1), -100)
-                batch = {**batch, "labels": labels}
-            own.append(batch)
-        items = super()._get_num_items_in_batch(own, device)
+        items = super()._get_num_items_in_batch([self._pilots_batch(batch) for batch in batch_samples], device)
         return items.clamp_min(1) if isinstance(items, Tensor) else items
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -222,7 +241,7 @@ class CopilotTrainerMixin(
 
     def _count_lessons(self, batch: dict[str, Any]) -> Tensor:
         """Positions of a batch that the Copilot is to learn from, as the pair will find them."""
-        targets, segments = self.pair.aligned_labels(batch["labels"]), None
+        targets, segments = self.pair.targets_of(batch["labels"], batch), None
         if self.pair.config.is_encoder_decoder:
             real = batch.get("decoder_attention_mask", target_mask(targets))
         else:
@@ -279,8 +298,7 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
     def _weight_of_generation(self, weight: float | None, generation: dict[str, Any]) -> float | None:
         if weight is not None or self._evaluated_at is not None or not self.args.predict_with_generate:
             return weight
-        config = generation.get("generation_config") or self.pair.generation_config
-        return config.to_dict().get("copilot_weight")
+        return named_weight(generation.get("generation_config") or self.pair.generation_config, None)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from .call_weight import weight_in_force, weight_of_pass
 from .mistakes import mistake_size, share_removed
 from .validation import check_copilot_weight
 
@@ -43,9 +44,9 @@ class CopilotMetricsMixin(_TrainerBase):
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
 
-    def _add_losses(self, outputs: Any) -> None:
-        self._add("pilot_loss", outputs.pilot_loss)
-        self._add("copilot_loss", outputs.copilot_loss)
+    def _add_losses(self, pilot_loss: Tensor, copilot_loss: Tensor) -> None:
+        self._add("pilot_loss", pilot_loss)
+        self._add("copilot_loss", copilot_loss)
         self._summed_steps += self._micro_step == 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -105,13 +106,12 @@ class CopilotMetricsMixin(_TrainerBase):
         if weight is None:
             yield
             return
-        config, weight = self.pair.config, check_copilot_weight(weight)
-        before = (config.copilot_weight, self._evaluated_at)
-        config.copilot_weight = self._evaluated_at = weight
+        before, self._evaluated_at = self._evaluated_at, check_copilot_weight(weight)
         try:
-            yield
+            with weight_in_force(self.pair, self._evaluated_at):
+                yield
         finally:
-            config.copilot_weight, self._evaluated_at = before
+            self._evaluated_at = before
 
     def _add_sizes(self, outputs: Any, labels: Tensor | None) -> None:
         """‖p − p̂‖², ‖p − p̃‖² and both log-likelihoods of an evaluation's supervised tokens, summed by row."""
@@ -178,7 +178,7 @@ class CopilotMetricsMixin(_TrainerBase):
             output.metrics[f"{prefix}_pilot_mistake_size"] = pilot / max(count, 1.0)
             output.metrics[f"{prefix}_mistake_size"] = pair / max(count, 1.0)
             output.metrics[f"{prefix}_mistake_removed"] = share_removed(pilot, pair)
-            output.metrics[f"{prefix}_copilot_weight"] = self.pair.config.copilot_weight
+            output.metrics[f"{prefix}_copilot_weight"] = weight_of_pass(self.pair, None)
         return output
 
 
