@@ -60,7 +60,7 @@ def peft_library() -> Any:
         import peft
         import peft.functional
     except ImportError as error:
-        raise ImportError("adapters need PEFT: pip install 'transformers_copilot[peft]'") from error
+        raise ImportError("adapters need PEFT: `python -m pip install peft`.") from error
     return peft
 
 

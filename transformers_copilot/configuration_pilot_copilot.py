@@ -12,20 +12,12 @@ from transformers.utils import logging
 from .compat import CACHE_NAMES
 from .configuration_copilot import CopilotConfig
 from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
-from .validation import check_copilot_weight, check_option
+from .validation import OPTION_VALUES, check_copilot_weight, check_option
 from .version import __version__
 
 
 logger = logging.get_logger(__name__)
 
-OPTION_VALUES: dict[str, tuple[str, ...]] = {
-    "error_feedback": ("observed", "predicted"),
-    "fusion": ("logits", "probability"),
-    "objective": ("cross_entropy", "kl", "mse", "rmse"),
-    "rationale_window": ("preceding", "current"),
-    "rationale_pooling": ("mean", "last"),
-    "mistakes_from": ("labels", "all"),
-}
 PAPER_OPTIONS: dict[str, Any] = {
     "error_feedback": "predicted",
     "fusion": "probability",
@@ -37,6 +29,16 @@ PAPER_OPTIONS: dict[str, Any] = {
     "mistake_tail": 32,
     "copilot_weight": 1.0,
 }
+
+# Fields of the Pilot's output that a pair hands on. An evaluation leaves them out of what it gathers.
+PILOT_OUTPUTS = (
+    *("hidden_states", "attentions", "cross_attentions", "encoder_last_hidden_state"),
+    *("encoder_hidden_states", "encoder_attentions", "decoder_hidden_states", "decoder_attentions"),
+    *("aux_loss", "router_logits", "encoder_aux_loss", "decoder_aux_loss", "encoder_z_loss", "decoder_z_loss"),
+    *("encoder_router_logits", "decoder_router_logits"),
+    *("image_hidden_states", "video_hidden_states", "audio_hidden_states"),
+    *("image_outputs", "video_outputs", "audio_outputs"),
+)
 
 
 def _of_pilot(name: str) -> property:
@@ -93,6 +95,9 @@ class PilotCopilotConfig(PreTrainedConfig):
             The Hub id that the Pilot was loaded from; `None` for a folder, which says nothing on another machine.
         pilot_revision (`str`, *optional*):
             The commit of it that was loaded, where it was loaded by its id.
+        adapters (`dict`, *optional*):
+            Which parts have an adapter in a folder of its own beside the weights, and its name: written when a pair is
+            saved.
         transformers_copilot_version (`str`, *optional*):
             The version of this package that wrote the file.
 
@@ -107,20 +112,8 @@ class PilotCopilotConfig(PreTrainedConfig):
         "copilot": SubConfigSpec(CopilotConfig),
     }
     keys_to_ignore_at_inference = [
-        *CACHE_NAMES,
-        "pilot_logits",
-        "pilot_loss",
-        "copilot_loss",
-        "hidden_states",
-        "attentions",
-        "correction",
-        "mistakes",
-        "encoder_last_hidden_state",
-        "encoder_hidden_states",
-        "encoder_attentions",
-        "decoder_hidden_states",
-        "decoder_attentions",
-        "cross_attentions",
+        *(*CACHE_NAMES, "pilot_logits", "pilot_loss", "copilot_loss", "correction", "mistakes"),
+        *PILOT_OUTPUTS,
     ]
 
     pilot: PreTrainedConfig | dict | None = None
@@ -150,6 +143,10 @@ class PilotCopilotConfig(PreTrainedConfig):
             if not newer:
                 raise
             raise ValueError(f"{error} {upgrade_advice(self.transformers_copilot_version)}") from error
+        if isinstance(self.pilot, PreTrainedConfig):
+            # Left unsaid, a composite configuration would unset them on a Pilot that exists already.
+            kwargs.setdefault("attn_implementation", {"": self.pilot._attn_implementation, "pilot": {}})
+            kwargs.setdefault("experts_implementation", {"pilot": {}})
         super().__post_init__(**kwargs)
 
     def _without_unknown(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -236,6 +233,16 @@ class PilotCopilotConfig(PreTrainedConfig):
         """
         pilot = cast(PreTrainedConfig, self.pilot)  # no dict any more, nor None, once `__post_init__` has run
         return pilot.get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def use_cache(self) -> bool | None:
+        """Whether the Pilot makes a cache where a call does not say; trainers set it. `None`: its family has no such
+        field."""
+        return getattr(self.pilot, "use_cache", None)
+
+    @use_cache.setter
+    def use_cache(self, value: bool) -> None:
+        cast(PreTrainedConfig, self.pilot).use_cache = value  # as a trainer would set it on the Pilot alone
 
     pad_token_id = _of_pilot("pad_token_id")
     bos_token_id = _of_pilot("bos_token_id")

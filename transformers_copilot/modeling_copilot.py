@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from .configuration_copilot import CopilotConfig
 from .layers_copilot import CopilotLayer, make_norm
 from .masks import CopilotMasks
 from .mistakes import SparseMistake
+from .random_stream import own_random_stream
+from .validation import chosen
 
 
 class CopilotPreTrainedModel(PreTrainedModel):
@@ -51,7 +54,7 @@ class CopilotModel(CopilotPreTrainedModel):
     def __init__(self, config: CopilotConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
-        if config.head == "own":
+        if chosen("head", config.head) == "own":
             self.mistake_embedding = nn.Embedding(config.vocab_size, width)
             self.correction_head = nn.Linear(width, config.vocab_size, bias=False)
         else:
@@ -69,6 +72,26 @@ class CopilotModel(CopilotPreTrainedModel):
         self.norm = make_norm(config, width)
         self.post_init()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CopilotModel:
+        """What `to`, `half`, `bfloat16`, `cuda` and the like do to every weight. A Copilot is small and learns from
+        small differences: where the pair is narrowed, it moves along but stays float32.
+
+        Args:
+            fn (callable): changes one tensor.
+            recurse (`bool`, *optional*, defaults to `True`): its layers' too.
+
+        Returns:
+            The Copilot.
+        """
+
+        def changed(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            if not (new.is_floating_point() and new.itemsize < torch.float32.itemsize <= tensor.itemsize):
+                return new
+            return tensor.to(new.device, torch.float32)  # of the old values: the narrow ones have lost digits
+
+        return super()._apply(changed, recurse)
+
     def embed_mistakes(self, mistakes: SparseMistake, pilot_embedding: Tensor | None = None) -> Tensor:
         """W_in ℓ: mistakes in the Copilot's width. Linear in ℓ, as the paper's projection from V to d_C.
 
@@ -80,7 +103,7 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
         """
-        table = self.mistake_embedding.weight if self.config.head == "own" else pilot_embedding
+        table = self.mistake_embedding.weight if chosen("head", self.config.head) == "own" else pilot_embedding
         batch, length, entries = mistakes.token_ids.shape
         rows = F.embedding_bag(
             mistakes.token_ids.reshape(-1, entries),
@@ -88,7 +111,7 @@ class CopilotModel(CopilotPreTrainedModel):
             per_sample_weights=mistakes.values.reshape(-1, entries).to(table.dtype),
             mode="sum",
         ).view(batch, length, -1)
-        return rows if self.config.head == "own" else self.mistake_projection(rows.to(self.dtype))
+        return rows if chosen("head", self.config.head) == "own" else self.mistake_projection(rows.to(self.dtype))
 
     def forward(
         self,
@@ -113,6 +136,23 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
         """
+        with self._random_stream(mistakes.token_ids):
+            return self._states(mistakes, question, rationale, masks, pilot_embedding, cache)
+
+    def _random_stream(self, content: Tensor) -> AbstractContextManager[None]:
+        """The Copilot's own, where it draws anything."""
+        draws = self.training and (self.config.dropout > 0.0 or self._hf_peft_config_loaded)
+        return own_random_stream(self, content) if draws else nullcontext()
+
+    def _states(
+        self,
+        mistakes: SparseMistake,
+        question: Tensor,
+        rationale: Tensor,
+        masks: CopilotMasks,
+        pilot_embedding: Tensor | None,
+        cache: CopilotCache | None,
+    ) -> Tensor:
         states = self.embed_mistakes(mistakes, pilot_embedding).to(self.dtype)
         if cache is None or not cache.has_questions(0):  # an encoder's output is read once
             question = self.question_projection(self.question_norm(question.to(self.dtype))) + self.segments[0]
@@ -133,8 +173,9 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.
         """
-        output = self.correction_head(states)
-        return (output if self.config.head == "own" else pilot_head(output)).float()
+        with self._random_stream(torch.tensor(states.shape, device=states.device)):  # an adapter's dropout
+            output = self.correction_head(states)
+        return (output if chosen("head", self.config.head) == "own" else pilot_head(output)).float()
 
     def resize_vocabulary(self, vocab_size: int) -> None:
         """Follow the Pilot's change of vocabulary. New tokens start without a correction (f = 0).
@@ -142,7 +183,7 @@ class CopilotModel(CopilotPreTrainedModel):
         Args:
             vocab_size (`int`): the new number of tokens.
         """
-        if self.config.head == "own":
+        if chosen("head", self.config.head) == "own":
             self.mistake_embedding = _resized(self.mistake_embedding, vocab_size, self.config.initializer_range)
             self.correction_head = _resized(self.correction_head, vocab_size, 0.0)
         self.config.vocab_size = vocab_size

@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .configuration_copilot import CopilotConfig
+from .generation_hooks import check_generates_as_usual
+from .validation import chosen
 
 
 def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
@@ -19,7 +21,7 @@ def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
 
     Raises:
         TypeError: it is no transformers model.
-        ValueError: it is encoder-only, a state-space model, or of the other form.
+        ValueError: it is encoder-only, a state-space model, of the other form, or writes in a way of its own.
     """
     if not isinstance(pilot, PreTrainedModel):
         raise TypeError(
@@ -42,6 +44,7 @@ def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
             "cropped or split: state-space and hybrid Pilots are not supported. Use a model whose layers are all "
             "attention."
         )
+    check_generates_as_usual(pilot)
     if bool(config.is_encoder_decoder) != is_encoder_decoder:
         form, other = ("decoder-only", "Seq2SeqLM") if not is_encoder_decoder else ("encoder-decoder", "CausalLM")
         raise ValueError(f"this pair is for {form} Pilots, but {name} is not one; use PilotCopilotFor{other}.")
@@ -83,7 +86,7 @@ def check_head(pilot: PreTrainedModel, copilot_config: CopilotConfig) -> None:
     Raises:
         ValueError: the widths differ (OPT-350m projects its states first), or there is no head; both values are named.
     """
-    if copilot_config.head != "pilot":
+    if chosen("head", copilot_config.head) != "pilot":
         return
     head = pilot.get_output_embeddings()
     width = None if head is None else head.weight.shape[-1]
