@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
-from .adapters import check_adapter, unwrapped_pilot, without_adapter
+from .adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot, without_adapter
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
 from .copilot_checkpoint import CopilotCheckpoint
@@ -90,7 +90,12 @@ def pilot_class(auto_class: Any, pilot: str, options: dict[str, Any]) -> Any:
     """
     config = options.get("config")
     if not isinstance(config, PreTrainedConfig):
-        config = AutoConfig.from_pretrained(pilot, **{name: options[name] for name in _FINDING if name in options})
+        finding = {name: options[name] for name in _FINDING if name in options}
+        try:
+            config = AutoConfig.from_pretrained(pilot, **finding)
+        except (OSError, ValueError) as error:
+            refuse_adapter_alone(pilot, finding, error)
+            raise
     return auto_class_for(config, auto_class)
 
 
