@@ -2,10 +2,11 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 from torch import nn
-from training_helpers import collate, make_pair, make_pilot, make_trainer, reversal_rows, state
+from training_helpers import collate, largest_difference, make_pair, make_pilot, make_trainer, reversal_rows, state
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
 
@@ -147,3 +148,36 @@ def test_the_pilot_learns_as_it_would_alone(tmp_path, family, head, arguments, o
     tolerance = 1e-3 if family == "t5" and arguments else 1e-6
     for name in expected:
         torch.testing.assert_close(trained[name], expected[name], rtol=0.0, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("adapted", [False, True], ids=["dropout", "adapter"])
+def test_the_copilots_dropout_takes_nothing_from_the_pilots_stream(tmp_path, family, adapted):
+    """The Pilot draws the very masks that it would draw alone; NEFTune's noise and checkpointing among them."""
+    changes = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2} if family == "gpt2" else {"dropout_rate": 0.2}
+    alone = make_pilot(family, **changes)
+    pair = make_pair(pilot=copy.deepcopy(alone), copilot={"num_hidden_layers": 2, "dropout": 0.3})
+    if adapted:
+        pair.add_adapters(copilot=peft.LoraConfig(r=2, lora_dropout=0.3))
+    rows = reversal_rows(16, seq2seq=family == "t5")
+    shared = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "neftune_noise_alpha": 5.0}
+    for model in (alone, pair):
+        model.activation_checkpointing_enable()
+    own = {"copilot_steps_per_round": 2}
+    make_trainer(tmp_path / "pair", pair, rows=rows, data_collator=collator_for(alone), **shared, **own).train()
+    train_alone(tmp_path / "alone", alone, rows, **shared)
+    assert largest_difference(state(alone), state(pair.pilot)) == 0.0
+
+
+def test_the_copilots_masks_change_with_round_step_and_seed():
+    pair, batch = training_pair("llama", "own", {"copilot": {"num_hidden_layers": 2, "dropout": 0.5}})
+    losses = []
+    for seed, scale in ((0, 1.0), (0, 1.0), (1, 1.0), (0, 1.5)):
+        torch.manual_seed(seed)
+        torch.rand(len(losses))  # wherever torch's own stream is
+        with torch.no_grad():
+            pair.copilot.norm.weight.mul_(scale)  # a step was made
+            pair.copilot.correction_head.weight.div_(scale)
+        losses.append(float(pair(**batch).copilot_loss))
+    assert losses[0] == losses[1]
+    assert len({round(loss, 5) for loss in losses}) == 3

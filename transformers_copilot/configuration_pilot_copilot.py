@@ -30,6 +30,16 @@ PAPER_OPTIONS: dict[str, Any] = {
     "copilot_weight": 1.0,
 }
 
+# Fields of the Pilot's output that a pair hands on. An evaluation leaves them out of what it gathers.
+PILOT_OUTPUTS = (
+    *("hidden_states", "attentions", "cross_attentions", "encoder_last_hidden_state"),
+    *("encoder_hidden_states", "encoder_attentions", "decoder_hidden_states", "decoder_attentions"),
+    *("aux_loss", "router_logits", "encoder_aux_loss", "decoder_aux_loss", "encoder_z_loss", "decoder_z_loss"),
+    *("encoder_router_logits", "decoder_router_logits"),
+    *("image_hidden_states", "video_hidden_states", "audio_hidden_states"),
+    *("image_outputs", "video_outputs", "audio_outputs"),
+)
+
 
 def _of_pilot(name: str) -> property:
     """A field of the Pilot's text configuration, which trainers and scripts read and set on the pair's."""
@@ -102,20 +112,8 @@ class PilotCopilotConfig(PreTrainedConfig):
         "copilot": SubConfigSpec(CopilotConfig),
     }
     keys_to_ignore_at_inference = [
-        *CACHE_NAMES,
-        "pilot_logits",
-        "pilot_loss",
-        "copilot_loss",
-        "hidden_states",
-        "attentions",
-        "correction",
-        "mistakes",
-        "encoder_last_hidden_state",
-        "encoder_hidden_states",
-        "encoder_attentions",
-        "decoder_hidden_states",
-        "decoder_attentions",
-        "cross_attentions",
+        *(*CACHE_NAMES, "pilot_logits", "pilot_loss", "copilot_loss", "correction", "mistakes"),
+        *PILOT_OUTPUTS,
     ]
 
     pilot: PreTrainedConfig | dict | None = None
@@ -145,6 +143,10 @@ class PilotCopilotConfig(PreTrainedConfig):
             if not newer:
                 raise
             raise ValueError(f"{error} {upgrade_advice(self.transformers_copilot_version)}") from error
+        if isinstance(self.pilot, PreTrainedConfig):
+            # Left unsaid, a composite configuration would unset them on a Pilot that exists already.
+            kwargs.setdefault("attn_implementation", {"": self.pilot._attn_implementation, "pilot": {}})
+            kwargs.setdefault("experts_implementation", {"pilot": {}})
         super().__post_init__(**kwargs)
 
     def _without_unknown(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -231,6 +233,16 @@ class PilotCopilotConfig(PreTrainedConfig):
         """
         pilot = cast(PreTrainedConfig, self.pilot)  # no dict any more, nor None, once `__post_init__` has run
         return pilot.get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def use_cache(self) -> bool | None:
+        """Whether the Pilot makes a cache where a call does not say; trainers set it. `None`: its family has no such
+        field."""
+        return getattr(self.pilot, "use_cache", None)
+
+    @use_cache.setter
+    def use_cache(self, value: bool) -> None:
+        cast(PreTrainedConfig, self.pilot).use_cache = value  # as a trainer would set it on the Pilot alone
 
     pad_token_id = _of_pilot("pad_token_id")
     bos_token_id = _of_pilot("bos_token_id")

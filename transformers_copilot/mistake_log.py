@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,20 @@ class MistakeLog:
     def skip(self) -> None:
         """Count a round that had nothing to log (no supervised token)."""
         self.skipped_rounds += 1
+
+    def mark(self) -> Callable[[], None]:
+        """Remember what the log holds.
+
+        Returns:
+            A function that puts it back.
+        """
+        rounds, counts = tuple(self._rounds), (self._nbytes, self.total_rounds, self.skipped_rounds)
+
+        def put_back() -> None:
+            self._rounds = deque(rounds)
+            self._nbytes, self.total_rounds, self.skipped_rounds = counts
+
+        return put_back
 
     def sample(self, generator: torch.Generator | None = None) -> MistakeRecord:
         """A round drawn at random, all that are kept with the same probability.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .configuration_copilot import CopilotConfig
 from .layers_copilot import CopilotLayer, make_norm
 from .masks import CopilotMasks
 from .mistakes import SparseMistake
+from .random_stream import own_random_stream
 from .validation import chosen
 
 
@@ -70,6 +72,26 @@ class CopilotModel(CopilotPreTrainedModel):
         self.norm = make_norm(config, width)
         self.post_init()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CopilotModel:
+        """What `to`, `half`, `bfloat16`, `cuda` and the like do to every weight. A Copilot is small and learns from
+        small differences: where the pair is narrowed, it moves along but stays float32.
+
+        Args:
+            fn (callable): changes one tensor.
+            recurse (`bool`, *optional*, defaults to `True`): its layers' too.
+
+        Returns:
+            The Copilot.
+        """
+
+        def changed(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            if not (new.is_floating_point() and new.itemsize < torch.float32.itemsize <= tensor.itemsize):
+                return new
+            return tensor.to(new.device, torch.float32)  # of the old values: the narrow ones have lost digits
+
+        return super()._apply(changed, recurse)
+
     def embed_mistakes(self, mistakes: SparseMistake, pilot_embedding: Tensor | None = None) -> Tensor:
         """W_in ℓ: mistakes in the Copilot's width. Linear in ℓ, as the paper's projection from V to d_C.
 
@@ -114,6 +136,23 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
         """
+        with self._random_stream(mistakes.token_ids):
+            return self._states(mistakes, question, rationale, masks, pilot_embedding, cache)
+
+    def _random_stream(self, content: Tensor) -> AbstractContextManager[None]:
+        """The Copilot's own, where it draws anything."""
+        draws = self.training and (self.config.dropout > 0.0 or self._hf_peft_config_loaded)
+        return own_random_stream(self, content) if draws else nullcontext()
+
+    def _states(
+        self,
+        mistakes: SparseMistake,
+        question: Tensor,
+        rationale: Tensor,
+        masks: CopilotMasks,
+        pilot_embedding: Tensor | None,
+        cache: CopilotCache | None,
+    ) -> Tensor:
         states = self.embed_mistakes(mistakes, pilot_embedding).to(self.dtype)
         if cache is None or not cache.has_questions(0):  # an encoder's output is read once
             question = self.question_projection(self.question_norm(question.to(self.dtype))) + self.segments[0]
@@ -134,7 +173,8 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.
         """
-        output = self.correction_head(states)
+        with self._random_stream(torch.tensor(states.shape, device=states.device)):  # an adapter's dropout
+            output = self.correction_head(states)
         return (output if chosen("head", self.config.head) == "own" else pilot_head(output)).float()
 
     def resize_vocabulary(self, vocab_size: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .call_weight import weight_of_pass
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
@@ -29,9 +30,10 @@ from .pairing import (
     keep_attention_plain,
     question_size,
 )
+from .pilot_inputs import forward_with_inputs
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
-from .validation import check_copilot_weight, chosen
+from .validation import chosen
 from .weight_files import check_weight_files
 
 
@@ -77,12 +79,15 @@ class PilotCopilotPreTrainedModel(
         self.copilot = CopilotModel(copilot_config) if copilot is None else copilot
         self.config.pilot, self.config.copilot = self.pilot.config, self.copilot.config
         self.recorder = RationaleRecorder(self.pilot)
-        self._pilot_parameters = frozenset(inspect.signature(self.pilot.forward).parameters)
+        self._read_pilot_inputs()
+        # A Trainer finds out by it whether labels are shifted, and counts the supervised tokens accordingly.
+        self.loss_type = self.pilot.loss_type
         if pilot is not None:
             # Or `post_init` would draw anew what was put into it later, such as an adapter's weights.
             for module in pilot.modules():
                 module._is_hf_initialized = True
         self.post_init()
+        self.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
 
     @classmethod
     def from_pilot(
@@ -157,6 +162,33 @@ class PilotCopilotPreTrainedModel(
         adopt_quantization(model)
         return (model, info) if output_loading_info else model
 
+    def _read_pilot_inputs(self) -> None:
+        """What the Pilot's `forward` takes, and this pair's `forward` with it; see [`PilotInputs`]."""
+        taken = inspect.signature(self.pilot.forward).parameters.values()
+        self._pilot_parameters = frozenset(one.name for one in taken if one.kind is not one.VAR_KEYWORD)
+        self._pilot_takes_all = any(one.kind is one.VAR_KEYWORD for one in taken)
+        self._forward = forward_with_inputs(type(self).forward, self._pilot_parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_forward"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._read_pilot_inputs()
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether the Pilot's loss takes `num_items_in_batch`, as a Trainer would judge it of the Pilot alone."""
+        return getattr(self.pilot, "accepts_loss_kwargs", self._pilot_takes_all)
+
+    def _get_name(self) -> str:
+        """The Pilot's class: by this name a Trainer knows whether label smoothing has to shift the labels."""
+        pilot = self._modules.get("pilot")
+        return super()._get_name() if pilot is None else pilot._get_name()
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace(self._get_name(), type(self).__name__, 1)
+
     def freeze_pilot(self, frozen: bool = True) -> None:
         """Only read the Pilot: no gradient, no optimiser state, no dropout.
 
@@ -187,15 +219,16 @@ class PilotCopilotPreTrainedModel(
         return self
 
     def active_copilot_weight(self, copilot_weight: float | None) -> float:
-        """λ of a call.
+        """λ of a pass.
 
         Args:
-            copilot_weight (`float`, *optional*): what the call was given; `None`: the configuration's.
+            copilot_weight (`float`, *optional*): what the pass was given; `None`: that of the call of `generate` which
+                it is part of, and the configuration's elsewhere.
 
         Returns:
             `float`
         """
-        return check_copilot_weight(self.config.copilot_weight if copilot_weight is None else copilot_weight)
+        return weight_of_pass(self, copilot_weight)
 
     def pilot_embedding(self) -> Tensor | None:
         """The Pilot's embedding matrix, read only, where the Copilot reads mistakes with it.
@@ -203,11 +236,9 @@ class PilotCopilotPreTrainedModel(
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return (
-            None
-            if chosen("head", self.copilot.config.head) == "own"
-            else self.pilot.get_input_embeddings().weight.detach()
-        )
+        if chosen("head", self.copilot.config.head) == "own":
+            return None
+        return self.pilot.get_input_embeddings().weight.detach()
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.

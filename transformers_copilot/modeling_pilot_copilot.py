@@ -20,6 +20,7 @@ from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_hub import PairHubMixin
 from .pair_passes import kept_positions
+from .pilot_inputs import PilotInputs
 from .rectifying import PilotPass
 from .shared_head import GeneratedStep, share_head
 from .validation import check_labels
@@ -54,6 +55,7 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         """
         return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
 
+    @PilotInputs
     @can_return_tuple
     def forward(
         self,
@@ -67,6 +69,7 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         logits_to_keep: int | Tensor = 0,
         copilot_weight: float | None = None,
         mistake_round: MistakeBatch | None = None,
+        mistake_targets: torch.LongTensor | None = None,
         held_out: Tensor | None = None,
         return_mistakes: bool = False,
         rectify_state: RectifyState | None = None,
@@ -82,51 +85,54 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
                 mask, positions that start again mark the documents of a packed row.
             past_key_values, cache (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's. Two
                 names of one argument: transformers calls it `cache` since 5.24.
-            inputs_embeds: refused.
+            inputs_embeds (`torch.Tensor`, *optional*): refused, except at λ = 0.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): -100 where nothing is supervised; they
                 are shifted here, as in every causal model.
-            use_cache (`bool`, *optional*): return the cache. Never while training.
+            use_cache (`bool`, *optional*): return the cache, except while training.
             logits_to_keep (`int` or tensor, *optional*, defaults to 0): only the last so many positions' logits; 0:
                 all. The Pilot still computes all of them: each is a mistake to read.
             copilot_weight (`float`, *optional*): λ of this call; defaults to the configuration's. 0 skips the Copilot.
             mistake_round ([`MistakeBatch`], *optional*): training: the logged round the Copilot learns from. Without,
                 it learns from this batch. With it alone, only the Copilot runs.
+            mistake_targets (`torch.LongTensor` of shape `(batch, length)`, *optional*): training: labels that the
+                Copilot alone learns from. With them and without `labels` the Pilot's loss is left to the caller.
             held_out (`torch.BoolTensor` of shape `(batch,)`, *optional*): training: rows that the Pilot only reads.
             return_mistakes (`bool`, *optional*, defaults to `False`): training: return this round's mistakes.
             rectify_state ([`RectifyState`], *optional*): put there by `generate`.
-            **kwargs: `num_items_in_batch`, `copilot_items`, `copilot_scale`, `label_smoothing` for the losses;
-                `keep_layers`, sequences whose layers `return_mistakes` keeps; the Pilot's own arguments.
+            **kwargs: all that the Pilot's own `forward` takes. The Copilot's: `copilot_items`, what its loss is divided
+                by, and `copilot_scale`, a factor on it; `keep_layers`, sequences whose layers `return_mistakes` keeps;
+                `return_correction`.
 
         Returns:
             [`PilotCopilotOutput`]
 
         Raises:
-            ValueError: no tokens, an empty batch, labels past the vocabulary, or a cache or λ that can't be used.
+            ValueError: no tokens, an empty batch, labels past the vocabulary, a cache or λ that can't be used, or
+                rectified logits asked for in training, with gradients.
+            TypeError: an argument that neither part takes.
         """
         if input_ids is None and mistake_round is not None:
             return self.copilot_only(mistake_round)
-        if input_ids is None or inputs_embeds is not None:
-            raise ValueError(
-                "a pair needs `input_ids`: the Copilot reads which token was taken at each step, which embeddings do "
-                "not tell. Pass `input_ids`, or call `pair.pilot` for the Pilot alone."
-            )
-        if input_ids.numel() == 0:
-            raise ValueError(f"`input_ids` is empty (shape {tuple(input_ids.shape)}); give at least one token.")
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
-        cache = given_cache(past_key_values, cache)
-        weight = self.active_copilot_weight(copilot_weight)
-        training = self.training and labels is not None
+        cache, weight = given_cache(past_key_values, cache), self.active_copilot_weight(copilot_weight)
+        lesson_targets = labels if mistake_targets is None else mistake_targets
+        training = self.training and lesson_targets is not None
+        pilot_labels = self._labels_of_pilot(labels, held_out)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        given["labels"] = pilot_labels
         if weight == 0.0 and not training:
-            alone = {**given, "labels": labels, "logits_to_keep": logits_to_keep}
+            alone = {**given, "inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep}
             return self._pilot_alone(alone, cache, use_cache)
+        input_ids = _checked_input(input_ids, inputs_embeds)
+        if not training:
+            self._refuse_rectified_training()
         pair_cache = self.own_cache(cache)
         past = 0 if pair_cache is None else pair_cache.get_seq_length()
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
         step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length)
         sharing = partial(share_head, self, step, pair_cache)
-        outputs, captured = self._pilot_pass(given, pair_cache, False if training else use_cache, sharing)
+        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, sharing)
         seen = PilotPass(
             token_ids=input_ids,
             logits=outputs.logits,
@@ -139,16 +145,25 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             layers=captured.stacked_layers(),
             correction=captured.correction(),
         )
-        targets = None if labels is None else self.aligned_labels(labels)
-        if training and targets is not None:
-            return self._train_on(outputs, seen, targets, mistake_round, held_out, return_mistakes, **kwargs)
+        if training and lesson_targets is not None:
+            targets = self.targets_of(lesson_targets, kwargs)
+            return self._train_on(outputs, seen, targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
         pilot_cache = cache_of(outputs)
         if pair_cache is None and use_cache is not False and pilot_cache is not None:
             pair_cache = PilotCopilotCache(pilot_cache)
-        correct = kwargs.get("return_correction", False)
-        return self._rectified(
-            outputs, seen, targets, pair_cache, weight, kept_positions(logits_to_keep), rectify_state, correct
+        keep = kept_positions(logits_to_keep)
+        return self._rectified(outputs, seen, pilot_labels, pair_cache, weight, keep, rectify_state, **kwargs)
+
+
+def _checked_input(input_ids: torch.LongTensor | None, inputs_embeds: Tensor | None) -> torch.LongTensor:
+    if input_ids is None or inputs_embeds is not None:
+        raise ValueError(
+            "a pair needs `input_ids`: the Copilot reads which token was taken at each step, which embeddings do "
+            "not tell. Pass `input_ids`, or `copilot_weight=0.0` for the Pilot alone."
         )
+    if input_ids.numel() == 0:
+        raise ValueError(f"`input_ids` is empty (shape {tuple(input_ids.shape)}); give at least one token.")
+    return input_ids
 
 
 __all__ = ["PilotCopilotForCausalLM"]

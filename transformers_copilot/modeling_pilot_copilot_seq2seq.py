@@ -19,6 +19,7 @@ from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_hub import PairHubMixin
 from .pair_passes import kept_positions
+from .pilot_inputs import PilotInputs
 from .rectifying import PilotPass
 from .shared_head import GeneratedStep, share_head
 from .validation import check_labels
@@ -72,6 +73,7 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
         """
         return self.pilot.prepare_decoder_input_ids_from_labels(labels=labels)
 
+    @PilotInputs
     @can_return_tuple
     def forward(
         self,
@@ -85,8 +87,10 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
         decoder_inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         copilot_weight: float | None = None,
         mistake_round: MistakeBatch | None = None,
+        mistake_targets: torch.LongTensor | None = None,
         held_out: Tensor | None = None,
         return_mistakes: bool = False,
         rectify_state: RectifyState | None = None,
@@ -104,30 +108,31 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             encoder_outputs (*optional*): the encoder's output, if it has run already.
             past_key_values, cache (`Cache`, *optional*): a [`PilotCopilotCache`], or an empty cache of the Pilot's.
             inputs_embeds (`torch.Tensor`, *optional*): the encoder's input as embeddings.
-            decoder_inputs_embeds: refused.
+            decoder_inputs_embeds (`torch.Tensor`, *optional*): refused, except at λ = 0.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): targets, not shifted, -100 at padding.
-            use_cache (`bool`, *optional*): return the cache. Never while training.
-            copilot_weight, mistake_round, held_out, return_mistakes, rectify_state: see
-                [`PilotCopilotForCausalLM.forward`].
-            **kwargs: losses' and the Pilot's own arguments.
+            use_cache (`bool`, *optional*): return the cache, except while training.
+            logits_to_keep, copilot_weight, mistake_round, mistake_targets, held_out, return_mistakes, rectify_state:
+                see [`PilotCopilotForCausalLM.forward`].
+            **kwargs: all that the Pilot's own `forward` takes, and as in [`PilotCopilotForCausalLM.forward`].
 
         Returns:
             [`PilotCopilotOutput`]
 
         Raises:
-            ValueError: no decoder tokens, an empty batch, labels past the vocabulary, or a cache or λ that can't be
-                used.
+            ValueError: no decoder tokens, an empty batch, labels past the vocabulary, a cache or λ that can't be used,
+                or rectified logits asked for in training, with gradients.
+            TypeError: an argument that neither part takes.
         """
         if mistake_round is not None and input_ids is None and encoder_outputs is None and inputs_embeds is None:
             return self.copilot_only(mistake_round)
-        if labels is not None:
-            check_labels(labels, self.config.vocab_size)
-            if decoder_input_ids is None:
-                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        decoder_input_ids = _checked_decoder_input(decoder_input_ids, decoder_inputs_embeds)
-        cache = given_cache(past_key_values, cache)
-        weight = self.active_copilot_weight(copilot_weight)
-        training = self.training and labels is not None
+        lesson_targets = labels if mistake_targets is None else mistake_targets
+        if lesson_targets is not None:
+            check_labels(lesson_targets, self.config.vocab_size)
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(lesson_targets)
+        cache, weight = given_cache(past_key_values, cache), self.active_copilot_weight(copilot_weight)
+        training = self.training and lesson_targets is not None
+        pilot_labels = self._labels_of_pilot(labels, held_out)
         given = {
             "input_ids": input_ids,
             "decoder_input_ids": decoder_input_ids,
@@ -135,10 +140,15 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             "decoder_attention_mask": decoder_attention_mask,
             "encoder_outputs": encoder_outputs,
             "inputs_embeds": inputs_embeds,
+            "labels": pilot_labels,
             **kwargs,
         }
         if weight == 0.0 and not training:
-            return self._pilot_alone({**given, "labels": labels}, cache, use_cache)
+            alone = {**given, "decoder_inputs_embeds": decoder_inputs_embeds, "logits_to_keep": logits_to_keep}
+            return self._pilot_alone(alone, cache, use_cache)
+        decoder_input_ids = _checked_decoder_input(decoder_input_ids, decoder_inputs_embeds)
+        if not training:
+            self._refuse_rectified_training()
         pair_cache = self.own_cache(cache)
         past = 0 if pair_cache is None else pair_cache.get_seq_length()
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
@@ -147,12 +157,12 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             decoder_input_ids, decoder_attention_mask, attention_mask, encoded, past, prompt_length, encoded is not None
         )
         sharing = partial(share_head, self, step, pair_cache)
-        outputs, captured = self._pilot_pass(given, pair_cache, False if training else use_cache, sharing)
+        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, sharing)
         question = outputs.encoder_last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
-        if training and labels is not None and decoder_attention_mask is None:
-            decoder_attention_mask = target_mask(labels)
+        if training and lesson_targets is not None and decoder_attention_mask is None:
+            decoder_attention_mask = target_mask(lesson_targets)
         seen = PilotPass(
             token_ids=decoder_input_ids,
             logits=outputs.logits,
@@ -165,13 +175,13 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             layers=captured.stacked_layers(),
             correction=captured.correction(),
         )
-        if training and labels is not None:
-            return self._train_on(outputs, seen, labels, mistake_round, held_out, return_mistakes, **kwargs)
+        if training and lesson_targets is not None:
+            return self._train_on(outputs, seen, lesson_targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
         pilot_cache = cache_of(outputs)
         if pair_cache is None and use_cache is not False and pilot_cache is not None:
             pair_cache = PilotCopilotCache(pilot_cache, fixed_questions=True)
-        correct = kwargs.get("return_correction", False)
-        return self._rectified(outputs, seen, labels, pair_cache, weight, kept_positions(0), rectify_state, correct)
+        keep = kept_positions(logits_to_keep)
+        return self._rectified(outputs, seen, pilot_labels, pair_cache, weight, keep, rectify_state, **kwargs)
 
 
 def _checked_decoder_input(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,30 +64,24 @@ def copilot_objective(
     return (squared / positions + _ROOT_EPS).sqrt() * (positions / items)
 
 
-def pilot_loss_of(logits: Tensor, targets: Tensor, held_out: Tensor | None, losses: dict[str, Any]) -> Tensor:
-    """The Pilot's cross-entropy (Eq. 2), in float32.
+def pilot_loss_of(logits: Tensor, targets: Tensor, num_items: Tensor | float | None = None) -> Tensor:
+    """Cross-entropy (Eq. 2), in float32.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, length, vocab)`): the Pilot's, or the rectified.
         targets (`torch.LongTensor` of shape `(batch, length)`): the token that each position predicts, or -100.
-        held_out (`torch.BoolTensor` of shape `(batch,)`, *optional*): rows that do not count.
-        losses (`dict`): `num_items_in_batch`, what the sum is divided by instead of the number of positions, and
-            `label_smoothing`, from 0 to 1.
+        num_items (`float` or tensor, *optional*): what the sum is divided by; the number of positions without.
 
     Returns:
         `torch.FloatTensor`, a scalar; 0 where nothing is supervised.
     """
-    if held_out is not None:
-        targets = targets.masked_fill(held_out.bool().unsqueeze(-1), -100)
     supervised = targets >= 0
     if not supervised.any():
         return logits[..., :1].float().sum() * 0.0
-    num_items = losses.get("num_items_in_batch")
-    smoothing = losses.get("label_smoothing") or 0.0
     chosen, true = logits[supervised].float(), targets[supervised]
     if num_items is None:
-        return F.cross_entropy(chosen, true, label_smoothing=smoothing)
-    return F.cross_entropy(chosen, true, label_smoothing=smoothing, reduction="sum") / num_items
+        return F.cross_entropy(chosen, true)
+    return F.cross_entropy(chosen, true, reduction="sum") / num_items
 
 
 __all__ = ["copilot_objective", "pilot_loss_of"]

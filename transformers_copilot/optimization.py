@@ -2,41 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from .training_args_copilot import CopilotArguments
+from .training_args_copilot import METRIC_SCHEDULES, CopilotArguments
+
+
+# Arguments of the Copilot's that parameter groups carry out, and those that a schedule does.
+GROUP_ARGUMENTS = ("copilot_learning_rate", "copilot_weight_decay")
+SCHEDULE_ARGUMENTS = ("copilot_lr_scheduler_type", "copilot_warmup_steps", "copilot_lr_scheduler_kwargs")
+_GROUP_KEYS = {"copilot_learning_rate": "lr", "copilot_weight_decay": "weight_decay"}
 
 
 def split_parameter_groups(
     optimizer: torch.optim.Optimizer, copilot: nn.Module, decay: set[int], args: CopilotArguments
 ) -> None:
-    """Give the Copilot's parameters groups of their own, in place; the Pilot's come first.
+    """Give the Copilot's parameters groups of their own, in place; the Pilot's come first and stay as they are.
 
     Args:
         optimizer (`torch.optim.Optimizer`): new, without state.
         copilot (`nn.Module`): the Copilot.
         decay (`set[int]`): ids of the parameters that decay.
-        args ([`CopilotArguments`]): learning rate and weight decay of the Copilot.
+        args ([`CopilotArguments`]): learning rate and weight decay of the Copilot, where they are set.
+
+    Raises:
+        ValueError: the optimiser has no such thing as what is set for the Copilot.
     """
     own = {id(parameter) for parameter in copilot.parameters()}
+    rate, weight_decay = args.copilot_learning_rate, args.copilot_weight_decay
     groups: list[dict[str, Any]] = []
     for part in ("pilot", "copilot"):
-        for group in optimizer.param_groups:
+        for index, group in enumerate(optimizer.param_groups):
             parameters = [p for p in group["params"] if (id(p) in own) == (part == "copilot")]
-            if not parameters:
-                continue
-            new = {**group, "params": parameters, "part": part}
-            if part == "copilot":
-                new["lr"] = args.of_copilot("learning_rate")
-                new["weight_decay"] = args.of_copilot("weight_decay") if id(parameters[0]) in decay else 0.0
-            groups.append(new)
+            pieces = [parameters]
+            if part == "copilot" and weight_decay is not None:
+                pieces = [[p for p in parameters if (id(p) in decay) == decays] for decays in (True, False)]
+            for piece in pieces:
+                if not piece:
+                    continue
+                new = {**group, "params": piece, "part": part, "group": index}
+                if part == "copilot":
+                    new["lr"] = _like(group.get("lr"), rate)
+                    if weight_decay is not None:
+                        new["weight_decay"] = weight_decay if id(piece[0]) in decay else 0.0
+                groups.append(new)
+    given = args.given_for_copilot(GROUP_ARGUMENTS)
+    if any(
+        group["part"] == "copilot" for group in groups
+    ):  # or they are hidden in it, as those that step layer-wise do
+        given = [name for name in given if _GROUP_KEYS[name] not in optimizer.defaults]
+    if given:
+        raise _refusal(given, f"{type(optimizer).__name__}, which has no such setting for a part of the parameters")
     optimizer.param_groups = groups
+
+
+def _like(old: Any, rate: float | None) -> Any:
+    """A learning rate of the Copilot's own; some optimisers keep theirs in a tensor, which groups must not share."""
+    if isinstance(old, Tensor):
+        return old.clone() if rate is None else torch.full_like(old, rate)
+    return old if rate is None else rate
+
+
+def part_of(group: dict[str, Any], own: set[int]) -> str | None:
+    """Whose parameters a group holds.
+
+    Args:
+        group (`dict`): a parameter group.
+        own (`set[int]`): ids of the Copilot's parameters.
+
+    Returns:
+        `"pilot"`, `"copilot"`, or `None` where it holds both.
+    """
+    if "part" in group:
+        return group["part"]
+    parts = {"copilot" if id(parameter) in own else "pilot" for parameter in group["params"]}
+    return parts.pop() if len(parts) == 1 else "pilot" if not parts else None
+
+
+def check_given_optimizer(optimizer: Any, scheduler: Any, copilot: nn.Module, args: CopilotArguments) -> None:
+    """Refuse what an optimiser or a schedule that the user made leaves no room for.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`, *optional*): the one given; `None`: the trainer makes it.
+        scheduler (*optional*): the learning rate scheduler given; `None`: the trainer makes it.
+        copilot (`nn.Module`): the Copilot.
+        args ([`CopilotArguments`]): the training arguments.
+
+    Raises:
+        ValueError: an argument would be ignored, or the Copilot would not learn.
+    """
+    if scheduler is not None and (given := args.given_for_copilot(SCHEDULE_ARGUMENTS)):
+        raise _refusal(given, "a learning rate scheduler of your own (`optimizers`), which is used as it is")
+    if optimizer is None:
+        return
+    if given := args.given_for_copilot(GROUP_ARGUMENTS):
+        how = "an optimizer of your own (`optimizers`), whose groups are used as they are"
+        raise _refusal(given, how, " Or give the Copilot's parameters a group with its own `lr` and `weight_decay`.")
+    groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else []
+    own = {id(parameter) for parameter in copilot.parameters() if parameter.requires_grad}
+    if groups and own and not own.intersection(id(p) for group in groups for p in group["params"]):
+        raise ValueError(
+            "the optimizer given in `optimizers` holds none of the Copilot's parameters, so the Copilot would never "
+            "learn. Make it of `pair.parameters()`, or train the Pilot alone with transformers' Trainer."
+        )
+    if scheduler is None and (given := args.given_for_copilot(SCHEDULE_ARGUMENTS)):
+        parts = {part_of(group, own) for group in groups}
+        if not parts or None in parts:
+            how = "an optimizer of your own (`optimizers`) with both parts in one group"
+            raise _refusal(given, how, " Or give the Copilot's parameters a group of their own.")
+
+
+def _refusal(given: list[str], beside: str, mend: str = "") -> ValueError:
+    names = ", ".join(f"`{name}`" for name in given)
+    return ValueError(f"{names} can't be honoured beside {beside}. Leave {names} out.{mend}")
+
+
+@contextlib.contextmanager
+def copilot_groups_alone(optimizer: torch.optim.Optimizer, copilot: nn.Module) -> Iterator[None]:
+    """For a step of the Copilot's alone: an optimiser may keep counts by group, and the Pilot's are not to go on.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): with groups of both.
+        copilot (`nn.Module`): the Copilot.
+
+    Yields:
+        Nothing; the Pilot's groups are back afterwards.
+    """
+    groups = optimizer.param_groups
+    own = {id(parameter) for parameter in copilot.parameters()}
+    parts = [part_of(group, own) for group in groups]
+    if None in parts or "copilot" not in parts:  # then nothing but the missing gradients tells the parts apart
+        yield
+        return
+    optimizer.param_groups = [group for group, part in zip(groups, parts, strict=True) if part == "copilot"]
+    try:
+        yield
+    finally:
+        optimizer.param_groups = groups
 
 
 def has_own_schedule(args: CopilotArguments) -> bool:
@@ -46,16 +154,21 @@ def has_own_schedule(args: CopilotArguments) -> bool:
         args ([`CopilotArguments`]): the arguments.
 
     Returns:
-        `bool`
+        `bool`: also where only its peak differs, since `min_lr` and `lr_end` are no shares of the peak.
     """
-    return args.copilot_lr_scheduler_type is not None or args.copilot_warmup_steps is not None
+    if args.schedule_name("lr_scheduler_type") in METRIC_SCHEDULES:
+        return False
+    return bool(args.given_for_copilot((*SCHEDULE_ARGUMENTS, "copilot_learning_rate")))
 
 
-def joint_scheduler(optimizer: torch.optim.Optimizer, args: Any, num_training_steps: int) -> LambdaLR:
+def joint_scheduler(
+    optimizer: torch.optim.Optimizer, copilot: nn.Module, args: Any, num_training_steps: int
+) -> LambdaLR:
     """A `LambdaLR` with the Pilot's schedule for its groups and the Copilot's for its own.
 
     Args:
-        optimizer (`torch.optim.Optimizer`): with groups from [`split_parameter_groups`].
+        optimizer (`torch.optim.Optimizer`): with groups of one part each.
+        copilot (`nn.Module`): the Copilot.
         args ([`CopilotTrainingArguments`]): both schedules.
         num_training_steps (`int`): steps of the Pilot.
 
@@ -63,36 +176,78 @@ def joint_scheduler(optimizer: torch.optim.Optimizer, args: Any, num_training_st
         `LambdaLR`
 
     Raises:
-        ValueError: a schedule is not a function of the step alone.
+        ValueError: a schedule is not a function of the step alone, or doesn't fit its learning rate.
     """
-    warmup = args.copilot_warmup_steps
-    pilot_warmup = args.get_warmup_steps(num_training_steps)
-    if warmup is None:
-        copilot_warmup = pilot_warmup
-    else:
-        copilot_warmup = int(warmup) if warmup >= 1 else int(warmup * num_training_steps)
-    kwargs = args.lr_scheduler_kwargs
-    own_type = args.of_copilot("lr_scheduler_type")
-    of_part = {
-        "pilot": _step_factor(args.lr_scheduler_type, pilot_warmup, num_training_steps, kwargs),
-        "copilot": _step_factor(own_type, copilot_warmup, num_training_steps, kwargs),
-    }
-    return LambdaLR(optimizer, [of_part[group["part"]] for group in optimizer.param_groups])
+    own = {id(parameter) for parameter in copilot.parameters()}
+    # As transformers does alone: absolute rates are taken as shares of the optimiser's own rate.
+    pilot = _step_factor(
+        args.lr_scheduler_type,
+        args.get_warmup_steps(num_training_steps),
+        num_training_steps,
+        args.lr_scheduler_kwargs,
+        float(optimizer.defaults["lr"]),
+    )
+    factors = []
+    for group in optimizer.param_groups:
+        if part_of(group, own) != "copilot":
+            factors.append(pilot)
+            continue
+        try:
+            factors.append(_copilot_factor(group, args, num_training_steps))
+        except TypeError as error:
+            kind, kwargs = args.copilot_schedule()
+            raise ValueError(f"the Copilot's schedule {kind!r} does not take {kwargs}: {error}.") from error
+    return LambdaLR(optimizer, factors)
 
 
-def _step_factor(kind: Any, warmup: int, steps: int, kwargs: Any) -> Callable[[int], float]:
+def _copilot_factor(group: dict[str, Any], args: Any, steps: int) -> Callable[[int], float]:
+    kind, kwargs = args.copilot_schedule()
+    rate = float(group.get("initial_lr", group["lr"]))
+    try:
+        return _step_factor(kind, args.copilot_warmup(steps), steps, kwargs, rate)
+    except ValueError as error:
+        raise ValueError(f"the Copilot's schedule, from a peak of {rate}: {error}") from error
+
+
+def _step_factor(kind: Any, warmup: int, steps: int, kwargs: Any, rate: float) -> Callable[[int], float]:
     """The schedule's factor on the peak learning rate, as a function of the step."""
-    probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
     scheduler = get_scheduler(
         kind, optimizer=probe, num_warmup_steps=warmup, num_training_steps=steps, scheduler_specific_kwargs=kwargs
     )
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(
             f"the schedule {kind!r} is not a function of the step alone, so Pilot and Copilot cannot have schedules of "
-            "their own with it. Leave `copilot_lr_scheduler_type` and `copilot_warmup_steps` unset, or use e.g. "
-            "'cosine'."
+            "their own with it. Use e.g. 'cosine'."
         )
     return scheduler.lr_lambdas[0]
 
 
-__all__ = ["has_own_schedule", "joint_scheduler", "split_parameter_groups"]
+def rates_by_group(optimizer: torch.optim.Optimizer, kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A metric's schedule takes bounds one a group; the pair has more groups than its Pilot alone.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): with groups from [`split_parameter_groups`].
+        kwargs (`dict`, *optional*): `lr_scheduler_kwargs`, meant for the groups that Trainer makes alone.
+
+    Returns:
+        `dict` or `None`: the same, lists as long as there are groups.
+    """
+    if kwargs is None or not all("group" in group for group in optimizer.param_groups):
+        return kwargs
+    origins: list[int] = [group["group"] for group in optimizer.param_groups]
+    listed = (list, tuple)
+    return {k: [v[i] for i in origins if i < len(v)] if isinstance(v, listed) else v for k, v in kwargs.items()}
+
+
+__all__ = [
+    "GROUP_ARGUMENTS",
+    "SCHEDULE_ARGUMENTS",
+    "check_given_optimizer",
+    "copilot_groups_alone",
+    "has_own_schedule",
+    "joint_scheduler",
+    "part_of",
+    "rates_by_group",
+    "split_parameter_groups",
+]

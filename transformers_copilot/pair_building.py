@@ -166,8 +166,6 @@ def build_pair(
         copilot=copilot_config,
         pilot_name_or_path=loaded.name,
         pilot_revision=loaded.revision,
-        # Said again here because a composite configuration sets it anew on both parts.
-        attn_implementation=pilot.config._attn_implementation,
         **own,
     )
     keep_attention_plain(copilot_config)
@@ -178,6 +176,7 @@ def build_pair(
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)
     pair.generation_config = copy.deepcopy(pilot.generation_config)
+    pair.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
     pair.train(pilot.training)
     return pair
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .configuration_copilot import CopilotConfig
+from .generation_hooks import check_generates_as_usual
 from .validation import chosen
 
 
@@ -20,7 +21,7 @@ def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
 
     Raises:
         TypeError: it is no transformers model.
-        ValueError: it is encoder-only, a state-space model, or of the other form.
+        ValueError: it is encoder-only, a state-space model, of the other form, or writes in a way of its own.
     """
     if not isinstance(pilot, PreTrainedModel):
         raise TypeError(
@@ -43,6 +44,7 @@ def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
             "cropped or split: state-space and hybrid Pilots are not supported. Use a model whose layers are all "
             "attention."
         )
+    check_generates_as_usual(pilot)
     if bool(config.is_encoder_decoder) != is_encoder_decoder:
         form, other = ("decoder-only", "Seq2SeqLM") if not is_encoder_decoder else ("encoder-decoder", "CausalLM")
         raise ValueError(f"this pair is for {form} Pilots, but {name} is not one; use PilotCopilotFor{other}.")

@@ -45,6 +45,16 @@ class MistakeLogCallback(TrainerCallback):
         self._pending: list[MistakeRecord] = []
         self._seen = False
 
+    def begin(self, log: MistakeLog, rows: MistakeRowsWriter | None) -> None:
+        """Start with a log, and forget what was collected of another.
+
+        Args:
+            log ([`MistakeLog`]): the log.
+            rows ([`MistakeRowsWriter`], *optional*): writes the rounds' rows.
+        """
+        self.log, self.rows = log, rows
+        self._next_shown, self._pending, self._seen = 0, [], False
+
     def hand(self, record: MistakeRecord | None) -> None:
         """Take one micro-batch's record.
 
@@ -162,18 +172,19 @@ class MistakeLogCallback(TrainerCallback):
         self.log = MistakeLog.load(path, self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
 
 
-def rows_writer(args: Any) -> MistakeRowsWriter | None:
+def rows_writer(args: Any, folder: str | None = None) -> MistakeRowsWriter | None:
     """What writes the rows that the arguments ask for.
 
     Args:
         args ([`CopilotArguments`]): the training arguments.
+        folder (`str`, *optional*): the run's; defaults to `output_dir`. Each trial of a search has one of its own.
 
     Returns:
         [`MistakeRowsWriter`], or `None` where none are wanted.
     """
     if not args.mistake_log_export_rows:
         return None
-    return MistakeRowsWriter(args.output_dir, args.mistake_log_export_rows, args.process_index)
+    return MistakeRowsWriter(folder or args.output_dir, args.mistake_log_export_rows, args.process_index)
 
 
 def log_file(folder: str | Path, rank: int) -> Path:

@@ -41,6 +41,7 @@ class CopilotCheckpointsMixin(_TrainerBase):
                     f"there is no whole checkpoint in {self.args.output_dir} to resume from. Leave "
                     "`resume_from_checkpoint` out to start anew, or give a checkpoint's folder."
                 )
+        self._forget_rounds: Any = None  # until the first try has begun
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -8,25 +8,31 @@ import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 
-from .held_out import HeldOutCollator, hold_out
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
-from .mistake_live import MistakePicturesCallback
-from .mistake_log import MistakeLog, check_fingerprint
+from .mistake_log import MistakeLog
 from .mistake_record import MistakeRecord
 from .modeling_pair_base import PilotCopilotPreTrainedModel
-from .optimization import has_own_schedule, joint_scheduler, split_parameter_groups
-from .pilot_fingerprint import pair_fingerprint
-from .trainer_callback_copilot import MistakeLogCallback, rows_writer
+from .optimization import check_given_optimizer, copilot_groups_alone
+from .trainer_callback_copilot import MistakeLogCallback
 from .trainer_card import CopilotCardMixin
 from .trainer_checkpoints import CopilotCheckpointsMixin
 from .trainer_hub import CopilotHubMixin
+from .trainer_loss import PairView
 from .trainer_metrics import CopilotMetricsMixin
-from .training_args_copilot import CopilotArguments
+from .trainer_optimizers import CopilotOptimizersMixin
+from .trainer_runs import CopilotRunsMixin, check_arguments
 from .validation import chosen
 
 
-class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin, CopilotCheckpointsMixin):
+class CopilotTrainerMixin(
+    CopilotCardMixin,
+    CopilotHubMixin,
+    CopilotMetricsMixin,
+    CopilotCheckpointsMixin,
+    CopilotOptimizersMixin,
+    CopilotRunsMixin,
+):
     """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
 
     One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
@@ -34,7 +40,8 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
 
     Args:
         *args: the base Trainer's.
-        mistake_log ([`MistakeLog`], *optional*): a log to go on with; a new one by default.
+        mistake_log ([`MistakeLog`], *optional*): a log to go on with; a new one by default. Not with `model_init`,
+            whose every model gets a new one.
         **kwargs: the base Trainer's; `args` must have the fields of [`CopilotArguments`].
 
     Raises:
@@ -42,55 +49,30 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
         ValueError: an argument can't be used with the model or the data.
     """
 
-    # The base Trainer's, which are set here too.
-    train_dataset: Any
-    data_collator: Any
-    lr_scheduler: Any
+    # The base Trainer's, which is set here too.
     _signature_columns: Any
+    loss_is_scaled_for_ga: bool | None
 
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _check_arguments(self.args)
-        pair = self.pair
-        if self.args.freeze_pilot:
-            pair.freeze_pilot()
-        if self.args.mistakes_from is not None:
-            pair.config.mistakes_from = self.args.mistakes_from
-        if self.args.held_out_mistakes > 0.0 and self.train_dataset is not None:
-            self.train_dataset = hold_out(self.train_dataset, self.args.held_out_mistakes, self.args.seed)
-            self.data_collator = HeldOutCollator(self.data_collator)
-        self._check_parallel()
-        log = mistake_log  # an empty one is false, and kept all the same
-        if log is None:
-            log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
-        # What a round holds is the log's matter too, not only whose it is.
-        holds = {name: getattr(pair.config, name) for name in ("rationale_pooling", "mistakes_from")}
-        expected = {**pair_fingerprint(pair), **holds}
-        check_fingerprint("given", log.fingerprint, expected)
-        log.fingerprint = {**log.fingerprint, **expected}
-        self.mistake_callback = MistakeLogCallback(log, self._further_copilot_steps, rows_writer(self.args))
+        check_arguments(self.args)
+        if mistake_log is not None and self.model_init is not None:
+            raise ValueError(
+                "`mistake_log` is given beside `model_init`: every training makes a new model, which can't go on with "
+                "an old one's log. Leave `mistake_log` out (its bounds are `mistake_log_rounds` and "
+                "`mistake_log_max_bytes`), or give `model` in place of `model_init`."
+            )
+        check_given_optimizer(self.optimizer, self.lr_scheduler, self.pair.copilot, self.args)
+        self._held_out, self._pictures = (), None
+        self.mistake_callback = MistakeLogCallback(MistakeLog(), self._further_copilot_steps)
         self.add_callback(self.mistake_callback)
-        if self.args.mistake_picture_steps:
-            found = (lambda: self.mistake_log, lambda: self.callback_handler.callbacks)
-            self.add_callback(MistakePicturesCallback(*found, self.args.mistake_picture_steps, self.processing_class))
-        # Both losses are divided by whole-step counts here, so Trainer must not divide them again.
+        self._begin_with_model(mistake_log)
+        # Both losses are scaled here, so Trainer must not scale them again.
+        self._pilot_loss_is_scaled = self.loss_is_scaled_for_ga
         self.loss_is_scaled_for_ga = True
         self._micro_step = 0
         self._drawn: MistakeRecord | None = None
         self._lessons: Tensor | int = 0
-
-    def _check_parallel(self) -> None:
-        steps, frozen = self.args.copilot_steps_per_round, self.args.freeze_pilot
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"{self.args.n_gpu} devices in one process would use DataParallel, which splits logged rounds wrongly. "
-                "Start one process a device with `torchrun` or `accelerate launch`, or show this one a single device."
-            )
-        if self.args.world_size > 1 and steps > 1 and not frozen and not self.args.ddp_find_unused_parameters:
-            raise ValueError(
-                f"`copilot_steps_per_round={steps}` trains the Copilot alone between the Pilot's steps; under "
-                "distributed training that needs `ddp_find_unused_parameters=True` (or `freeze_pilot=True`)."
-            )
 
     @property
     def mistake_log(self) -> MistakeLog:
@@ -137,16 +119,28 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
         Raises:
             ValueError: the Pilot's logits hold NaN or inf; the round is named and not logged.
         """
-        if not model.training:
-            outputs = model(**inputs)
-            self._add_sizes(outputs, inputs.get("labels"))
-            loss = outputs.loss
+        labels, base = inputs.get("labels"), super().compute_loss
+        if model.training:
+            inputs = self._pilots_batch(inputs)
+        view = PairView(model, self.pair, labels, self._extra_arguments(labels, inputs, model.training))
+        try:
+            # A copy: the base Trainer takes the labels out of it where it smooths them.
+            loss = base(view, dict(inputs), num_items_in_batch=num_items_in_batch)
+        except ValueError as error:
+            if not model.training:
+                raise
+            raise ValueError(f"round {self.state.global_step}: {error}") from error
+        if model.training:
+            loss = self._both_losses(view.outputs, loss, num_items_in_batch)
         else:
-            outputs, loss = self._training_loss(model, inputs, num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+            self._add_sizes(view.outputs, labels)
+        return (loss, view.outputs) if return_outputs else loss
 
-    def _training_loss(self, model: nn.Module, inputs: dict[str, Any], num_items: Any) -> tuple[Any, Tensor]:
-        if inputs.get("labels") is None:
+    def _extra_arguments(self, labels: Tensor | None, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
+        """What the pair is called with beside a batch: in training the round to learn from."""
+        if not training:
+            return {}
+        if labels is None:
             raise ValueError(
                 f"a training batch has no `labels`, only {sorted(inputs)}: without the true tokens there is neither a "
                 "loss nor a mistake. Let the data or its collator give them, -100 where nothing is supervised."
@@ -159,21 +153,32 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
             if index == 0:
                 self._drawn = self._draw()
             extra.update(self._part_of_round(index, micro_steps))
-        if num_items is not None and self.args.average_tokens_across_devices:
-            num_items = num_items / self.accelerator.num_processes  # gradients are averaged over processes
-        extra["num_items_in_batch"] = num_items
-        extra["label_smoothing"] = self.args.label_smoothing_factor
         extra.setdefault("copilot_items", self._lessons)
         extra.setdefault("copilot_scale", 1.0)
-        try:
-            outputs = model(**inputs, **extra)
-        except ValueError as error:
-            raise ValueError(f"round {self.state.global_step}: {error}") from error
-        if logging:
+        return extra
+
+    def _both_losses(self, outputs: Any, pilot_loss: Tensor, num_items: Any) -> Tensor:
+        """The Pilot's loss as the base Trainer would scale it, and the Copilot's, which is scaled already."""
+        scaled = self._pilot_loss_is_scaled
+        if scaled is None:  # as Trainer judges it
+            by_items = self.model_accepts_loss_kwargs and num_items is not None
+            scaled = by_items or self.compute_loss_func is not None
+        if not scaled:
+            pilot_loss = pilot_loss / self.current_gradient_accumulation_steps
+        if self.args.use_mistake_log:
             self._hand_over(outputs.mistakes)
-        self._add_losses(outputs)
-        loss = outputs.loss
-        return outputs, loss if num_items is not None or self.pair.pilot_is_frozen else loss / micro_steps
+        self._add_losses(pilot_loss, outputs.copilot_loss)
+        return outputs.copilot_loss if self.pair.pilot_is_frozen else pilot_loss + outputs.copilot_loss
+
+    def _pilots_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch with the labels that the Pilot learns from; held-out rows are not its own."""
+        if "held_out" not in batch:
+            return batch
+        held_out = batch["held_out"].bool().unsqueeze(-1)
+        own: dict[str, Any] = {
+            name: batch[name].masked_fill(held_out, -100) for name in ("labels", "shift_labels") if name in batch
+        }
+        return {**batch, **own}
 
     def _draw(self, again: int = 0) -> MistakeRecord | None:
         """A round of the log, or `None` for the one under way. Where it is drawn, each has the same probability
@@ -219,20 +224,15 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
             self.accelerator.backward(loss)
             self.accelerator.unscale_gradients()
             self._clip_copilot()
-            self.optimizer.step()
+            with copilot_groups_alone(self.optimizer, self.pair.copilot):
+                self.optimizer.step()
             self.model_wrapped.zero_grad()
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Supervised tokens of the Pilot in the step; held-out rows are not its own."""
-        own = []
         self._micro_step = 0  # a step begins, whatever became of the one before
         self._lessons = max(sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch), 1)
-        for batch in batch_samples:
-            if "held_out" in batch and "labels" in batch:
-                labels = batch["labels"].masked_fill(batch["held_out"].bool().unsqueeze(-1), -100)
-                batch = {**batch, "labels": labels}
-            own.append(batch)
-        items = super()._get_num_items_in_batch(own, device)
+        items = super()._get_num_items_in_batch([self._pilots_batch(batch) for batch in batch_samples], device)
         return items.clamp_min(1) if isinstance(items, Tensor) else items
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -243,7 +243,7 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
 
     def _count_lessons(self, batch: dict[str, Any]) -> Tensor:
         """Positions of a batch that the Copilot is to learn from, as the pair will find them."""
-        targets, segments = self.pair.aligned_labels(batch["labels"]), None
+        targets, segments = self.pair.targets_of(batch["labels"], batch), None
         if self.pair.config.is_encoder_decoder:
             real = batch.get("decoder_attention_mask", target_mask(targets))
         else:
@@ -252,69 +252,6 @@ class CopilotTrainerMixin(CopilotCardMixin, CopilotHubMixin, CopilotMetricsMixin
         real = torch.ones_like(targets) if real is None else real
         return lesson_positions(targets, real.bool(), segments, self.pair.config.mistakes_from).sum()
 
-    # ---- optimiser and schedule ----
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One optimiser with groups of the Pilot's and the Copilot's own.
-
-        Args:
-            model (`nn.Module`, *optional*): the model to optimise, if it is not the trainer's.
-
-        Returns:
-            `torch.optim.Optimizer`
-        """
-        fresh = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if fresh:
-            names = set(self.get_decay_parameter_names(self.model))
-            decay = {id(parameter) for name, parameter in self.model.named_parameters() if name in names}
-            split_parameter_groups(optimizer, self.pair.copilot, decay, self.args)
-        return optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The Pilot's schedule for its groups, the Copilot's for its own.
-
-        Args:
-            num_training_steps (`int`): steps of the Pilot.
-            optimizer (`torch.optim.Optimizer`, *optional*): defaults to the trainer's.
-
-        Returns:
-            A learning rate scheduler.
-        """
-        if self.lr_scheduler is None and has_own_schedule(self.args):
-            self.lr_scheduler = joint_scheduler(optimizer or self.optimizer, self.args, num_training_steps)
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clip each part by its own norm; the Pilot's is returned, or the Copilot's beside a frozen Pilot."""
-        pair, norm = self.pair, None
-        if pair.pilot_is_frozen:
-            self.accelerator.unscale_gradients()
-        elif self.args.max_grad_norm > 0:
-            norm = super()._clip_grad_norm(pair.pilot)
-        else:
-            norm = super()._get_grad_norm(pair.pilot)
-        own = self._clip_copilot()
-        self._add("copilot_grad_norm", own)
-        return own if norm is None else norm
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        # With `max_grad_norm=0` Trainer only asks for the norm; the Copilot may have a bound of its own all the same.
-        return super()._get_grad_norm(model, self._clip_grad_norm(model) if grad_norm is None else grad_norm)
-
-    def _clip_copilot(self) -> Tensor:
-        limit = self.args.of_copilot("max_grad_norm")
-        return nn.utils.clip_grad_norm_(self.pair.copilot.parameters(), limit if limit > 0 else float("inf"))
-
-
-def _check_arguments(args: Any) -> None:
-    if not isinstance(args, CopilotArguments):
-        raise TypeError(
-            f"`args` is a {type(args).__name__}; give CopilotTrainingArguments, or mix CopilotArguments into your own "
-            "arguments' class."
-        )
-
 
 class CopilotTrainer(CopilotTrainerMixin, Trainer):
     """[`CopilotTrainerMixin`] on `Trainer`, for causal language models."""
@@ -322,6 +259,49 @@ class CopilotTrainer(CopilotTrainerMixin, Trainer):
 
 class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
     """[`CopilotTrainerMixin`] on `Seq2SeqTrainer`, for encoder-decoders and `predict_with_generate`."""
+
+    _gen_kwargs: dict[str, Any]
+
+    def evaluate(self, *args: Any, copilot_weight: float | None = None, **kwargs: Any) -> dict[str, float]:
+        """Evaluate; see `Seq2SeqTrainer.evaluate`. Losses, metrics and generated text are at one λ.
+
+        Args:
+            *args: the base Trainer's.
+            copilot_weight (`float`, *optional*): λ of this evaluation. Defaults to that of the `generation_config`
+                where text is generated and it has one, else to the pair's.
+            **kwargs: the base Trainer's, and those of `generate`.
+
+        Returns:
+            `dict`: the metrics.
+
+        Raises:
+            ValueError: λ is out of range.
+        """
+        weight = self._weight_of_generation(copilot_weight, kwargs)
+        return super().evaluate(*args, copilot_weight=weight, **kwargs)
+
+    def predict(self, *args: Any, copilot_weight: float | None = None, **kwargs: Any) -> Any:
+        """Predict; see `Seq2SeqTrainer.predict`. Losses, metrics and generated text are at one λ.
+
+        Args:
+            *args: the base Trainer's.
+            copilot_weight (`float`, *optional*): as of `evaluate`.
+            **kwargs: the base Trainer's, and those of `generate`.
+
+        Returns:
+            `PredictionOutput`
+
+        Raises:
+            ValueError: λ is out of range.
+        """
+        weight = self._weight_of_generation(copilot_weight, kwargs)
+        return super().predict(*args, copilot_weight=weight, **kwargs)
+
+    def _weight_of_generation(self, weight: float | None, generation: dict[str, Any]) -> float | None:
+        if weight is not None or self._evaluated_at is not None or not self.args.predict_with_generate:
+            return weight
+        config = generation.get("generation_config") or self.pair.generation_config
+        return config.to_dict().get("copilot_weight")
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
@@ -342,6 +322,8 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
         if prediction_loss_only or not self.args.predict_with_generate:
             return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
         hook = model.register_forward_hook(self._measure, with_kwargs=True)
+        if self._evaluated_at is not None:  # above any generation configuration
+            self._gen_kwargs = {**self._gen_kwargs, "copilot_weight": self._evaluated_at}
         try:
             return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
         finally:

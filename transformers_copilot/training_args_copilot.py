@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers import SchedulerType, Seq2SeqTrainingArguments, TrainingArguments
 
 from .validation import TRAINING_VALUES, check_positive, chosen
+
+
+# Schedules that follow a metric, not the step.
+METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
 
 @dataclass
@@ -21,6 +28,9 @@ class CopilotArguments:
             Peak learning rate of the Copilot. Defaults to `learning_rate`. The paper: 5e-4 beside a Pilot's 3e-4.
         copilot_lr_scheduler_type (`str`, *optional*):
             Schedule of the Copilot's learning rate. Defaults to `lr_scheduler_type`.
+        copilot_lr_scheduler_kwargs (`dict`, *optional*):
+            Arguments of its schedule; absolute ones (`min_lr`, `lr_end`) are for the Copilot's rate. Defaults to
+            `lr_scheduler_kwargs` where both parts have the same schedule, else to none.
         copilot_warmup_steps (`float`, *optional*):
             Its warm-up: a number of steps, or below 1 a share of them. Defaults to `warmup_steps`.
         copilot_weight_decay (`float`, *optional*):
@@ -63,6 +73,9 @@ class CopilotArguments:
 
     copilot_learning_rate: float | None = field(default=None, metadata={"help": "The Copilot's peak learning rate."})
     copilot_lr_scheduler_type: str | None = field(default=None, metadata={"help": "The Copilot's schedule."})
+    copilot_lr_scheduler_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of the Copilot's schedule, as JSON."}
+    )
     copilot_warmup_steps: float | None = field(default=None, metadata={"help": "The Copilot's warm-up."})
     copilot_weight_decay: float | None = field(default=None, metadata={"help": "The Copilot's weight decay."})
     copilot_max_grad_norm: float | None = field(default=None, metadata={"help": "The Copilot's clipping norm."})
@@ -80,6 +93,17 @@ class CopilotArguments:
     mistakes_from: str | None = field(default=None, metadata={"help": "Lessons from 'labels' or 'all' positions."})
 
     def __post_init__(self) -> None:
+        if isinstance(self.copilot_lr_scheduler_kwargs, str):
+            self.copilot_lr_scheduler_kwargs = json.loads(self.copilot_lr_scheduler_kwargs)
+        self.check_copilot_arguments()
+        super().__post_init__()  # type: ignore[misc]
+
+    def check_copilot_arguments(self) -> None:
+        """Check the values; a search for hyperparameters sets them one by one.
+
+        Raises:
+            ValueError: a value is out of range, or two don't go together.
+        """
         for name in ("mistake_log_rounds", "mistake_log_max_bytes", "copilot_steps_per_round"):
             check_positive(name, getattr(self, name))
         for name in TRAINING_VALUES:
@@ -100,7 +124,82 @@ class CopilotArguments:
                 f"`copilot_steps_per_round` is {self.copilot_steps_per_round}, but without a Mistake Log there is only "
                 "one round to read. Set `use_mistake_log=True`."
             )
-        super().__post_init__()  # type: ignore[misc]
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
+        for name in ("copilot_learning_rate", "copilot_warmup_steps", "copilot_weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"`{name}` is {value}; give a number of 0 or more.")
+        kind = self.schedule_name("lr_scheduler_type")
+        own = self.given_for_copilot(("copilot_lr_scheduler_type", "copilot_lr_scheduler_kwargs"))
+        own += self.given_for_copilot(("copilot_warmup_steps",))
+        both = {kind} if self.copilot_lr_scheduler_type is None else {kind, self.copilot_schedule()[0]}
+        if own and (by_metric := sorted(both.intersection(METRIC_SCHEDULES))):
+            raise ValueError(
+                f"the schedule {by_metric[0]!r} follows a metric and is not a function of the step alone, so Pilot and "
+                f"Copilot cannot have schedules of their own beside it. Leave {', '.join(f'`{n}`' for n in own)} out, "
+                "or use e.g. 'cosine'."
+            )
+        rate = self.copilot_learning_rate
+        if kind == "greedy" and rate is not None and rate != self.learning_rate:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"`copilot_learning_rate` is {rate}, but the schedule 'greedy' starts again when all rates are at "
+                "their lower bound: the Copilot's would change the Pilot's. Leave it out, or use another schedule."
+            )
+
+    def given_for_copilot(self, names: Iterable[str]) -> list[str]:
+        """Which arguments of the Copilot's own are set.
+
+        Args:
+            names (iterable of `str`): arguments that are `None` by default.
+
+        Returns:
+            list of `str`
+        """
+        return [name for name in names if getattr(self, name) is not None]
+
+    def schedule_name(self, name: str) -> str:
+        """A schedule's plain name.
+
+        Args:
+            name (`str`): the argument that holds it.
+
+        Returns:
+            `str`, such as `"cosine"`.
+
+        Raises:
+            ValueError: there is no such schedule.
+        """
+        return str(SchedulerType(getattr(self, name)).value)
+
+    def copilot_schedule(self) -> tuple[str, dict[str, Any] | None]:
+        """The Copilot's schedule and its arguments.
+
+        Returns:
+            `tuple`: its name, and `copilot_lr_scheduler_kwargs`, or `lr_scheduler_kwargs` where the Pilot's schedule is
+            the same.
+        """
+        pilot = self.schedule_name("lr_scheduler_type")
+        own = pilot if self.copilot_lr_scheduler_type is None else self.schedule_name("copilot_lr_scheduler_type")
+        kwargs: Any = self.copilot_lr_scheduler_kwargs
+        if kwargs is None and own == pilot:
+            kwargs = self.lr_scheduler_kwargs  # type: ignore[attr-defined]
+        return own, kwargs
+
+    def copilot_warmup(self, num_training_steps: int) -> int:
+        """The Copilot's warm-up.
+
+        Args:
+            num_training_steps (`int`): steps of the training.
+
+        Returns:
+            `int`: its steps, counted as transformers counts `warmup_steps`.
+        """
+        warmup = self.copilot_warmup_steps
+        if warmup is None:
+            return self.get_warmup_steps(num_training_steps)  # type: ignore[attr-defined]
+        return int(warmup) if warmup >= 1 else math.ceil(num_training_steps * warmup)
 
     def of_copilot(self, name: str) -> Any:
         """A training argument as it holds for the Copilot.

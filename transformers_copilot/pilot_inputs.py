@@ -1,0 +1,57 @@
+"""A pair takes what its Pilot takes: `forward`'s signature names the Pilot's own inputs too.
+
+A Trainer keeps the columns of a data set that `forward` names, and `generate` refuses arguments that it does not name.
+Both look at the signature only; the inputs themselves come through `**kwargs`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from functools import update_wrapper, wraps
+from types import MethodType
+from typing import Any
+
+
+class PilotInputs:
+    """A `forward` whose signature, seen on a pair, has its Pilot's inputs; seen on the class it is the plain function.
+
+    Args:
+        function (callable): the pair's `forward`, with `**kwargs`.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        update_wrapper(self, function)  # type: ignore[arg-type]
+
+    def __get__(self, pair: Any, owner: type | None = None) -> Any:
+        if pair is None:
+            return self.function
+        return MethodType(pair.__dict__.get("_forward", self.function), pair)
+
+
+def forward_with_inputs(function: Callable[..., Any], names: Collection[str]) -> Callable[..., Any]:
+    """The same function, with further keyword arguments in its signature.
+
+    Args:
+        function (callable): a method with `**kwargs`.
+        names (collection of `str`): the Pilot's inputs; those that are named already stay as they are.
+
+    Returns:
+        A function.
+    """
+
+    @wraps(function)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """See the function."""
+        return function(self, *args, **kwargs)
+
+    signature = inspect.signature(function)
+    *named, rest = signature.parameters.values()  # the last one takes all others
+    new = sorted(set(names) - set(signature.parameters))
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in new]
+    forward.__signature__ = signature.replace(parameters=[*named, *added, rest])  # type: ignore[attr-defined]
+    return forward
+
+
+__all__ = ["PilotInputs", "forward_with_inputs"]
