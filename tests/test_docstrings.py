@@ -106,7 +106,7 @@ def described(text: str) -> dict[str, str]:
         return {}
     entries: dict[str, str] = {}
     for entry in re.split(r"^    (?=\S)", section[1], flags=re.MULTILINE)[1:]:
-        head = re.match(r"(\*{0,2}\w+(?:,\s+\*{0,2}\w+)*)(?= \(|:)", entry)
+        head = re.match(r"(\*{0,2}\w+(?:,\s+\*{0,2}\w+)*)(?=\s+\(|:)", entry)
         assert head is not None, entry
         entries |= {name.lstrip("*"): entry for name in re.split(r",\s+", head[1])}
     return entries
