@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .call_weight import weight_of_pass
 from .configuration_copilot import CopilotConfig
@@ -30,6 +30,7 @@ from .pairing import (
     keep_attention_plain,
     question_size,
 )
+from .pilot_classes import auto_class_for
 from .pilot_inputs import forward_with_inputs
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
@@ -70,7 +71,13 @@ class PilotCopilotPreTrainedModel(
     ) -> None:
         super().__init__(config)
         config.check_options()
-        self.pilot = self._auto_pilot_class.from_config(config.pilot) if pilot is None else pilot
+        if pilot is None:
+            pilot_config = cast(PreTrainedConfig, config.pilot)
+            self.pilot = auto_class_for(pilot_config, self._auto_pilot_class).from_config(pilot_config)
+        else:
+            self.pilot = pilot
+            # Two classes may share a kind of configuration: the one that is saved says which of them it is of.
+            self.pilot.config.architectures = self.pilot.config.architectures or [type(pilot).__name__]
         check_pilot(self.pilot, bool(config.is_encoder_decoder))
         copilot_config = cast(CopilotConfig, config.copilot)  # no dict any more, nor None
         check_pairing(self.pilot.config, copilot_config, question_size(self.pilot))

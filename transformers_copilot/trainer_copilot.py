@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 
+from .adapters import check_trained_model
+from .call_weight import named_weight
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
 from .mistake_log import MistakeLog
@@ -54,6 +56,7 @@ class CopilotTrainerMixin(
     loss_is_scaled_for_ga: bool | None
 
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
+        check_trained_model(args[0] if args else kwargs.get("model"), kwargs.get("peft_config"))
         super().__init__(*args, **kwargs)
         check_arguments(self.args)
         if mistake_log is not None and self.model_init is not None:
@@ -300,8 +303,7 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
     def _weight_of_generation(self, weight: float | None, generation: dict[str, Any]) -> float | None:
         if weight is not None or self._evaluated_at is not None or not self.args.predict_with_generate:
             return weight
-        config = generation.get("generation_config") or self.pair.generation_config
-        return config.to_dict().get("copilot_weight")
+        return named_weight(generation.get("generation_config") or self.pair.generation_config, None)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
