@@ -251,11 +251,9 @@ class PilotCopilotPreTrainedModel(
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return (
-            None
-            if chosen("head", self.copilot.config.head) == "own"
-            else self.pilot.get_input_embeddings().weight.detach()
-        )
+        if chosen("head", self.copilot.config.head) == "own":
+            return None
+        return self.pilot.get_input_embeddings().weight.detach()
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.
