@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .call_weight import weight_of_pass
 from .configuration_copilot import CopilotConfig
@@ -30,9 +30,11 @@ from .pairing import (
     keep_attention_plain,
     question_size,
 )
+from .pilot_classes import auto_class_for
 from .pilot_inputs import forward_with_inputs
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
+from .validation import chosen
 from .weight_files import check_weight_files
 
 
@@ -69,7 +71,13 @@ class PilotCopilotPreTrainedModel(
     ) -> None:
         super().__init__(config)
         config.check_options()
-        self.pilot = self._auto_pilot_class.from_config(config.pilot) if pilot is None else pilot
+        if pilot is None:
+            pilot_config = cast(PreTrainedConfig, config.pilot)
+            self.pilot = auto_class_for(pilot_config, self._auto_pilot_class).from_config(pilot_config)
+        else:
+            self.pilot = pilot
+            # Two classes may share a kind of configuration: the one that is saved says which of them it is of.
+            self.pilot.config.architectures = self.pilot.config.architectures or [type(pilot).__name__]
         check_pilot(self.pilot, bool(config.is_encoder_decoder))
         copilot_config = cast(CopilotConfig, config.copilot)  # no dict any more, nor None
         check_pairing(self.pilot.config, copilot_config, question_size(self.pilot))
@@ -112,8 +120,9 @@ class PilotCopilotPreTrainedModel(
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
-                `rationale_window`, `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of
-                the Pilot's `from_pretrained`; `copilot_revision`, branch, tag or commit of a Copilot's own checkpoint.
+                `rationale_window`, `rationale_pooling`, `mistakes_from`, `mistake_top_k`, `mistake_tail`,
+                `copilot_weight`); with an id, also keywords of the Pilot's `from_pretrained`; `copilot_revision`,
+                branch, tag or commit of a Copilot's own checkpoint.
 
         Returns:
             The pair.
@@ -234,7 +243,11 @@ class PilotCopilotPreTrainedModel(
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return None if self.copilot.config.head == "own" else self.pilot.get_input_embeddings().weight.detach()
+        return (
+            None
+            if chosen("head", self.copilot.config.head) == "own"
+            else self.pilot.get_input_embeddings().weight.detach()
+        )
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.

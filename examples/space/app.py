@@ -1,7 +1,7 @@
 """A page where anybody can try a pair: the Pilot's reply and the pair's side by side, what is changed marked.
 
     python examples/space/app.py runs/mawps            # a pair's folder, or its id on the Hub
-    PAIR=user/pair python app.py                       # as a Space
+    PAIR=user/pair python app.py                       # as a Space, the package's folder beside it
 
 Hover over a marked token (or reach it with the Tab key) to see how likely it was to the Pilot and to the pair.
 """
