@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapted import has_adapter
-from .call_weight import weight_of_pass
+from .call_weight import make_room_for_weight, weight_of_pass
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
@@ -96,7 +96,7 @@ class PilotCopilotPreTrainedModel(
             for module in pilot.modules():
                 module._is_hf_initialized = True
         self.post_init()
-        self.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
+        make_room_for_weight(self.generation_config)
 
     @classmethod
     def from_pilot(

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
 from .adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot, without_adapter
+from .call_weight import make_room_for_weight
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
 from .copilot_checkpoint import CopilotCheckpoint
@@ -207,7 +208,7 @@ def build_pair(
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)
     pair.generation_config = copy.deepcopy(pilot.generation_config)
-    pair.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
+    make_room_for_weight(pair.generation_config)
     pair.train(pilot.training)
     return pair
 

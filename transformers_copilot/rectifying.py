@@ -146,7 +146,17 @@ def run_copilot(
 
     Returns:
         `torch.FloatTensor` of shape `(batch, kept, vocab)`.
+
+    Raises:
+        ValueError: the Pilot's head gives logits of other tokens than the Copilot knows.
     """
+    if seen.logits.shape[-1] != pair.copilot.config.vocab_size:
+        raise ValueError(
+            f"the Pilot gives {seen.logits.shape[-1]} logits, and the Copilot corrects "
+            f"{pair.copilot.config.vocab_size}: the Pilot's head was replaced after the pair was made, as transformers "
+            "does with an assistant of another vocabulary while it samples. Make the pair anew with `from_pilot`, or "
+            "leave the Copilot out with `copilot_weight=0`."
+        )
     if seen.correction is not None and cache is not None:
         _keep(pair, seen, cache, seen.correction, prompt_length)
         return seen.correction
