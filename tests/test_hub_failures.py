@@ -169,7 +169,7 @@ def test_a_checkpoint_that_is_not_a_whole_pair_is_refused(
         "odd-index": "is no index of weights",
         "elsewhere": "'../outside.safetensors'",
         "pickled": "model.safetensors",
-        "newer-option": "pip install --upgrade transformers_copilot",
+        "newer-option": "pip install --upgrade .`",
         "absent": "valid model identifier",
         "gated": "gated",
         "forbidden": "",

@@ -106,7 +106,7 @@ def test_a_pushed_pair_answers_as_it_did(pushed: tuple[Hub, Path, Ran], tmp_path
         assert found["trusted"] == "transformers_copilot.modeling_pilot_copilot"
     else:
         assert all("trust_remote_code=True" in refusal for refusal in found["refusals"]), found["refusals"]
-        assert "pip install transformers_copilot" in found["build"]
+        assert "pip install .` in a clone" in found["build"]
 
 
 def test_what_a_push_uploads(pushed: tuple[Hub, Path, Ran]):

@@ -12,6 +12,7 @@ import torch
 import yaml
 from byte_tokenizer import byte_tokenizer
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from training_helpers import make_pair, make_pilot
@@ -145,6 +146,25 @@ def test_the_copilot_counts_in_the_harness(tmp_path: Path, monkeypatch: pytest.M
     expected = log_likelihood(pair.pilot, tokenizer, PROMPTS[0], CHOICES[0])
     assert alone[0]["filtered_resps"][0][0] == pytest.approx(expected, abs=1e-4)
     assert together[0]["filtered_resps"][0][0] != pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_the_weight_among_the_settings_of_replies(family: str) -> None:
+    """`--gen_kwargs copilot_weight=…`."""
+    pair, tokenizer = make_model(family)
+    backend = "seq2seq" if family == "t5" else "causal"
+    replies = {}
+    for name, model, named in (
+        ("the Pilot", pair.pilot, {}),
+        ("λ = 0", pair, {"copilot_weight": 0}),
+        ("λ = 1", pair, {}),
+    ):
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=2, device="cpu")
+        settings = {"until": [], "max_gen_toks": NEW_TOKENS, "do_sample": False, **named}
+        requests = [Instance("generate_until", {}, (prompt, settings), index) for index, prompt in enumerate(PROMPTS)]
+        replies[name] = harness.generate_until(requests, disable_tqdm=True)
+    assert replies["λ = 0"] == replies["the Pilot"] != replies["λ = 1"]
 
 
 def run_harness(module: str, *arguments: str, home: Path) -> str:

@@ -9,6 +9,7 @@ from conftest import SPECIAL, VOCAB, WIDTH, build_pilot, shake, some_ids
 from transformers import PreTrainedModel
 
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
+from transformers_copilot.compat import CACHE_NAME, cache_of
 
 
 _DECODER = {
@@ -154,8 +155,8 @@ def step_by_step(pair: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torc
     for j in range(inputs[name].shape[1]):
         start = j if cache is not None else 0
         step = {**inputs, name: inputs[name][:, start : j + 1]}
-        out = pair(**step, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = pair(**step, use_cache=True, **{CACHE_NAME: cache})
+        cache = cache_of(out)
         found.append(out.logits[:, -1:].softmax(-1))
     return torch.cat(found, dim=1)
 

@@ -10,6 +10,8 @@ from reference_inference import SlowPair
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from transformers_copilot.compat import CACHE_NAME, cache_of
+
 
 WINDOWS, FUSIONS, HEADS = ("preceding", "current"), ("logits", "probability"), ("own", "pilot")
 FEEDBACKS = ("observed", "predicted")
@@ -39,11 +41,11 @@ def step_by_step(pair: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Te
             ids[:, start:end],
             attention_mask=mask[:, :end],
             position_ids=positions[:, start:end],
-            past_key_values=cache,
+            **{CACHE_NAME: cache},
             use_cache=True,
             copilot_weight=WEIGHT,
         )
-        cache, start = out.past_key_values, end
+        cache, start = cache_of(out), end
         found.append(out.logits.softmax(-1))
     return torch.cat(found, dim=1)
 
@@ -110,11 +112,11 @@ def check_encoder_decoder(pair: PreTrainedModel) -> None:
             attention_mask=source_mask,
             encoder_outputs=None if cache is None else (out.encoder_last_hidden_state,),
             decoder_input_ids=target[:, j : j + 1],
-            past_key_values=cache,
+            **{CACHE_NAME: cache},
             use_cache=True,
             copilot_weight=WEIGHT,
         )
-        cache = step.past_key_values
+        cache = cache_of(step)
         steps.append(step.logits.softmax(-1))
     for row, length in enumerate((3, 5)):
         expected = SlowPair(pair, source[row, :length]).score(target[row], WEIGHT)

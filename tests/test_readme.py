@@ -1,32 +1,28 @@
-"""Everything that the README tells a user to run does run, and it names every option there is."""
+"""Everything that README and docs tell a user to run does run, and the README names every option there is."""
 
 import dataclasses
+import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import versions
+from hub_server import HubServer
+from page_blocks import PAGES, ROOT, blocks, commands, run_blocks, runs
 
+from transformers_copilot.commands.main import COMMANDS as SUBCOMMANDS
 from transformers_copilot.configuration_pilot_copilot import OPTION_VALUES, PAPER_OPTIONS
 from transformers_copilot.training_args_copilot import CopilotArguments
 
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def commands() -> list[str]:
-    """The lines of the README's shell blocks, without comments."""
-    lines = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    return [line for line in lines if line]
+COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
+INSTALL = versions.install_lines()
 
 
 def run_script(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,24 +38,39 @@ def run_script(script: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
-    script = tmp_path / "readme.py"
-    found = blocks("python")
-    assert len(found) >= 4
-    script.write_text("\n".join(f"{block}\nprint('block {n} ran')" for n, block in enumerate(found)), encoding="utf-8")
-    done = run_script(script)
+@pytest.mark.parametrize(("page", "with_hub"), [(page, with_hub) for page in PAGES for with_hub in runs(page)])
+def test_python_blocks_run_one_after_the_other(page: str, with_hub: bool, tmp_path: Path) -> None:
+    hub = HubServer() if with_hub else None
+    if hub is not None:
+        hub.start()
+    done = run_blocks(page, tmp_path, hub, PYTHONPATH=str(ROOT))
+    if hub is not None:
+        hub.stop()
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"block {len(found) - 1} ran" in done.stdout
-    assert "with the Copilot: 8" in done.stdout  # the larger of 3 and 8
+    left_out = 0 if with_hub else sum(block.needs_hub for block in blocks(page, "python"))
+    assert f"all {len(blocks(page, 'python')) - left_out} blocks ran" in done.stdout
+    if page == "README.md":
+        assert "with the Copilot: 8" in done.stdout  # the larger of 3 and 8
+    for stated in re.findall(r"^# (\{.*\})$", "\n".join(block.code for block in blocks(page, "python")), re.MULTILINE):
+        assert stated in done.stdout, "the page states another result"
+
+
+def test_nearly_all_python_blocks_need_nothing() -> None:
+    found = [block for page in PAGES for block in blocks(page, "python")]
+    assert len(found) >= 16 and sum(block.needs_hub for block in found) <= 2
+    fences = sum((ROOT / page).read_text(encoding="utf-8").count("```python") for page in PAGES)
+    assert len(found) == fences, "a block is written in a way that the tests don't see"
 
 
 def test_first_example_is_short() -> None:
-    lines = [line for line in blocks("python")[0].splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line for line in blocks("README.md", "python")[0].code.splitlines() if line.strip() and not line.startswith("#")
+    ]
     assert len(lines) <= 16
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("make ")])
+@pytest.mark.parametrize("command", [command for _, command in COMMANDS if command.startswith("make ")])
 def test_make_targets_exist(command: str) -> None:
     done = subprocess.run([*command.split(), "-n"], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -67,16 +78,37 @@ def test_make_targets_exist(command: str) -> None:
     assert all((ROOT / script).is_file() for script in scripts)
 
 
-def test_every_shell_command_is_known_here() -> None:
-    known = {"python -m pip install ."}
-    unknown = [line for line in commands() if not line.startswith("make ") and line not in known]
-    assert not unknown, "teach this test how to check them"
+@pytest.mark.parametrize(("page", "command"), [each for each in COMMANDS if not each[1].startswith("make ")])
+def test_every_shell_command_is_there(page: str, command: str) -> None:
+    words = shlex.split(command)
+    if command in INSTALL:
+        return  # `make test-installed` runs them
+    assert words[:2] == ["python", "-m"] and importlib.util.find_spec(words[2]), "teach this test how to check it"
+
+
+def test_commands_that_are_named_exist() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert set(re.findall(r"`transformers-copilot (\w+)", text)) <= set(SUBCOMMANDS)
+        scripts = set(re.findall(r"`(?:python )?((?:examples|benchmarks)/[\w/]+\.\w+)", text))
+        assert all((ROOT / script).is_file() for script in scripts)
+        targets = set(re.findall(r"`make ([\w-]+)", text))
+        assert targets <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_install_is_two_lines_that_ci_runs() -> None:
+    assert len(INSTALL) == 2 and INSTALL[1] == "python -m pip install ."
+    torch_line = re.fullmatch(r"python -m pip install (torch==[\d.]+)", INSTALL[0])
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert torch_line is not None and torch_line[1] in constraints
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test-installed" in ci and "make test-oldest" in ci
 
 
 def test_extras_that_are_named_exist() -> None:
-    extras = set(re.findall(r'"\.\[(\w+)\]"', README))
-    packaging = (ROOT / "setup.py").read_text(encoding="utf-8")
-    assert extras and all(f'"{extra}": [' in packaging for extra in extras)
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    extras = set(re.findall(r'"\.\[(\w+)\]"', text))
+    assert extras and versions.ranges(*extras)
 
 
 def test_files_that_are_named_exist() -> None:
@@ -85,7 +117,7 @@ def test_files_that_are_named_exist() -> None:
 
 
 def test_make_demo_quick(tmp_path: Path) -> None:
-    assert "make demo " in "\n".join(blocks("bash"))
+    assert "make demo" in [command for _, command in COMMANDS]
     done = run_script(ROOT / "examples" / "demo.py", "--quick", "--output_dir", str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Pilot + Copilot" in done.stdout

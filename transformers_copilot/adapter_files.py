@@ -7,11 +7,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import cached_file
 
-from .adapters import PARTS, adapter_name, adapter_names, peft_library, plain_state, put_adapter
+from .adapters import (
+    PARTS,
+    adapter_name,
+    adapter_names,
+    adapter_state,
+    check_adapter,
+    peft_library,
+    plain_state,
+    put_adapter,
+    set_adapter_state,
+)
 
 
 if TYPE_CHECKING:
@@ -19,7 +30,6 @@ if TYPE_CHECKING:
 
 ADAPTER_FOLDER = "{part}_adapter"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."  # what PEFT puts before a model's names in its files
 
 
 def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> None:
@@ -29,16 +39,20 @@ def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> 
         pair: the pair.
         part (`str`): `"pilot"` or `"copilot"`.
         folder (`Path`): made where it does not exist.
+
+    Raises:
+        ValueError: the adapter is merged for now, or switched off.
     """
-    peft, model = peft_library(), getattr(pair, part)
-    name = adapter_name(model)
-    # The base weights lie beside it or in the Pilot's own repository, so embeddings are never needed here.
-    state = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    model = getattr(pair, part)
+    check_adapter(model, part)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {_PREFIX + key: tensor.contiguous() for key, tensor in state.items()}, folder / _WEIGHTS, {"format": "pt"}
-    )
-    config = copy.deepcopy(model.peft_config[name])
+    # Each in memory of its own: safetensors refuses tensors that share it, as two copies of tied weights do.
+    state = {
+        key: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for key, tensor in adapter_state(model).items()
+    }
+    save_file(state, folder / _WEIGHTS, {"format": "pt"})
+    config = copy.deepcopy(model.peft_config[adapter_name(model)])
     # A Hub id or nothing: PEFT would write the folder that the Pilot was loaded from.
     config.base_model_name_or_path = pair.config.pilot_name_or_path if part == "pilot" else None
     config.revision = pair.config.pilot_revision if part == "pilot" else None
@@ -47,14 +61,13 @@ def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> 
 
 
 def save_adapters_beside(pair: PilotCopilotPreTrainedModel, folder: str | os.PathLike) -> None:
-    """Write the adapters of both parts into a pair's folder, and name them in its configuration.
+    """Write the adapters of both parts into a pair's folder.
 
     Args:
         pair: the pair.
         folder (`str`): where the pair is saved.
     """
-    pair.config.adapters = adapter_names(pair)
-    for part in pair.config.adapters:
+    for part in adapter_names(pair):
         save_adapter(pair, part, Path(folder) / ADAPTER_FOLDER.format(part=part))
 
 
@@ -91,17 +104,16 @@ def load_adapter(pair: PilotCopilotPreTrainedModel, part: str, name: str, source
     hub = {**hub, "subfolder": str(Path(hub.get("subfolder") or "") / ADAPTER_FOLDER.format(part=part))}
     file = cached_file(source, _CONFIG, **hub)
     stored = load_file(cached_file(source, _WEIGHTS, **hub))
-    weights = {key.removeprefix(_PREFIX): tensor for key, tensor in stored.items()}
-    put_adapter(pair, part, peft.PeftConfig.from_pretrained(str(Path(file).parent)), name)
-    expected = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    wrong = sorted(expected.keys() ^ weights.keys())
-    wrong += [key for key in expected if key in weights and expected[key].shape != weights[key].shape]
+    put_adapter(pair, part, peft.PeftConfig.from_pretrained(str(Path(file).parent)), name, stored=True)
+    expected = adapter_state(model)
+    wrong = sorted(expected.keys() ^ stored.keys())
+    wrong += [key for key in expected if key in stored and expected[key].shape != stored[key].shape]
+    wrong = wrong or set_adapter_state(model, stored)
     if wrong:
         raise ValueError(
             f"the adapter of the {part} in {source} does not fit it: {len(wrong)} weights are missing, unknown or of "
             f"another shape, {wrong[0]} first."
         )
-    peft.set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
 __all__ = ["ADAPTER_FOLDER", "load_adapter", "save_adapter", "save_adapters_beside", "without_adapters"]

@@ -91,4 +91,17 @@ def weight_of_call(pair: Any, generation_config: Any, copilot_weight: float | No
     return weight_of_pass(pair, named)
 
 
-__all__ = ["named_weight", "weight_in_force", "weight_of_call", "weight_of_pass"]
+def make_room_for_weight(generation_config: Any) -> None:
+    """Let a generation configuration know of λ, so that it keeps one that is put into it.
+
+    `GenerationConfig.update` leaves out entries that are not there, and loading leaves out those that transformers
+    doesn't know of a configuration that says of itself that it was made of a model's, as the first one of any model is.
+
+    Args:
+        generation_config (`GenerationConfig`): changed in place.
+    """
+    generation_config._from_model_config = None
+    generation_config.copilot_weight = getattr(generation_config, "copilot_weight", None)
+
+
+__all__ = ["make_room_for_weight", "named_weight", "weight_in_force", "weight_of_call", "weight_of_pass"]

@@ -48,7 +48,8 @@ def cache_parameter(parameters: Collection[str]) -> str | None:
     Returns:
         `str`, or `None` where the model takes no cache.
     """
-    return next((name for name in CACHE_NAMES if name in parameters), None)
+    # Before the release that calls it `cache`, that is something else where a model takes it (XLM).
+    return next((name for name in CACHE_NAMES[CACHE_NAMES.index(CACHE_NAME) :] if name in parameters), None)
 
 
 def cache_of(outputs: Mapping[str, Any]) -> Cache | None:

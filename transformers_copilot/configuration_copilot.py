@@ -9,11 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .compat import CACHE_NAMES
-from .validation import check_option, check_positive
+from .validation import COPILOT_VALUES, check_positive, chosen
 
-
-HEADS = ("own", "pilot")
-NORM_TYPES = ("rms_norm", "layer_norm")
 
 # How families name the same thing, the usual name first.
 _INTERMEDIATE_NAMES = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size")
@@ -139,8 +136,8 @@ class CopilotConfig(PreTrainedConfig):
             CopilotConfig.register_models = None
 
     def _check(self) -> None:
-        check_option("head", self.head, HEADS)
-        check_option("norm_type", self.norm_type, NORM_TYPES)
+        for name in COPILOT_VALUES:
+            chosen(name, getattr(self, name))
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             check_positive(name, getattr(self, name))
         if self.num_attention_heads % self.num_key_value_heads:
@@ -213,7 +210,7 @@ def _values_of_source(source: PreTrainedConfig) -> dict[str, Any]:
         "num_key_value_heads": _first(source, ("num_key_value_heads",), heads),
         "head_dim": _first(source, ("head_dim", "d_kv"), hidden_size // heads),
         "hidden_act": _first(source, _ACTIVATION_NAMES, "gelu"),
-        "gated_mlp": bool(source.is_gated_act) if is_t5 else source.model_type not in _PLAIN_MLP,
+        "gated_mlp": bool(getattr(source, "is_gated_act", False)) if is_t5 else source.model_type not in _PLAIN_MLP,
         "norm_type": norm_type,
         "norm_eps": eps,
         "attention_bias": has_bias,

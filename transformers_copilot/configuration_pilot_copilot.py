@@ -12,20 +12,12 @@ from transformers.utils import logging
 from .compat import CACHE_NAMES
 from .configuration_copilot import CopilotConfig
 from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
-from .validation import check_copilot_weight, check_option
+from .validation import OPTION_VALUES, check_copilot_weight, check_option
 from .version import __version__
 
 
 logger = logging.get_logger(__name__)
 
-OPTION_VALUES: dict[str, tuple[str, ...]] = {
-    "error_feedback": ("observed", "predicted"),
-    "fusion": ("logits", "probability"),
-    "objective": ("cross_entropy", "kl", "mse", "rmse"),
-    "rationale_window": ("preceding", "current"),
-    "rationale_pooling": ("mean", "last"),
-    "mistakes_from": ("labels", "all"),
-}
 PAPER_OPTIONS: dict[str, Any] = {
     "error_feedback": "predicted",
     "fusion": "probability",
@@ -103,6 +95,9 @@ class PilotCopilotConfig(PreTrainedConfig):
             The Hub id that the Pilot was loaded from; `None` for a folder, which says nothing on another machine.
         pilot_revision (`str`, *optional*):
             The commit of it that was loaded, where it was loaded by its id.
+        adapters (`dict`, *optional*):
+            Which parts have an adapter in a folder of its own beside the weights, and its name: written when a pair is
+            saved.
         transformers_copilot_version (`str`, *optional*):
             The version of this package that wrote the file.
 

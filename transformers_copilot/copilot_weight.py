@@ -15,7 +15,7 @@ from transformers import default_data_collator
 from .fusion import rectify
 from .mistakes import mistake_size
 from .modeling_pair_base import PilotCopilotPreTrainedModel
-from .validation import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option
+from .validation import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option, chosen
 
 
 DEFAULT_GRID = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
@@ -89,10 +89,9 @@ def fit_copilot_weight(
     weights = [check_copilot_weight(weight) for weight in grid]
     if len(dataset) == 0 or not weights:
         raise ValueError("λ cannot be fitted on an empty validation set or over an empty grid.")
-    least_squares = method == "least_squares" or (
-        method == "auto" and metric is None and pair.config.fusion == "probability"
-    )
-    if least_squares and pair.config.fusion != "probability":
+    fusion = chosen("fusion", pair.config.fusion)
+    least_squares = method == "least_squares" or (method == "auto" and metric is None and fusion == "probability")
+    if least_squares and fusion != "probability":
         raise ValueError('least squares is exact for fusion="probability" only; use method="grid".')
     if metric is not None:
         scores = {weight: float(metric(pair, weight)) for weight in tqdm(weights, disable=not progress, desc="λ")}

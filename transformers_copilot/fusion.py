@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .validation import chosen
+
 
 # Smallest probability that p̂ + λf is clamped to. A tiny positive number, so that no token becomes impossible by
 # clamping (multinomial sampling and log-likelihoods stay finite).
@@ -22,8 +24,11 @@ def rectified_log_probabilities(log_probabilities: Tensor, correction: Tensor, w
 
     Returns:
         `torch.FloatTensor` of shape `(..., vocab)`.
+
+    Raises:
+        ValueError: there is no such fusion.
     """
-    if fusion == "logits":
+    if chosen("fusion", fusion) == "logits":
         return torch.log_softmax(log_probabilities + weight * correction.float(), dim=-1)
     fused = (log_probabilities.exp() + weight * correction.float()).clamp_min(MIN_PROBABILITY)
     return fused.log() - fused.sum(dim=-1, keepdim=True).log()
@@ -62,6 +67,7 @@ def rectify(logits: Tensor, correction: Tensor, weight: float, fusion: str) -> T
     Returns:
         `torch.Tensor` of shape `(..., vocab)` in the type of `logits`.
     """
+    chosen("fusion", fusion)
     if weight == 0.0:
         return logits
     return (logits.float() + rectify_shift(logits, correction, weight, fusion)).to(logits.dtype)

@@ -12,7 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Lo
 from transformers.generation import GenerationMode
 
 from .cache_pilot_copilot import PilotCopilotCache
-from .call_weight import named_weight, weight_in_force, weight_of_call
+from .call_weight import make_room_for_weight, named_weight, weight_in_force, weight_of_call
 from .compat import CACHE_NAME, given_cache
 from .generation_hooks import OWN_ARGUMENTS, DelegatedHooksMixin
 
@@ -175,7 +175,7 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
             hub = {name: kwargs[name] for name in names if name in kwargs}
             with contextlib.suppress(OSError):  # there is no such file: it was made of config.json just now
                 self.generation_config = GenerationConfig.from_pretrained(source, _from_model_config=False, **hub)
-        self.generation_config._from_model_config = None
+        make_room_for_weight(self.generation_config)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, *args: Any, copilot_weight: float | None = None, **kwargs: Any

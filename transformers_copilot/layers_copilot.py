@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cache_copilot import CopilotCache
 from .configuration_copilot import CopilotConfig
+from .validation import chosen
 
 
 class CopilotRMSNorm(nn.Module):
@@ -52,7 +53,7 @@ def make_norm(config: CopilotConfig, size: int) -> nn.Module:
     Returns:
         `nn.Module`
     """
-    if config.norm_type == "rms_norm":
+    if chosen("norm_type", config.norm_type) == "rms_norm":
         return CopilotRMSNorm(size, config.norm_eps)
     return nn.LayerNorm(size, eps=config.norm_eps)
 

@@ -9,6 +9,8 @@ needs `backend=seq2seq` among the model arguments; `copilot_weight=0` there give
 
 from __future__ import annotations
 
+from .package_part import install_advice
+
 
 def main() -> None:
     """Run the harness's command line in a process that knows pairs.
@@ -20,8 +22,7 @@ def main() -> None:
         from lm_eval.__main__ import cli_evaluate
     except ImportError as error:
         raise ImportError(
-            "lm-evaluation-harness is not installed (or something that it needs): "
-            "pip install 'transformers_copilot[lm_eval]'."
+            "lm-evaluation-harness is not installed (or something that it needs): " + install_advice("lm_eval") + "."
         ) from error
     cli_evaluate()
 

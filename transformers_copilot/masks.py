@@ -12,9 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .validation import chosen
+
 
 class CopilotMasks(NamedTuple):
-    """Additive attention masks: 0 where attending is allowed, the type's minimum elsewhere.
+    """Additive attention masks: 0 where attending is allowed, half the type's minimum elsewhere.
 
     Attributes:
         mistakes (`torch.Tensor` of shape `(batch, 1, queries, past + queries)`): for self-attention.
@@ -75,7 +77,7 @@ def copilot_masks(
     # A padded query sees at least itself: a row without any key has no softmax. Nothing real ever reads it.
     own = offsets == 0
     mistakes = visible | own
-    rationales = visible & (offsets < 0) if rationale_window == "preceding" else visible
+    rationales = visible & (offsets < 0) if chosen("rationale_window", rationale_window) == "preceding" else visible
     if question_mask is None:
         questions = mistakes
     else:

@@ -21,6 +21,7 @@ from .mistakes import (
     pilot_distribution,
     probability_of,
 )
+from .validation import chosen
 
 
 @dataclass
@@ -194,7 +195,7 @@ def lesson_positions(labels: Tensor, real: Tensor, segments: Tensor | None, mist
         `torch.BoolTensor` of shape `(batch, length)`.
     """
     labelled = (labels >= 0) & real
-    if mistakes_from == "labels":
+    if chosen("mistakes_from", mistakes_from) == "labels":
         return labelled
     known = torch.zeros_like(labelled)
     known[:, :-1] = real[:, :-1] & real[:, 1:]

@@ -94,7 +94,10 @@ class MistakeLog:
         return put_back
 
     def sample(self, generator: torch.Generator | None = None) -> MistakeRecord:
-        """A round drawn at random, all with the same probability (Algorithm 1).
+        """A round drawn at random, all that are kept with the same probability.
+
+        For use outside a training: [`CopilotTrainer`] counts the round under way among them, and draws by seed and step
+        (`mistake_log_draw`).
 
         Args:
             generator (`torch.Generator`, *optional*): source of randomness; defaults to torch's.

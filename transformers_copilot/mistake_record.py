@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .mistake_batch import MistakeBatch
+from .validation import chosen
 
 
 # Kept once a token; `question` too, but an encoder-decoder's has lengths of its own.
@@ -44,7 +45,7 @@ class MistakeRecord:
             and a frozen embedding say it all.
         question_lengths (`torch.IntTensor` of shape `(sequences,)`, *optional*): encoder-decoder: the sources' lengths.
         layers (`torch.Tensor` of shape `(decoder layers, first tokens, hidden)`, *optional*): every layer's output for
-            the first sequences (`rationale="layers"`), for looking into.
+            the first sequences (as many as `mistake_log_layers` says), for looking into.
         tail_ids (`torch.IntTensor` of shape `(tokens, count)`, *optional*): tokens drawn from the rest of p̂; see
             [`MistakeBatch`].
     """
@@ -179,7 +180,7 @@ class MistakeRecord:
             `int`
         """
         labelled = self.labels >= 0
-        if mistakes_from == "all":
+        if chosen("mistakes_from", mistakes_from) == "all":
             labelled = labelled | torch.ones_like(labelled)
             labelled[self.lengths.long().cumsum(0) - 1] = (self.labels >= 0)[self.lengths.long().cumsum(0) - 1]
         return int(labelled.sum())

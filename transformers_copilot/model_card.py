@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from .card_facts import CardFacts, eval_results, publishable, result_row, without_tokens
+from .package_part import install_advice
 from .provenance import hub_id
 from .version import __version__
 
@@ -74,6 +75,7 @@ def make_card(
         training={name: value for name, value in facts.training.items() if publishable(str(value)) is not None},
         results=[result_row(result) for result in facts.results],
         limits=publishable(facts.limits),
+        install_advice=install_advice(),
         version=__version__,
     )
     card.content = without_tokens(card.content)
@@ -84,7 +86,7 @@ def _template() -> Path:
     for file in _TEMPLATES:
         if file.is_file():
             return file
-    raise OSError(f"the card's template is missing ({_TEMPLATES[0].name}); install transformers_copilot again.")
+    raise OSError(f"the card's template is missing ({_TEMPLATES[0].name}); install the package again.")
 
 
 def _card_data(

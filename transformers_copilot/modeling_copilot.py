@@ -18,6 +18,7 @@ from .layers_copilot import CopilotLayer, make_norm
 from .masks import CopilotMasks
 from .mistakes import SparseMistake
 from .random_stream import own_random_stream
+from .validation import chosen
 
 
 class CopilotPreTrainedModel(PreTrainedModel):
@@ -53,7 +54,7 @@ class CopilotModel(CopilotPreTrainedModel):
     def __init__(self, config: CopilotConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
-        if config.head == "own":
+        if chosen("head", config.head) == "own":
             self.mistake_embedding = nn.Embedding(config.vocab_size, width)
             self.correction_head = nn.Linear(width, config.vocab_size, bias=False)
         else:
@@ -102,7 +103,7 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
         """
-        table = self.mistake_embedding.weight if self.config.head == "own" else pilot_embedding
+        table = self.mistake_embedding.weight if chosen("head", self.config.head) == "own" else pilot_embedding
         batch, length, entries = mistakes.token_ids.shape
         rows = F.embedding_bag(
             mistakes.token_ids.reshape(-1, entries),
@@ -110,7 +111,7 @@ class CopilotModel(CopilotPreTrainedModel):
             per_sample_weights=mistakes.values.reshape(-1, entries).to(table.dtype),
             mode="sum",
         ).view(batch, length, -1)
-        return rows if self.config.head == "own" else self.mistake_projection(rows.to(self.dtype))
+        return rows if chosen("head", self.config.head) == "own" else self.mistake_projection(rows.to(self.dtype))
 
     def forward(
         self,
@@ -174,7 +175,7 @@ class CopilotModel(CopilotPreTrainedModel):
         """
         with self._random_stream(torch.tensor(states.shape, device=states.device)):  # an adapter's dropout
             output = self.correction_head(states)
-        return (output if self.config.head == "own" else pilot_head(output)).float()
+        return (output if chosen("head", self.config.head) == "own" else pilot_head(output)).float()
 
     def resize_vocabulary(self, vocab_size: int) -> None:
         """Follow the Pilot's change of vocabulary. New tokens start without a correction (f = 0).
@@ -182,7 +183,7 @@ class CopilotModel(CopilotPreTrainedModel):
         Args:
             vocab_size (`int`): the new number of tokens.
         """
-        if self.config.head == "own":
+        if chosen("head", self.config.head) == "own":
             self.mistake_embedding = _resized(self.mistake_embedding, vocab_size, self.config.initializer_range)
             self.correction_head = _resized(self.correction_head, vocab_size, 0.0)
         self.config.vocab_size = vocab_size

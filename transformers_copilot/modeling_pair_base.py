@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from .call_weight import weight_of_pass
+from .adapted import has_adapter
+from .call_weight import make_room_for_weight, weight_of_pass
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
@@ -30,9 +31,11 @@ from .pairing import (
     keep_attention_plain,
     question_size,
 )
+from .pilot_classes import auto_class_for
 from .pilot_inputs import forward_with_inputs
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
+from .validation import chosen
 from .weight_files import check_weight_files
 
 
@@ -63,13 +66,20 @@ class PilotCopilotPreTrainedModel(
     _keep_in_fp32_modules_strict = {"copilot"}
     _keep_in_fp32_modules = ["copilot"]  # what quantizers leave alone
     _auto_pilot_class: Any
+    _pilot_learnt: frozenset[str] = frozenset()  # before it was frozen
 
     def __init__(
         self, config: PilotCopilotConfig, pilot: PreTrainedModel | None = None, copilot: CopilotModel | None = None
     ) -> None:
         super().__init__(config)
         config.check_options()
-        self.pilot = self._auto_pilot_class.from_config(config.pilot) if pilot is None else pilot
+        if pilot is None:
+            pilot_config = cast(PreTrainedConfig, config.pilot)
+            self.pilot = auto_class_for(pilot_config, self._auto_pilot_class).from_config(pilot_config)
+        else:
+            self.pilot = pilot
+            # Two classes may share a kind of configuration: the one that is saved says which of them it is of.
+            self.pilot.config.architectures = self.pilot.config.architectures or [type(pilot).__name__]
         check_pilot(self.pilot, bool(config.is_encoder_decoder))
         copilot_config = cast(CopilotConfig, config.copilot)  # no dict any more, nor None
         check_pairing(self.pilot.config, copilot_config, question_size(self.pilot))
@@ -86,7 +96,7 @@ class PilotCopilotPreTrainedModel(
             for module in pilot.modules():
                 module._is_hf_initialized = True
         self.post_init()
-        self.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
+        make_room_for_weight(self.generation_config)
 
     @classmethod
     def from_pilot(
@@ -112,8 +122,9 @@ class PilotCopilotPreTrainedModel(
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
-                `rationale_window`, `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of
-                the Pilot's `from_pretrained`; `copilot_revision`, branch, tag or commit of a Copilot's own checkpoint.
+                `rationale_window`, `rationale_pooling`, `mistakes_from`, `mistake_top_k`, `mistake_tail`,
+                `copilot_weight`); with an id, also keywords of the Pilot's `from_pretrained`; `copilot_revision`,
+                branch, tag or commit of a Copilot's own checkpoint.
 
         Returns:
             The pair.
@@ -191,10 +202,16 @@ class PilotCopilotPreTrainedModel(
         """Only read the Pilot: no gradient, no optimiser state, no dropout.
 
         Args:
-            frozen (`bool`, *optional*, defaults to `True`): `False` lets it learn again.
+            frozen (`bool`, *optional*, defaults to `True`): `False` lets it learn again; with an adapter in it, what
+                learnt before.
         """
-        for parameter in self.pilot.parameters():
-            parameter.requires_grad_(frozen is False and parameter.is_floating_point())
+        if not self.pilot_is_frozen:
+            self._pilot_learnt = frozenset(
+                name for name, weight in self.pilot.named_parameters() if weight.requires_grad
+            )
+        for name, parameter in self.pilot.named_parameters():
+            learns = name in self._pilot_learnt if has_adapter(self.pilot) else parameter.is_floating_point()
+            parameter.requires_grad_(frozen is False and learns)
         self.train(self.training)
 
     @property
@@ -234,7 +251,9 @@ class PilotCopilotPreTrainedModel(
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return None if self.copilot.config.head == "own" else self.pilot.get_input_embeddings().weight.detach()
+        if chosen("head", self.copilot.config.head) == "own":
+            return None
+        return self.pilot.get_input_embeddings().weight.detach()
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.

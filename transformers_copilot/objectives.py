@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fusion import rectified_log_probabilities
+from .validation import chosen
 
 
 # Added under the root of "rmse" so that its gradient at an exact fit is finite.
@@ -40,7 +41,11 @@ def copilot_objective(
 
     Returns:
         `torch.FloatTensor`, a scalar.
+
+    Raises:
+        ValueError: there is no such objective or fusion.
     """
+    chosen("objective", objective), chosen("fusion", fusion)
     positions = correction.shape[0]
     items = positions if num_items is None else num_items
     correction = correction.float()

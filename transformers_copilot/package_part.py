@@ -12,6 +12,21 @@ from typing import Any
 from .version import __version__
 
 
+def install_advice(extra: str | None = None, upgrade: bool = False) -> str:
+    """How this package is installed, for messages: it is on no index.
+
+    Args:
+        extra (`str`, *optional*): what is to come with it, such as `"report"`.
+        upgrade (`bool`, *optional*, defaults to `False`): in the place of an earlier version.
+
+    Returns:
+        `str`: the command, and where to run it.
+    """
+    what = "." if extra is None else f"'.[{extra}]'"
+    clone = "an up-to-date clone" if upgrade else "a clone"
+    return f"`python -m pip install {'--upgrade ' if upgrade else ''}{what}` in {clone} of the package's repository"
+
+
 def package_part(module: str) -> Any:
     """A module of the installed package.
 
@@ -30,9 +45,9 @@ def package_part(module: str) -> Any:
         if error.name != f"{__package__}.{module}":
             raise
         raise ImportError(
-            f"the code of a checkpoint loads a pair and generates with it; for more install the package: "
-            f"`pip install transformers_copilot` (this checkpoint's code is of version {__version__})."
+            "the code of a checkpoint loads a pair and generates with it; for more install the package "
+            f"transformers_copilot: {install_advice()} (this checkpoint's code is of version {__version__})."
         ) from error
 
 
-__all__ = ["package_part"]
+__all__ = ["install_advice", "package_part"]

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
-from .adapters import unwrapped_pilot
+from .adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot, without_adapter
+from .call_weight import make_room_for_weight
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
 from .copilot_checkpoint import CopilotCheckpoint
 from .modeling_copilot import CopilotModel
 from .pairing import check_pairing, check_pilot, keep_attention_plain, question_size
+from .pilot_classes import auto_class_for
 from .provenance import commit_of, hub_id
 from .quantization import adopt_quantization
 from .weight_copying import copy_decoder_weights
@@ -23,6 +25,11 @@ from .weight_copying import copy_decoder_weights
 
 DEFAULT_COPILOT_LAYERS = 2
 _MIN_COPILOT_LAYERS = 2
+# Keywords of `from_pretrained` that say where a configuration is, and whether its code may run.
+_FINDING = (
+    *("revision", "token", "cache_dir", "local_files_only", "subfolder", "trust_remote_code", "code_revision"),
+    *("gguf_file", "force_download", "proxies"),
+)
 
 
 @dataclass
@@ -60,7 +67,8 @@ def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str,
         revision = resolve_revision(pilot, options.get("revision"), **where)
         if revision is not None:
             options = {**options, "revision": revision}
-        return LoadedPilot(auto_class.from_pretrained(pilot, **options), hub_id(pilot), commit_of(revision))
+        model = pilot_class(auto_class, pilot, options).from_pretrained(pilot, **options)
+        return LoadedPilot(model, hub_id(pilot), commit_of(revision))
     if options:
         raise TypeError(
             f"unknown options {sorted(options)}: expected {sorted(PAPER_OPTIONS)}. Keywords of `from_pretrained` are "
@@ -68,6 +76,28 @@ def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str,
         )
     # What is no model is refused by name later on.
     return LoadedPilot(pilot, hub_id(pilot.name_or_path) if isinstance(pilot, PreTrainedModel) else None, None)
+
+
+def pilot_class(auto_class: Any, pilot: str, options: dict[str, Any]) -> Any:
+    """The Auto class that loads a Pilot, text alone or with images.
+
+    Args:
+        auto_class: that of Pilots that read text alone.
+        pilot (`str`): id or path of the Pilot.
+        options (`dict`): keywords of `from_pretrained`.
+
+    Returns:
+        An Auto class.
+    """
+    config = options.get("config")
+    if not isinstance(config, PreTrainedConfig):
+        finding = {name: options[name] for name in _FINDING if name in options}
+        try:
+            config = AutoConfig.from_pretrained(pilot, **finding)
+        except (OSError, ValueError) as error:
+            refuse_adapter_alone(pilot, finding, error)
+            raise
+    return auto_class_for(config, auto_class)
 
 
 def copilot_config_for(
@@ -96,7 +126,7 @@ def copilot_config_for(
     else:
         fields: dict[str, Any] = {}
         if isinstance(copilot, str):
-            source = auto_class.from_pretrained(copilot)
+            source = pilot_class(auto_class, copilot, {}).from_pretrained(copilot)
         elif isinstance(copilot, dict):
             fields = dict(copilot)
         elif copilot is not None:
@@ -156,6 +186,7 @@ def build_pair(
     loaded = load_pilot(pair_class._auto_pilot_class, unwrapped_pilot(pilot), options)
     pilot = loaded.model
     check_pilot(pilot, pair_class.config_class().is_encoder_decoder)
+    check_adapter(pilot, "pilot")  # one that was loaded by its id or path may have brought an adapter
     if checkpoint is not None:
         checkpoint.check_head(head)
         copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
@@ -171,12 +202,13 @@ def build_pair(
     keep_attention_plain(copilot_config)
     pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
     if checkpoint is None:
-        copy_decoder_weights(pair.copilot, source)
+        with without_adapter(source):
+            copy_decoder_weights(pair.copilot, source)
     else:
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)
     pair.generation_config = copy.deepcopy(pilot.generation_config)
-    pair.generation_config._from_model_config = None  # or λ in it would be left out when it is loaded
+    make_room_for_weight(pair.generation_config)
     pair.train(pilot.training)
     return pair
 

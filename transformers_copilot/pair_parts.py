@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from .adapters import adapter_names, has_adapter, plain_state, put_adapter
+from .adapter_methods import start_that_changes_base
+from .adapters import (
+    adapter_name,
+    adapter_names,
+    has_adapter,
+    learns_outside_adapter,
+    put_adapter,
+)
 from .copilot_checkpoint import CopilotCheckpoint, write_copilot
 from .hub_push import hub_api, push_errors_explained, push_folder
 from .model_card import write_card
@@ -145,13 +152,20 @@ def save_with_adapters(pair: PilotCopilotPreTrainedModel, folder: str | os.PathL
         **given: `tokenizer`, `pilot` and `pilot_revision`.
 
     Raises:
-        ValueError: there is no adapter, or the Pilot's own weights learn too and would be lost.
+        ValueError: there is no adapter, or the Pilot's own weights learn or were changed too and would be lost.
     """
     if not adapter_names(pair):
         raise ValueError("the pair has no adapter; `save_copilot` saves the Copilot alone, `save_pretrained` all.")
-    of_adapter = set(pair.pilot.state_dict()) - set(plain_state(pair.pilot)) if has_adapter(pair.pilot) else set()
-    learning = [name for name, weight in pair.pilot.named_parameters() if weight.requires_grad]
-    lost = sorted(set(learning) - of_adapter)
+    start = (
+        start_that_changes_base(pair.pilot.peft_config[adapter_name(pair.pilot)]) if has_adapter(pair.pilot) else None
+    )
+    if start is not None:
+        raise ValueError(
+            f"the Pilot's adapter was started with `init_lora_weights={start!r}`, which took a part out of the Pilot's "
+            "own weights, so the adapter alone does not belong to the Pilot as it was: save the pair whole with "
+            "`save_pretrained`, or `merge_adapters` first."
+        )
+    lost = learns_outside_adapter(pair.pilot)
     if lost:
         raise ValueError(
             f"{len(lost)} of the Pilot's own weights learn too, {lost[0]} first, and adapters would lose what they "

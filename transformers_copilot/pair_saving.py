@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .adapted import has_adapter
 from .package_part import package_part
 from .quantization import check_saveable, is_quantized
 
@@ -165,11 +168,10 @@ class PairSavingMixin(_PairBase):
         """Add the adapters to the weights below them and take them out: a plain pair, all of whose weights learn.
 
         Raises:
-            ValueError: a part has several adapters, or merged weights are not finite.
+            ValueError: a method can't be merged, merged weights are not finite, or one of several modules that share
+                a weight has an adapter. Nothing is changed then.
         """
-        adapters = package_part("adapters")
-        for part in adapters.adapter_names(self):
-            adapters.merge_adapter(self, part)
+        package_part("adapters").merge_all(self)
 
     def save_pretrained(
         self,
@@ -193,15 +195,17 @@ class PairSavingMixin(_PairBase):
         if is_quantized(self.pilot):
             # transformers 5.23 cannot turn the names of a quantized checkpoint that it loaded back.
             kwargs.setdefault("save_original_format", False)
-        self.config.adapters = None
-        if not (self.pilot._hf_peft_config_loaded or self.copilot._hf_peft_config_loaded):
+        if not (has_adapter(self.pilot) or has_adapter(self.copilot)):
+            self.config.adapters = None
             super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
             return
         files = package_part("adapter_files")
+        self.config.adapters = package_part("adapters").adapter_names(self)
         if is_main_process:
             files.save_adapters_beside(self, save_directory)
-        # A hook, because quantizers take the weights themselves whatever is given here.
-        hook = self.register_state_dict_post_hook(_leave_adapters_out)
+        # A hook, because quantizers take the weights themselves whatever is given here. Once is enough, and another
+        # thread that saves this pair has a hook of its own.
+        hook = self.register_state_dict_post_hook(partial(_leave_adapters_out, threading.get_ident()))
         try:
             state_dict = None if state_dict is None else files.without_adapters(self, state_dict)
             super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
@@ -214,8 +218,8 @@ class PairSavingMixin(_PairBase):
             package_part("adapter_files").load_adapter(self, part, name, source, **hub)
 
 
-def _leave_adapters_out(pair: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    if prefix:  # the pair is a part of something else that is being saved
+def _leave_adapters_out(thread: int, pair: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    if prefix or thread != threading.get_ident():  # the pair is a part of something else that is being saved
         return
     plain = package_part("adapter_files").without_adapters(pair, state)
     state.clear()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from .adapted import has_adapter
 from .rationale import RationaleRecorder
 
 
@@ -58,6 +59,17 @@ class PairVocabularyMixin(_PairBase):
             `nn.Module`
         """
         return self.pilot.get_decoder()
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Tie what the Pilot ties. With an adapter in the Pilot it is tied already, below the adapter; above it, PEFT
+        decides what is a copy of its own.
+
+        Args:
+            *args: as of any model's.
+            **kwargs: as of any model's.
+        """
+        if not has_adapter(self.pilot):
+            super().tie_weights(*args, **kwargs)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
         """Change the vocabulary of both parts; new tokens start uncorrected (f = 0).

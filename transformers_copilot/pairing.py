@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from .configuration_copilot import CopilotConfig
 from .generation_hooks import check_generates_as_usual
+from .validation import chosen
 
 
 def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
@@ -85,7 +86,7 @@ def check_head(pilot: PreTrainedModel, copilot_config: CopilotConfig) -> None:
     Raises:
         ValueError: the widths differ (OPT-350m projects its states first), or there is no head; both values are named.
     """
-    if copilot_config.head != "pilot":
+    if chosen("head", copilot_config.head) != "pilot":
         return
     head = pilot.get_output_embeddings()
     width = None if head is None else head.weight.shape[-1]

@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from packaging.version import InvalidVersion, Version
 from transformers import PreTrainedConfig
 
+from .package_part import install_advice
 from .version import __version__
 
 
@@ -88,7 +89,7 @@ def upgrade_advice(version: str | None) -> str:
     """
     return (
         f"The checkpoint was written by transformers_copilot {version}, and this is {__version__}: "
-        "`pip install --upgrade transformers_copilot`."
+        f"{install_advice(upgrade=True)}."
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from .validation import chosen
+
 
 if TYPE_CHECKING:
     from .modeling_pair_base import PilotCopilotPreTrainedModel
@@ -47,7 +49,7 @@ def adopt_quantization(pair: PilotCopilotPreTrainedModel) -> None:
         pair.hf_quantizer = pair.pilot.hf_quantizer = quantizer
     # Trainer refuses a quantized model without adapters; in a pair the Copilot is what learns.
     pair.is_quantized, pair.pilot.is_quantized = False, True
-    if pair.copilot.config.head == "pilot":
+    if chosen("head", pair.copilot.config.head) == "pilot":
         for layer in (pair.pilot.get_input_embeddings(), pair.pilot.get_output_embeddings()):
             if any(type(weight) is not nn.Parameter or not weight.is_floating_point() for weight in layer.parameters()):
                 raise ValueError(

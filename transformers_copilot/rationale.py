@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .head_product import product_with_rows
+from .validation import chosen
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Capture:
 
     Attributes:
         owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
-        pooling (`str`): `"mean"` over the layers, or the `"last"` one alone.
+        pooling (`str`, *optional*, defaults to `"mean"`): `"mean"` over the layers, or the `"last"` one alone.
         keep_layers (`int`): for how many rows to keep every layer's output beside the sum.
         question (`torch.Tensor` of shape `(batch, length, question_size)`, *optional*): the embedding layer's output.
         total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far, or the
@@ -156,7 +157,7 @@ class RationaleRecorder:
         hidden = (output[0] if isinstance(output, (tuple, list)) else output).detach()
         if captured.keep_layers:
             captured.layers.append(hidden[: captured.keep_layers])
-        if captured.total is None or captured.pooling == "last":
+        if captured.total is None or chosen("rationale_pooling", captured.pooling) == "last":
             captured.total, captured.count = hidden.float(), 1
         else:
             captured.total, captured.count = captured.total + hidden.to(captured.total.device), captured.count + 1

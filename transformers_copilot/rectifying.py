@@ -20,6 +20,7 @@ from .masks import copilot_masks, key_visibility
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake, log_normalizer, observed_mistake, pilot_distribution, probability_of, sparse_vector
 from .modeling_copilot import CopilotModel
+from .validation import chosen
 
 
 class Corrector(Protocol):
@@ -67,6 +68,8 @@ class PilotPass:
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
         past (`int`): positions before this call.
         layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output.
+        correction (`torch.FloatTensor` of shape `(batch, 1, vocab)`, *optional*): f of a generated position, where the
+            Copilot's row went through the Pilot's head together with the Pilot's own.
 
     Raises:
         ValueError: the attention mask is not one number a token, or the rationale not one state a token.
@@ -143,7 +146,17 @@ def run_copilot(
 
     Returns:
         `torch.FloatTensor` of shape `(batch, kept, vocab)`.
+
+    Raises:
+        ValueError: the Pilot's head gives logits of other tokens than the Copilot knows.
     """
+    if seen.logits.shape[-1] != pair.copilot.config.vocab_size:
+        raise ValueError(
+            f"the Pilot gives {seen.logits.shape[-1]} logits, and the Copilot corrects "
+            f"{pair.copilot.config.vocab_size}: the Pilot's head was replaced after the pair was made, as transformers "
+            "does with an assistant of another vocabulary while it samples. Make the pair anew with `from_pilot`, or "
+            "leave the Copilot out with `copilot_weight=0`."
+        )
     if seen.correction is not None and cache is not None:
         _keep(pair, seen, cache, seen.correction, prompt_length)
         return seen.correction
@@ -168,7 +181,7 @@ def feeds_back(pair: Corrector, prompt_length: int | None) -> bool:
     Returns:
         `bool`
     """
-    return pair.config.error_feedback == "predicted" and prompt_length is not None
+    return chosen("error_feedback", pair.config.error_feedback) == "predicted" and prompt_length is not None
 
 
 def _keep(
@@ -258,7 +271,7 @@ def predicted_feedback(logits: Tensor, correction: Tensor, fusion: str) -> Tenso
     Returns:
         `torch.FloatTensor` of shape `(..., vocab)`.
     """
-    if fusion == "probability":
+    if chosen("fusion", fusion) == "probability":
         return correction
     log_probabilities = torch.log_softmax(logits.float(), dim=-1)
     return rectified_log_probabilities(log_probabilities, correction, 1.0, fusion).exp() - log_probabilities.exp()

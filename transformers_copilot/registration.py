@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+)
 
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
@@ -31,6 +38,9 @@ def register_models() -> None:
         (AutoModelForSeq2SeqLM, PilotCopilotSeq2SeqConfig, PilotCopilotForSeq2SeqLM),
     ):
         auto_class.register(config_class, model_class, exist_ok=True)
+        # A Pilot may read images: programs that load such models ask these.
+        AutoModelForMultimodalLM.register(config_class, model_class, exist_ok=True)
+        AutoModelForImageTextToText.register(config_class, model_class, exist_ok=True)
         # AutoModel does not fall back on the other mappings.
         AutoModel.register(config_class, model_class, exist_ok=True)
 

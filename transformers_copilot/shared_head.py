@@ -18,6 +18,7 @@ from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake
 from .rationale import Capture
 from .rectifying import Corrector, copilot_states, feeds_back, mistake_of, own_feedback
+from .validation import chosen
 
 
 @dataclass
@@ -58,7 +59,7 @@ def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | 
     head = pair.get_output_embeddings()
     # With gradients the head has to be detached for the Copilot's row, which a shared product cannot be.
     plain = type(head) is nn.Linear and cast(Tensor | None, head.bias) is None and head.weight.device.type != "meta"
-    if plain and pair.copilot.config.head == "pilot" and not torch.is_grad_enabled():
+    if plain and chosen("head", pair.copilot.config.head) == "pilot" and not torch.is_grad_enabled():
         captured.head_rows = lambda: step_rows(pair, step, cache, captured)
 
 

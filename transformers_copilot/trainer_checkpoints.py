@@ -71,8 +71,13 @@ class CopilotCheckpointsMixin(_TrainerBase):
         loaded = type(pair).from_pretrained(resume_from_checkpoint, dtype="auto").state_dict()
         if loaded.keys() == pair.state_dict().keys():
             pair.load_state_dict(loaded)
-        else:  # an adapter was put into the pair, whose weights only a module that has it can take
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            odd = sorted(loaded.keys() ^ pair.state_dict().keys())
+            raise ValueError(
+                f"{resume_from_checkpoint} holds another pair than the one that trains: {len(odd)} weights are in "
+                f"one of them only, {odd[0]} first. If one of them has adapters that the other lacks, put the "
+                "same ones in (`add_adapters`) before resuming."
+            )
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint

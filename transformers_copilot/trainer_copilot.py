@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 
+from .adapters import check_trained_model
 from .call_weight import named_weight
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch, lesson_positions, target_mask
@@ -23,6 +24,7 @@ from .trainer_loss import PairView
 from .trainer_metrics import CopilotMetricsMixin
 from .trainer_optimizers import CopilotOptimizersMixin
 from .trainer_runs import CopilotRunsMixin, check_arguments
+from .validation import chosen
 
 
 class CopilotTrainerMixin(
@@ -54,6 +56,7 @@ class CopilotTrainerMixin(
     loss_is_scaled_for_ga: bool | None
 
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
+        check_trained_model(args[0] if args else kwargs.get("model"), kwargs.get("peft_config"))
         super().__init__(*args, **kwargs)
         check_arguments(self.args)
         if mistake_log is not None and self.model_init is not None:
@@ -127,6 +130,8 @@ class CopilotTrainerMixin(
             # A copy: the base Trainer takes the labels out of it where it smooths them.
             loss = base(view, dict(inputs), num_items_in_batch=num_items_in_batch)
         except ValueError as error:
+            if not model.training:
+                raise
             raise ValueError(f"round {self.state.global_step}: {error}") from error
         if model.training:
             loss = self._both_losses(view.outputs, loss, num_items_in_batch)
@@ -181,7 +186,7 @@ class CopilotTrainerMixin(
     def _draw(self, again: int = 0) -> MistakeRecord | None:
         """A round of the log, or `None` for the one under way. Where it is drawn, each has the same probability
         (Algorithm 1 appends before it draws), by seed and step only: a resumed run draws as an uninterrupted one."""
-        if not again and self.args.mistake_log_draw == "newest":
+        if not again and chosen("mistake_log_draw", self.args.mistake_log_draw) == "newest":
             return None
         log, step = self.mistake_log, self.state.global_step
         oldest = 1 if not again and len(log) == log.max_rounds else 0
@@ -203,7 +208,7 @@ class CopilotTrainerMixin(
         return {"mistake_round": part.to_batch(self.args.device), "copilot_items": items, "copilot_scale": 1.0}
 
     def _hand_over(self, mistakes: MistakeBatch) -> None:
-        dtype = getattr(torch, self.args.mistake_log_dtype)
+        dtype = getattr(torch, chosen("mistake_log_dtype", self.args.mistake_log_dtype))
         keep_question = self.pair.pilot.get_input_embeddings().weight.requires_grad
         empty = not mistakes.supervised(self.pair.config.mistakes_from).any()
         self.mistake_callback.hand(None if empty else MistakeRecord.from_batch(mistakes, dtype, keep_question))

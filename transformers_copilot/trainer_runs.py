@@ -105,6 +105,14 @@ def _set_up(pair: PilotCopilotPreTrainedModel, args: CopilotArguments) -> None:
 
 
 def check_arguments(args: Any) -> None:
+    """Refuse arguments that lack the Copilot's.
+
+    Args:
+        args ([`CopilotArguments`]): what the Trainer was given.
+
+    Raises:
+        TypeError: they are of another class.
+    """
     if not isinstance(args, CopilotArguments):
         raise TypeError(
             f"`args` is a {type(args).__name__}; give CopilotTrainingArguments, or mix CopilotArguments into your own "

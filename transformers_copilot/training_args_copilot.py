@@ -10,12 +10,9 @@ from typing import Any
 
 from transformers import SchedulerType, Seq2SeqTrainingArguments, TrainingArguments
 
-from .configuration_pilot_copilot import OPTION_VALUES
-from .validation import check_option, check_positive
+from .validation import TRAINING_VALUES, check_positive, chosen
 
 
-LOG_DTYPES = ("bfloat16", "float32")
-LOG_DRAWS = ("newest", "uniform")
 # Schedules that follow a metric, not the step.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
@@ -109,10 +106,10 @@ class CopilotArguments:
         """
         for name in ("mistake_log_rounds", "mistake_log_max_bytes", "copilot_steps_per_round"):
             check_positive(name, getattr(self, name))
-        check_option("mistake_log_dtype", self.mistake_log_dtype, LOG_DTYPES)
-        check_option("mistake_log_draw", self.mistake_log_draw, LOG_DRAWS)
+        for name in TRAINING_VALUES:
+            chosen(name, getattr(self, name))
         if self.mistakes_from is not None:
-            check_option("mistakes_from", self.mistakes_from, OPTION_VALUES["mistakes_from"])
+            chosen("mistakes_from", self.mistakes_from)
         if not 0.0 <= self.held_out_mistakes < 1.0:
             raise ValueError(
                 f"`held_out_mistakes` is {self.held_out_mistakes}; it is the share of the training set that the Pilot "

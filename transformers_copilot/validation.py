@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 
 # Under logits fusion f is a gradient of the loss and λ a step along it, which is best well above 1.
 MAX_COPILOT_WEIGHT = 20.0
+# Options of a pair that are names, and every value of each.
+OPTION_VALUES: dict[str, tuple[str, ...]] = {
+    "error_feedback": ("observed", "predicted"),
+    "fusion": ("logits", "probability"),
+    "objective": ("cross_entropy", "kl", "mse", "rmse"),
+    "rationale_window": ("preceding", "current"),
+    "rationale_pooling": ("mean", "last"),
+    "mistakes_from": ("labels", "all"),
+}
+# The same of a Copilot's configuration and of the training arguments.
+COPILOT_VALUES: dict[str, tuple[str, ...]] = {"head": ("own", "pilot"), "norm_type": ("rms_norm", "layer_norm")}
+TRAINING_VALUES: dict[str, tuple[str, ...]] = {
+    "mistake_log_dtype": ("bfloat16", "float32"),
+    "mistake_log_draw": ("newest", "uniform"),
+}
+_NAMED = {**OPTION_VALUES, **COPILOT_VALUES, **TRAINING_VALUES}
 
 
 def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -32,6 +48,26 @@ def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
         raise ValueError(f"`{name}` is {value!r}, which is not one of its values: {choices}.")
 
 
+def chosen(name: str, value: str) -> str:
+    """An option's value, to be branched on: `chosen("fusion", fusion) == "logits"`.
+
+    Configurations are checked when they are made, but their fields can be set later, and functions are called with
+    any text: whatever is not known must not pass for the branch that comes last.
+
+    Args:
+        name (`str`): an option of a pair, a Copilot or a training that is a name.
+        value (`str`): what was given.
+
+    Returns:
+        `str`: the same value.
+
+    Raises:
+        ValueError: it is none of the option's values; the message names them.
+    """
+    check_option(name, value, _NAMED[name])
+    return value
+
+
 def check_copilot_weight(value: Any) -> float:
     """Return λ as a float, or refuse it.
 
@@ -43,7 +79,7 @@ def check_copilot_weight(value: Any) -> float:
 
     Raises:
         TypeError: it is not a number.
-        ValueError: it is negative, above 2 or not finite.
+        ValueError: it is negative, above 20 or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from .configuration_copilot import CopilotConfig
 from .modeling_copilot import CopilotModel
 from .rationale import decoder_layers
+from .validation import chosen
 from .weight_sources import FAMILIES, Family, Tensors
 
 
@@ -189,7 +190,7 @@ def _difference(config: CopilotConfig, source: PreTrainedModel, plan: Plan) -> s
 
 def _copy_embedding(copilot: CopilotModel, source: PreTrainedModel, report: WeightCopyReport) -> None:
     """W_in from the source's embedding, where the Copilot has its own vocabulary matrices."""
-    if copilot.config.head != "own":
+    if chosen("head", copilot.config.head) != "own":
         return
     name, target = "mistake_embedding.weight", copilot.mistake_embedding.weight
     embedding = source.get_input_embeddings()

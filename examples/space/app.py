@@ -1,7 +1,7 @@
 """A page where anybody can try a pair: the Pilot's reply and the pair's side by side, what is changed marked.
 
     python examples/space/app.py runs/mawps            # a pair's folder, or its id on the Hub
-    PAIR=user/pair python app.py                       # as a Space
+    PAIR=user/pair python app.py                       # as a Space, the package's folder beside it
 
 Hover over a marked token (or reach it with the Tab key) to see how likely it was to the Pilot and to the pair.
 """
@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import transformers_copilot  # noqa: F401 (makes the Auto classes know pairs)
+from transformers_copilot.compat import CACHE_NAME, cache_of
 from transformers_copilot.token_text import TokenTexts, printable
 
 
@@ -75,7 +76,7 @@ class Writer:
         ids = self.tokenizer(prompt, return_tensors="pt").input_ids
         cache, steps = None, []
         for _ in range(most):
-            outputs = self.pair(ids, past_key_values=cache, use_cache=True, copilot_weight=weight)
+            outputs = self.pair(ids, use_cache=True, copilot_weight=weight, **{CACHE_NAME: cache})
             logits = outputs.logits[0, -1].float()
             own = logits if outputs.pilot_logits is None else outputs.pilot_logits[0, -1].float()
             token = int((own if alone else logits).argmax())
@@ -83,7 +84,7 @@ class Writer:
                 break
             steps.append(Step(token, float(own.softmax(-1)[token]), float(logits.softmax(-1)[token])))
             yield steps
-            cache, ids = outputs.past_key_values, torch.tensor([[token]])
+            cache, ids = cache_of(outputs), torch.tensor([[token]])
 
     def show(self, steps: list[Step], other: list[Step], final: bool) -> str:
         """A reply as HTML, with the tokens marked that the other reply has not.

@@ -44,7 +44,7 @@ class TextData:
         train, dev, test (`Dataset`, *optional*): with `prompt`, `target` and `answer`.
         extract_answer (callable): reads an answer out of a reply.
         is_right (callable): whether an answer is right.
-        max_new_tokens (`int`): room for a reply.
+        max_new_tokens (`int`, *optional*, defaults to 64): room for a reply.
     """
 
     name: str

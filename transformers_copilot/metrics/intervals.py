@@ -74,7 +74,7 @@ def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, f
     Args:
         correct: Number of successes, 0 to `total`.
         total: Number of trials, at least 1.
-        z: Standard normal quantile; 1.96 gives 95 %.
+        z: Standard normal quantile; defaults to 1.959964, which gives 95 %.
 
     Returns:
         Lower and upper end, within 0 and 1.
@@ -112,7 +112,7 @@ def paired_gain(before: Sequence[bool], after: Sequence[bool], draws: int = 10_0
     Args:
         before: For each question whether the first model has it right.
         after: The same for the second model, in the same order.
-        draws: Number of bootstrap samples.
+        draws: Number of bootstrap samples; defaults to 10,000.
         seed: Seed of the draws.
 
     Returns:

@@ -64,7 +64,7 @@ def write_report(
 
     Raises:
         FileNotFoundError: there is no run or no Mistake Log in the folder.
-        ImportError: matplotlib or jinja2 is missing.
+        ImportError: matplotlib is missing.
         OSError: the output cannot be written; this is found out first.
         ValueError: the log is empty or torn.
     """
@@ -192,10 +192,8 @@ def _token_texts(run: RunFolder, tokenizer: Any | None) -> TokenTexts:
 
 
 def _template() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError('the report needs jinja2: pip install "transformers_copilot[report]".') from error
+    import jinja2
+
     # Everything that is put into the page is escaped; a name that is missing is an error and no gap.
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader)

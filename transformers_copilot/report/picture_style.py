@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import is_matplotlib_available
 
+from ..package_part import install_advice
+
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +52,7 @@ def check_matplotlib() -> None:
         ImportError: matplotlib is not installed.
     """
     if not is_matplotlib_available():
-        raise ImportError('pictures need matplotlib: pip install "transformers_copilot[report]".')
+        raise ImportError(f"pictures need matplotlib: {install_advice('report')}.")
 
 
 @contextmanager
@@ -59,7 +61,8 @@ def drawn(theme: Theme, width: float = 5.6, height: float = 3.4) -> Iterator[Fig
 
     Args:
         theme ([`Theme`]): the theme.
-        width, height (`float`, *optional*): inches; text has 10 points, so that it is read on a phone too.
+        width (`float`, *optional*, defaults to 5.6): inches; text has 10 points, so that it is read on a phone too.
+        height (`float`, *optional*, defaults to 3.4): inches.
 
     Yields:
         `matplotlib.figure.Figure` without axes. It belongs to no window and is not kept by pyplot.

@@ -95,7 +95,7 @@ def short_name(tokens: TokenTexts, token_id: int, most: int = CELL) -> str:
     Args:
         tokens ([`TokenTexts`]): the tokens' names.
         token_id (`int`): the token.
-        most (`int`, *optional*): longest name, in characters.
+        most (`int`, *optional*, defaults to 7): longest name, in characters.
 
     Returns:
         `str`: `"⟨end⟩"` for a token that ends the text.

@@ -62,7 +62,7 @@ def write_replies(
         tokenizer: Its tokenizer.
         prompts: The prompts.
         max_new_tokens: Longest reply, in tokens.
-        batch_size: Prompts a batch.
+        batch_size: Prompts a batch; defaults to 32.
         **generate_options: More options of `generate`, such as `copilot_weight=0.0` or `num_beams=4`.
 
     Returns:
