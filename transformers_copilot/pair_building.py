@@ -200,11 +200,14 @@ def build_pair(
         **own,
     )
     keep_attention_plain(copilot_config)
-    pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
-    if checkpoint is None:
-        with without_adapter(source):
-            copy_decoder_weights(pair.copilot, source)
-    else:
+    # Nothing is taken from torch's random stream: after a seed, what comes next (a Trainer's order of the data after
+    # `model_init`, the Pilot's dropout) is what it would be without a Copilot.
+    with torch.random.fork_rng(devices=[pilot.device] if pilot.device.type == "cuda" else []):
+        pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
+        if checkpoint is None:
+            with without_adapter(source):
+                copy_decoder_weights(pair.copilot, source)
+    if checkpoint is not None:
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)
     pair.generation_config = copy.deepcopy(pilot.generation_config)
