@@ -17,7 +17,7 @@ REQUIREMENTS = [
     # `SubConfigSpec`, the generation loop. Both releases of the range are tested; a new one has to be looked at first.
     "transformers>=5.23,<5.25",
     # transformers asks for 2.6, which is what `make test-oldest` runs with; 2.13 is what all tests run with; those of
-    # `make test-oldest` were run with 2.14.1 by hand, and passed.
+    # `make test-oldest` were run with 2.14.1 by hand, with the same results.
     "torch>=2.6,<2.15",
     "safetensors>=0.8,<0.9",  # 0.8, huggingface_hub 1.31 and tokenizers 0.23.1 are transformers 5.23's own floors
     "huggingface_hub>=1.31,<3",
@@ -25,8 +25,8 @@ REQUIREMENTS = [
     "accelerate>=1.10,<2",  # the Trainer's
     "datasets>=4.7,<6",
     "evaluate>=0.4.6,<0.5",
-    # Adapters; a Pilot may be a PeftModel. transformers 5.24's own `add_adapter` asks for 0.22, which is not out: a pair
-    # puts adapters in through PEFT itself, and is tested with 0.21 in both releases of transformers.
+    # Adapters; a Pilot may be a PeftModel. transformers 5.24's own `add_adapter` asks for 0.22, which is not out: a
+    # pair puts adapters in through PEFT itself, and is tested with 0.21 in both releases of transformers.
     "peft>=0.21,<0.22",
     "jinja2>=3.1,<4",  # cards and reports from templates; torch brings it in any case
     "numpy>=2.0,<3",
