@@ -111,6 +111,7 @@ def test_the_space_asks_for_what_the_package_needs() -> None:
 
 # Folders that git does not keep, and the tests, which speak of what must not be said.
 MADE = {"build", "dist", "outputs", "runs", "tests", *(entry.name for entry in ROOT.iterdir() if entry.name[0] == ".")}
+MADE |= {entry.name for entry in ROOT.glob("*.egg-info")}
 
 
 def readable() -> list[tuple[str, str]]:
