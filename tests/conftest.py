@@ -9,7 +9,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -85,6 +86,15 @@ def build_pair(pilot: PreTrainedModel, **options: Any) -> PreTrainedModel:
 def one_thread() -> None:
     """Tiny matrices are slower on several threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def little_to_collect() -> Iterator[None]:
+    """Trainer has all garbage collected before it trains; what is there already need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

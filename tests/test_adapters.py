@@ -2,6 +2,7 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,15 @@ from training_helpers import (
     state,
 )
 
-from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, paper_lora
+from transformers_copilot import (
+    CopilotSeq2SeqTrainer,
+    CopilotTrainer,
+    CopilotTrainerMixin,
+    CopilotTrainingArguments,
+    PilotCopilotForCausalLM,
+    PilotCopilotForSeq2SeqLM,
+    paper_lora,
+)
 
 
 peft = pytest.importorskip("peft")
@@ -313,3 +322,256 @@ def test_a_checkpoint_with_an_adapter_inside_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "adapters": None}))
     with pytest.raises(ValueError, match="saved with an adapter inside"):
         PilotCopilotForCausalLM.from_pretrained(tmp_path)
+
+
+# ---- states that would not come back ----
+
+
+def before(config=None, pilot=None):
+    """A Pilot in its PeftModel."""
+    torch.manual_seed(3)
+    config = lora(["q_proj"], init_lora_weights=False) if config is None else config
+    return peft.get_peft_model(make_pilot() if pilot is None else pilot, config)
+
+
+def from_pilot(pilot):
+    torch.manual_seed(1)
+    return PilotCopilotForCausalLM.from_pilot(pilot, {"num_hidden_layers": 2}).eval()
+
+
+def test_several_adapters_are_refused_before_anything_is_trained():
+    two = before()
+    two.add_adapter("second", lora(["v_proj"]))
+    with pytest.raises(
+        ValueError, match="has 2 adapters, default, second; a pair keeps one .*`delete_adapter`, or merge"
+    ):
+        from_pilot(two)
+    two.delete_adapter("second")
+    pair = from_pilot(two)
+    pair.pilot.peft_config["second"] = lora(["v_proj"])  # as `add_adapter` of the PeftModel would
+    with pytest.raises(ValueError, match="has 2 adapters"):
+        pair.merge_adapters()
+    mixed = peft.get_peft_model(make_pilot(), lora(["q_proj"]), mixed=True)
+    with pytest.raises(ValueError, match="PeftMixedModel, which mixes several adapters"):
+        from_pilot(mixed)
+
+
+SWITCHES = {
+    "merged": (lambda model: model.merge_adapter(), "is merged into the weights for now"),
+    "switched off": (lambda model: model.base_model.disable_adapter_layers(), "is switched off"),
+    "not active": (lambda model: model.base_model.set_adapter([]), "is switched off"),
+}
+
+
+@pytest.mark.parametrize(
+    ("switch", "kind"),
+    [
+        *((switch, kind) for switch in SWITCHES for kind in ("LoRA", "IA3")),
+        *((switch, kind) for switch in ("merged", "switched off") for kind in ("a copy of the head", "tokens")),
+    ],
+)
+def test_what_would_come_back_otherwise_is_refused(tmp_path, switch, kind):
+    change, message = SWITCHES[switch]
+    config = {
+        "LoRA": lora(["q_proj"], init_lora_weights=False),
+        "a copy of the head": lora(["q_proj"], modules_to_save=["lm_head"]),
+        "tokens": lora(["q_proj"], trainable_token_indices=[3]),
+        "IA3": peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[]),
+    }[kind]
+    changed = before(config)
+    change(changed)
+    with pytest.raises(ValueError, match=message):
+        from_pilot(changed)
+    given = before(config)
+    pair = from_pilot(given)
+    change(given)
+    for save in (pair.save_pretrained, pair.save_adapters):
+        with pytest.raises(ValueError, match=message):
+            save(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        pair.merge_adapters()
+
+
+def test_an_adapter_that_is_only_read_stays_as_it_is(tmp_path):
+    before().save_pretrained(tmp_path / "adapter")
+    pair = from_pilot(peft.PeftModel.from_pretrained(make_pilot(), str(tmp_path / "adapter")))
+    assert pair.pilot_is_frozen
+    start = state(pair.pilot)
+    make_trainer(tmp_path / "run", pair).train()
+    assert largest_difference(state(pair.pilot), start) == 0.0
+    expected = answers(pair)
+    pair.save_pretrained(tmp_path / "whole")
+    assert torch.equal(answers(PilotCopilotForCausalLM.from_pretrained(tmp_path / "whole")), expected)
+
+
+def test_a_frozen_adapter_learns_again_alone():
+    pair = from_pilot(before())
+    learns = {name for name, weight in pair.pilot.named_parameters() if weight.requires_grad}
+    for _ in range(2):
+        pair.freeze_pilot()
+        pair.freeze_pilot()
+        assert pair.pilot_is_frozen
+        pair.freeze_pilot(False)
+        assert {name for name, weight in pair.pilot.named_parameters() if weight.requires_grad} == learns
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_model_that_peft_has_changed_in_place_is_known(tmp_path, when):
+    """`get_peft_model` returns a PeftModel, and changes what it was given: either may come to a pair."""
+    pilot = make_pilot()
+    if when == "before":
+        before(pilot=pilot)
+        pair = from_pilot(pilot)
+    else:
+        pair = from_pilot(pilot)
+        before(pilot=pair.pilot)
+    stir(pair)
+    expected = answers(pair)
+    pair.save_pretrained(tmp_path / "whole")
+    pair.save_adapters(tmp_path / "adapters")
+    assert torch.equal(answers(PilotCopilotForCausalLM.from_pretrained(tmp_path / "whole")), expected)
+    again = PilotCopilotForCausalLM.from_pilot(make_pilot(), copilot=str(tmp_path / "adapters"))
+    assert torch.equal(answers(again), expected)
+    pair.merge_adapters()
+    torch.testing.assert_close(answers(pair), expected)
+
+
+def test_weights_outside_the_layers_need_the_peft_model():
+    pilot = make_pilot()
+    before(peft.VBLoRAConfig(r=2, num_vectors=6, vector_length=4, target_modules=["q_proj"]), pilot)
+    with pytest.raises(ValueError, match="VBLORA keeps weights outside the layers.*Give the PeftModel itself"):
+        from_pilot(pilot)
+
+
+def test_layers_of_an_adapter_that_was_deleted_are_refused():
+    left = before()
+    left.delete_adapter("default")
+    with pytest.raises(ValueError, match=r"has no adapter any more, but its layers.*`unload\(\)`"):
+        from_pilot(left)
+    pilot = left.base_model.model
+    del pilot.peft_config
+    with pytest.raises(ValueError, match="the pilot has 2 layers of an adapter that was deleted.*`unload\\(\\)`"):
+        from_pilot(pilot)
+    unloaded = before().unload()
+    assert answers(from_pilot(unloaded)).isfinite().all()
+
+
+def test_transformers_own_adapters(tmp_path):
+    """Where transformers takes the PEFT that is installed; a pair itself does not need it to."""
+    given = before()
+    with torch.no_grad():
+        expected = given.eval()(**collate(reversal_rows(3))).logits
+    given.save_pretrained(tmp_path / "adapter")
+    pilot = make_pilot()
+    try:
+        pilot.load_adapter(str(tmp_path / "adapter"))
+    except ValueError as error:
+        if "version of PEFT" not in str(error):
+            raise
+        pytest.skip(str(error))
+    pair = from_pilot(pilot)
+    with torch.no_grad():
+        assert torch.equal(pair(**collate(reversal_rows(3))).pilot_logits, expected)
+    pair.save_pretrained(tmp_path / "whole")
+    assert torch.equal(answers(PilotCopilotForCausalLM.from_pretrained(tmp_path / "whole")), answers(pair))
+
+
+def test_the_id_or_path_of_an_adapter_is_no_pilot(tmp_path):
+    before().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds an adapter and not the model.*AutoPeftModelForCausalLM"):
+        from_pilot(str(tmp_path))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "norm"], ["embed_tokens", "rotary_emb"]])
+def test_half_an_adapter_is_not_left_behind(tmp_path, targets):
+    """PEFT replaces module after module, and stops at one that it does not know."""
+    pair = make_pair(random_head=True)
+    start, expected = state(pair), answers(pair)
+    with pytest.raises((ValueError, TypeError), match="not supported"):
+        pair.add_adapters(pilot=lora(targets))
+    assert largest_difference(state(pair), start) == 0.0 and torch.equal(answers(pair), expected)
+    assert all(weight.requires_grad for weight in pair.parameters())
+    pair.save_pretrained(tmp_path)
+    pair.add_adapters(pilot=lora(["q_proj"]))
+
+
+def test_weights_that_are_not_finite_are_not_merged():
+    pair = adapted()
+    with torch.no_grad():
+        next(weight for name, weight in pair.copilot.named_parameters() if "lora_B" in name)[0, 0] = torch.inf
+    start = state(pair)
+    with pytest.raises(ValueError, match="the copilot's adapter cannot be merged: .*lora_B.* is not finite"):
+        pair.merge_adapters()
+    after = state(pair)
+    assert all(torch.equal(after[name], tensor) for name, tensor in start.items()), "the Pilot's was not merged either"
+
+
+def test_adapters_stay_float32_beside_a_bfloat16_pilot(tmp_path):
+    pair = from_pilot(make_pilot().to(torch.bfloat16))
+    pair.add_adapters(pilot=lora(["q_proj"], init_lora_weights=False))
+    pair.save_pretrained(tmp_path)
+    again = PilotCopilotForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    for each in (pair, again):
+        assert {w.dtype for name, w in each.pilot.named_parameters() if "lora_" in name} == {torch.float32}
+        assert {w.dtype for name, w in each.pilot.named_parameters() if "lora_" not in name} == {torch.bfloat16}
+    assert torch.equal(answers(again), answers(pair))
+
+
+def test_writers_side_by_side_each_write_all_of_it(tmp_path):
+    pair = adapted()
+    expected = answers(pair)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: pair.save_pretrained(tmp_path / str(number)), range(8)))
+    for number in range(8):
+        assert torch.equal(answers(PilotCopilotForCausalLM.from_pretrained(tmp_path / str(number))), expected)
+
+
+# ---- around a pair, instead of inside its parts ----
+
+
+def test_a_peft_model_of_a_pair_is_refused(tmp_path):
+    around = peft.get_peft_model(make_pair(), lora(["q_proj"]))
+    advice = r"around a pair.*`model.unload\(\)`.*`pair.add_adapters\(pilot=config\)`"
+    with pytest.raises(ValueError, match=advice):
+        from_pilot(around)
+    for trainer in (CopilotTrainer, CopilotSeq2SeqTrainer):
+        with pytest.raises(ValueError, match=advice):
+            trainer(around, CopilotTrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    with pytest.raises(ValueError, match=advice):
+        make_trainer(tmp_path, around)
+    assert from_pilot(around.unload().pilot).config.adapters is None
+
+
+def test_a_trainers_own_peft_config_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`peft_config` is given \(LoraConfig\).*`pair.add_adapters\(pilot=config\)`"):
+        make_trainer(tmp_path, trainer_kwargs={"peft_config": lora(["q_proj"])})
+    trl = pytest.importorskip("trl")
+
+    class SFTCopilotTrainer(CopilotTrainerMixin, trl.SFTTrainer):
+        pass
+
+    with pytest.raises(ValueError, match=r"`pair.add_adapters\(pilot=config\)`"):
+        SFTCopilotTrainer(model=make_pair(), peft_config=lora(["q_proj"]))
+
+
+def test_a_checkpoint_with_other_adapters_is_not_resumed_from(tmp_path):
+    given = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    make_trainer(tmp_path, adapted(), **given).train()
+    with pytest.raises(ValueError, match="holds another pair than the one that trains.*`add_adapters`"):
+        make_trainer(tmp_path, make_pair(), **given).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    make_trainer(tmp_path / "plain", make_pair(), **given).train()
+    with pytest.raises(ValueError, match="holds another pair than the one that trains.*`add_adapters`"):
+        make_trainer(tmp_path, adapted(), **given).train(
+            resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-2")
+        )
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")  # 5.23 knows no other name
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_adapters_learn_through_gradient_checkpointing(tmp_path, reentrant):
+    plain, checkpointed = adapted(), adapted()
+    given = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.1, "freeze_pilot": False}
+    make_trainer(tmp_path, plain, **given).train()
+    kwargs = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    make_trainer(tmp_path, checkpointed, **given, **kwargs).train()
+    assert largest_difference(state(plain.pilot), state(checkpointed.pilot)) < 1e-6

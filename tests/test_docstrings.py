@@ -101,14 +101,14 @@ def attributes(value: type) -> set[str]:
 
 def described(text: str) -> dict[str, str]:
     """The entries of `Args:` (or `Attributes:`): name to what is said of it."""
-    section = re.search(r"^(?:Args|Attributes):\n((?:(?:    .*)?\n?)*)", text, re.MULTILINE)
+    section = re.search(r"^(?:Args|Attributes):\n((?:    .*\n|\n)*)", text + "\n", re.MULTILINE)
     if section is None:
         return {}
     entries: dict[str, str] = {}
     for entry in re.split(r"^    (?=\S)", section[1], flags=re.MULTILINE)[1:]:
-        head = re.match(r"((?:\*{0,2}\w+(?:, )?)+)(?= \(|:)", entry)
+        head = re.match(r"(\*{0,2}\w+(?:,\s+\*{0,2}\w+)*)(?=\s+\(|:)", entry)
         assert head is not None, entry
-        entries |= {name.lstrip("*"): entry for name in head[1].split(", ")}
+        entries |= {name.lstrip("*"): entry for name in re.split(r",\s+", head[1])}
     return entries
 
 

@@ -232,3 +232,62 @@ def test_sft_packs_documents_without_mixing_them(tmp_path):
         torch.testing.assert_close(record.rationale[tokens], alone.rationale[0])
         torch.testing.assert_close(record.next_probabilities[tokens][:-1], alone.next_probabilities[0, :-1])
         begin += length
+
+
+SFT_SETTINGS = {
+    "plain": {},
+    "dft": {"loss_type": "dft"},
+    "smoothed": {"label_smoothing_factor": 0.1},
+    "accumulated": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2},
+    "packed": {"packing": True, "max_length": 32, "padding_free": True, "eval_packing": True},
+    "completions and prompts": {"completion_only_loss": False},
+}
+
+
+@pytest.mark.filterwarnings("ignore:`label_smoothing_factor` is deprecated in `SFTTrainer`:FutureWarning")
+@pytest.mark.parametrize("name", SFT_SETTINGS)
+def test_sft_teaches_the_pilot_what_it_teaches_it_alone(tmp_path, name):
+    """Its losses, its packing and its own metrics; to rounding, since its fused head sums in another order."""
+    trl = pytest.importorskip("trl")
+    sizes = {"vocab_size": len(letters()), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    alone = make_pilot(**sizes)
+    rows = [{"text": text} for text in TEXTS] if name == "packed" else PROMPTS
+    settings = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 3, "max_grad_norm": 0.0, **SFT_SETTINGS[name]}
+    trainer = sft_trainer(tmp_path, rows, make_pair(pilot=copy.deepcopy(alone), random_head=True), **settings)
+    trainer.train()
+    given = {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": [], "save_strategy": "no", **settings}
+    plain = trl.SFTTrainer(
+        model=alone,
+        args=trl.SFTConfig(str(tmp_path), disable_tqdm=True, use_cpu=True, bf16=False, **given),
+        train_dataset=datasets.Dataset.from_list(rows),
+        eval_dataset=datasets.Dataset.from_list(rows[:6]),
+        processing_class=letters(),
+    )
+    plain.train()
+    assert largest_difference(state(trainer.pair.pilot), state(alone)) < 1e-6
+    assert logged(trainer, "pilot_loss") == pytest.approx(logged(plain, "loss"), abs=2e-4)
+    for metric in ("entropy", "mean_token_accuracy", "num_tokens"):
+        assert logged(trainer, metric) == pytest.approx(logged(plain, metric), abs=1e-4), metric
+    metrics, expected = trainer.evaluate(copilot_weight=0.0), plain.evaluate()
+    for metric in ("eval_loss", "eval_entropy", "eval_mean_token_accuracy"):
+        assert metrics[metric] == pytest.approx(expected[metric], abs=1e-5), metric
+
+
+def test_sft_keeps_the_routers_loss(tmp_path):
+    trl = pytest.importorskip("trl")
+    sizes = {"vocab_size": len(letters()), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    alone = make_pilot("mixtral", **sizes)
+    settings = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 3, "max_grad_norm": 0.0, "router_aux_loss_coef": 0.5}
+    trainer = sft_trainer(tmp_path, PROMPTS, make_pair(pilot=copy.deepcopy(alone)), **settings)
+    trainer.train()
+    given = {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": [], "save_strategy": "no", **settings}
+    plain = trl.SFTTrainer(
+        model=alone,
+        args=trl.SFTConfig(str(tmp_path), disable_tqdm=True, use_cpu=True, bf16=False, **given),
+        train_dataset=datasets.Dataset.from_list(PROMPTS),
+        processing_class=letters(),
+    )
+    plain.train()
+    assert largest_difference(state(trainer.pair.pilot), state(alone)) < 1e-6
+    assert logged(trainer, "aux_loss") == pytest.approx(logged(plain, "aux_loss"), abs=1e-4)
+    assert len(logged(plain, "aux_loss")) == 3

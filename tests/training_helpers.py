@@ -187,14 +187,14 @@ def make_trainer(
         **arguments,
     }
     args = (CopilotSeq2SeqTrainingArguments if seq2seq else CopilotTrainingArguments)(str(folder), **given)
-    return (RecordingSeq2SeqTrainer if seq2seq else RecordingTrainer)(
-        model=pair,
-        args=args,
-        train_dataset=reversal_rows(32, seq2seq=seq2seq) if rows is None else rows,
-        eval_dataset=reversal_rows(10, seed=1, seq2seq=seq2seq) if eval_rows is None else eval_rows,
-        data_collator=data_collator,
+    trainer: dict[str, Any] = {
+        "model": pair,
+        "train_dataset": reversal_rows(32, seq2seq=seq2seq) if rows is None else rows,
+        "eval_dataset": reversal_rows(10, seed=1, seq2seq=seq2seq) if eval_rows is None else eval_rows,
+        "data_collator": data_collator,
         **(trainer_kwargs or {}),
-    )
+    }
+    return (RecordingSeq2SeqTrainer if seq2seq else RecordingTrainer)(args=args, **trainer)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:

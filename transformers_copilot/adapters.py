@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import find_adapter_config_file
 
 from .adapted import has_adapter
 from .adapter_methods import METHODS, kind_of, start_that_changes_base, start_that_reads_data, why_refused
@@ -124,6 +125,7 @@ def unwrapped_pilot(pilot: Any) -> Any:
     if not isinstance(pilot, peft.PeftModel):
         return pilot
     check_not_around_pair(pilot)
+    adapter_name(pilot)
     for config in pilot.peft_config.values():
         refused = why_refused(config)
         if refused is not None:
@@ -132,6 +134,25 @@ def unwrapped_pilot(pilot: Any) -> Any:
     _keep_beside(model, pilot)
     check_adapter(model, "pilot")
     return model
+
+
+def refuse_adapter_alone(pilot: str, finding: dict[str, Any], error: Exception) -> None:
+    """Say so where what was given for a Pilot, and holds no model, is an adapter.
+
+    Args:
+        pilot (`str`): the id or path.
+        finding (`dict`): keywords that say where to look, such as `revision` and `token`.
+        error (`Exception`): why no model was found there.
+
+    Raises:
+        ValueError: it is one.
+    """
+    where = {name: finding[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in finding}
+    if find_adapter_config_file(pilot, **where) is not None:
+        raise ValueError(
+            f"{pilot} holds an adapter and not the model that it belongs to. Load both and give the PeftModel: "
+            f"from_pilot(peft.AutoPeftModelForCausalLM.from_pretrained({pilot!r}, is_trainable=True))."
+        ) from error
 
 
 def check_trained_model(model: Any, peft_config: Any) -> None:
@@ -259,7 +280,11 @@ def adapter_name(part: PreTrainedModel) -> str:
         ValueError: it has several.
     """
     names = list(part.peft_config)
-    if len(names) != 1:
+    if not names:
+        raise ValueError(
+            f"{type(part).__name__} has no adapter any more, but its layers; take them out with `unload()`."
+        )
+    if len(names) > 1:
         raise ValueError(
             f"{type(part).__name__} has {len(names)} adapters, {', '.join(names)}; a pair keeps one for each part. "
             "Delete the others with `delete_adapter`, or merge first (`merge_and_unload()`)."
@@ -655,6 +680,7 @@ __all__ = [
     "peft_library",
     "plain_state",
     "put_adapter",
+    "refuse_adapter_alone",
     "set_adapter_state",
     "unwrapped_pilot",
     "without_adapter",

@@ -210,7 +210,7 @@ def _values_of_source(source: PreTrainedConfig) -> dict[str, Any]:
         "num_key_value_heads": _first(source, ("num_key_value_heads",), heads),
         "head_dim": _first(source, ("head_dim", "d_kv"), hidden_size // heads),
         "hidden_act": _first(source, _ACTIVATION_NAMES, "gelu"),
-        "gated_mlp": bool(source.is_gated_act) if is_t5 else source.model_type not in _PLAIN_MLP,
+        "gated_mlp": bool(getattr(source, "is_gated_act", False)) if is_t5 else source.model_type not in _PLAIN_MLP,
         "norm_type": norm_type,
         "norm_eps": eps,
         "attention_bias": has_bias,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .adapted import has_adapter
 from .call_weight import make_room_for_weight, weight_of_pass
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
@@ -65,6 +66,7 @@ class PilotCopilotPreTrainedModel(
     _keep_in_fp32_modules_strict = {"copilot"}
     _keep_in_fp32_modules = ["copilot"]  # what quantizers leave alone
     _auto_pilot_class: Any
+    _pilot_learnt: frozenset[str] = frozenset()  # before it was frozen
 
     def __init__(
         self, config: PilotCopilotConfig, pilot: PreTrainedModel | None = None, copilot: CopilotModel | None = None
@@ -200,10 +202,16 @@ class PilotCopilotPreTrainedModel(
         """Only read the Pilot: no gradient, no optimiser state, no dropout.
 
         Args:
-            frozen (`bool`, *optional*, defaults to `True`): `False` lets it learn again.
+            frozen (`bool`, *optional*, defaults to `True`): `False` lets it learn again; with an adapter in it, what
+                learnt before.
         """
-        for parameter in self.pilot.parameters():
-            parameter.requires_grad_(frozen is False and parameter.is_floating_point())
+        if not self.pilot_is_frozen:
+            self._pilot_learnt = frozenset(
+                name for name, weight in self.pilot.named_parameters() if weight.requires_grad
+            )
+        for name, parameter in self.pilot.named_parameters():
+            learns = name in self._pilot_learnt if has_adapter(self.pilot) else parameter.is_floating_point()
+            parameter.requires_grad_(frozen is False and learns)
         self.train(self.training)
 
     @property
@@ -243,11 +251,9 @@ class PilotCopilotPreTrainedModel(
         Returns:
             `torch.Tensor` of shape `(vocab, question_size)`, or `None` with `head="own"`.
         """
-        return (
-            None
-            if chosen("head", self.copilot.config.head) == "own"
-            else self.pilot.get_input_embeddings().weight.detach()
-        )
+        if chosen("head", self.copilot.config.head) == "own":
+            return None
+        return self.pilot.get_input_embeddings().weight.detach()
 
     def correction(self, states: Tensor) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
-from .adapters import check_adapter, unwrapped_pilot, without_adapter
+from .adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot, without_adapter
 from .call_weight import make_room_for_weight
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
@@ -91,7 +91,12 @@ def pilot_class(auto_class: Any, pilot: str, options: dict[str, Any]) -> Any:
     """
     config = options.get("config")
     if not isinstance(config, PreTrainedConfig):
-        config = AutoConfig.from_pretrained(pilot, **{name: options[name] for name in _FINDING if name in options})
+        finding = {name: options[name] for name in _FINDING if name in options}
+        try:
+            config = AutoConfig.from_pretrained(pilot, **finding)
+        except (OSError, ValueError) as error:
+            refuse_adapter_alone(pilot, finding, error)
+            raise
     return auto_class_for(config, auto_class)
 
 
@@ -195,11 +200,14 @@ def build_pair(
         **own,
     )
     keep_attention_plain(copilot_config)
-    pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
-    if checkpoint is None:
-        with without_adapter(source):
-            copy_decoder_weights(pair.copilot, source)
-    else:
+    # Nothing is taken from torch's random stream: after a seed, what comes next (a Trainer's order of the data after
+    # `model_init`, the Pilot's dropout) is what it would be without a Copilot.
+    with torch.random.fork_rng(devices=[pilot.device] if pilot.device.type == "cuda" else []):
+        pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
+        if checkpoint is None:
+            with without_adapter(source):
+                copy_decoder_weights(pair.copilot, source)
+    if checkpoint is not None:
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)
     pair.generation_config = copy.deepcopy(pilot.generation_config)

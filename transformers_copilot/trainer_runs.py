@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from transformers import Trainer
 
 from .held_out import HeldOutCollator, hold_out
@@ -66,27 +65,9 @@ class CopilotRunsMixin(_TrainerBase):
             self.data_collator = HeldOutCollator(self.data_collator)
             self._held_out = (wanted, whole, self.train_dataset)
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """Make a new model, as `Trainer.call_model_init`; it gets the settings of the arguments that a pair keeps.
-
-        Args:
-            trial (*optional*): a search's.
-
-        Returns:
-            The pair.
-
-        Raises:
-            TypeError: the arguments lack the Copilot's.
-        """
-        check_arguments(self.args)
-        model = super().call_model_init(trial)
-        if isinstance(model, PilotCopilotPreTrainedModel):  # any other is refused where the pair is asked for
-            _set_up(model, self.args)
-        return model
-
     def _hp_search_setup(self, trial: Any) -> None:
-        # `train` calls this for each training, with a new model where there is a `model_init`. The trial's arguments
-        # are set here.
+        # `train` calls this for each training, after `model_init` has made a new model, and the trial's arguments are
+        # set here: what a model is to be is known only now.
         super()._hp_search_setup(trial)
         if self.model_init is not None:
             self.args.check_copilot_arguments()
@@ -124,6 +105,14 @@ def _set_up(pair: PilotCopilotPreTrainedModel, args: CopilotArguments) -> None:
 
 
 def check_arguments(args: Any) -> None:
+    """Refuse arguments that lack the Copilot's.
+
+    Args:
+        args ([`CopilotArguments`]): what the Trainer was given.
+
+    Raises:
+        TypeError: they are of another class.
+    """
     if not isinstance(args, CopilotArguments):
         raise TypeError(
             f"`args` is a {type(args).__name__}; give CopilotTrainingArguments, or mix CopilotArguments into your own "
