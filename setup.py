@@ -25,8 +25,8 @@ REQUIREMENTS = [
     "accelerate>=1.10,<2",  # the Trainer's
     "datasets>=4.7,<6",
     "evaluate>=0.4.6,<0.5",
-    # Adapters; a Pilot may be a PeftModel. transformers 5.24's own `add_adapter` asks for 0.22, which is not out: a pair
-    # puts adapters in through PEFT itself, and is tested with 0.21 in both releases of transformers.
+    # Adapters; a Pilot may be a PeftModel. transformers 5.24's own `add_adapter` asks for 0.22, which is not out: a
+    # pair puts adapters in through PEFT itself, and is tested with 0.21 in both releases of transformers.
     "peft>=0.21,<0.22",
     "jinja2>=3.1,<4",  # cards and reports from templates; torch brings it in any case
     "numpy>=2.0,<3",
