@@ -453,9 +453,7 @@ def refused_around(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_method_that_needs_more_than_the_layers_is_refused(kind, tmp_path):
-    with pytest.raises(
-        ValueError, match=f"the Pilot is a PeftModel with {kind}, which a pair cannot have: {kind} .*Use |Train with"
-    ):
+    with pytest.raises(ValueError, match=f"PeftModel with {kind}, which a pair cannot have: {kind} .*(Use|Train with)"):
         PilotCopilotForCausalLM.from_pilot(refused_around(kind, tmp_path))
     pair = make_pair()
     before = state(pair)

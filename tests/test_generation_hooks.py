@@ -172,11 +172,16 @@ def test_a_pilot_with_a_loop_of_its_own_is_refused_by_name(name: str):
         PilotCopilotForCausalLM.from_pilot(pilot, {"num_hidden_layers": 2})
 
 
-def test_a_pilot_that_orders_its_beams_itself_is_refused():
+def test_a_pilot_that_orders_its_beams_itself_writes_without_beams_only():
+    """As models of older code on the Hub do."""
     pilot = build_pilot(*TINY["llama"])
-    pilot.__class__ = type("Own", (LlamaForCausalLM,), {"_reorder_cache": lambda self, cache, beams: cache})
-    with pytest.raises(ValueError, match="Own has its own `_reorder_cache`"):
-        PilotCopilotForCausalLM.from_pilot(pilot, {"num_hidden_layers": 2})
+    pilot.__class__ = type("Own", (LlamaForCausalLM,), {"_reorder_cache": staticmethod(lambda cache, beams: cache)})
+    pair = build_pair(pilot, copilot={"num_hidden_layers": 2})
+    inputs = prompt(pilot, 2)
+    assert torch.equal(written(pair, inputs, copilot_weight=0.0), written(pair.pilot, inputs))
+    for settings in ({}, {"do_sample": True}, {"copilot_weight": 0.0}):
+        with pytest.raises(ValueError, match="Own puts its cache in the beams' order itself"):
+            written(pair, inputs, num_beams=2, **settings)
 
 
 def test_a_generate_that_was_put_on_the_pilot_is_refused():

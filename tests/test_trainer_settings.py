@@ -144,6 +144,8 @@ def make_trainer(folder: Path, case: Case, pair: bool, **more: Any) -> Any:
 
 def run(folder: Path, case: Case, pair: bool) -> Outcome:
     """Train three steps, evaluate, and tell all."""
+    if case.slow:  # what was compiled of a Pilot alone has no hooks, and torch would use it again
+        torch.compiler.reset()
     if case.resume:
         make_trainer(folder, case, pair, save_strategy="steps", save_steps=1).train()
     trainer = make_trainer(folder, case, pair)

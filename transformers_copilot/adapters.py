@@ -125,11 +125,11 @@ def unwrapped_pilot(pilot: Any) -> Any:
     if not isinstance(pilot, peft.PeftModel):
         return pilot
     check_not_around_pair(pilot)
-    adapter_name(pilot)
     for config in pilot.peft_config.values():
         refused = why_refused(config)
         if refused is not None:
             raise ValueError(f"the Pilot is a PeftModel with {kind_of(config)}, which a pair cannot have: {refused}")
+    adapter_name(pilot)
     model = pilot.get_base_model()
     _keep_beside(model, pilot)
     check_adapter(model, "pilot")

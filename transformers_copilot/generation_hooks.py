@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.generation import GenerationMode
 
 from .cache_pilot_copilot import PilotCopilotCache
 from .compat import CACHE_NAME, CACHE_NAMES
@@ -72,9 +73,7 @@ def own_generation(pilot: PreTrainedModel) -> list[str]:
     """
     usual = [name for name in vars(GenerationMixin) if callable(getattr(GenerationMixin, name))]
     asked = [name for name in usual if not name.startswith("__") and name not in DELEGATED | NOT_NEEDED]
-    found = [name for name in asked if _has_own(pilot, name)]
-    # Beams would be put in order by the model instead of by the cache, which holds the Copilot's part too.
-    return found + [name for name in ("_reorder_cache",) if hasattr(type(pilot), name)]
+    return [name for name in asked if _has_own(pilot, name)]
 
 
 def check_generates_as_usual(pilot: PreTrainedModel) -> None:
@@ -84,7 +83,7 @@ def check_generates_as_usual(pilot: PreTrainedModel) -> None:
         pilot (`PreTrainedModel`): the Pilot.
 
     Raises:
-        ValueError: it has a `generate`, a decoding loop or a reordering of its own; the message names them.
+        ValueError: it has a `generate` or a decoding loop of its own; the message names them.
     """
     own = own_generation(pilot)
     if own:
@@ -152,8 +151,13 @@ class DelegatedHooksMixin(_Generating):
         model_kwargs.pop("logits_to_keep", None)  # a draft's model is told it where a pair takes it, as one does
         self.pilot._validate_model_kwargs(model_kwargs)
 
-    def _validate_generation_mode(self, *args: Any, **kwargs: Any) -> None:
-        self.pilot._validate_generation_mode(*args, **kwargs)
+    def _validate_generation_mode(self, generation_mode: GenerationMode, *args: Any, **kwargs: Any) -> None:
+        if "beam" in generation_mode.value and hasattr(self.pilot, "_reorder_cache"):
+            raise ValueError(
+                f"{type(self.pilot).__name__} puts its cache in the beams' order itself (`_reorder_cache`), and knows "
+                "nothing of the Copilot's part of a pair's cache. Write without beams, or use `pair.pilot` alone."
+            )
+        self.pilot._validate_generation_mode(generation_mode, *args, **kwargs)
 
     def _validate_generated_length(self, *args: Any, **kwargs: Any) -> None:
         self.pilot._validate_generated_length(*args, **kwargs)

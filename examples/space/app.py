@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import transformers_copilot  # noqa: F401 (makes the Auto classes know pairs)
+from transformers_copilot.call_weight import weight_of_call
 from transformers_copilot.compat import CACHE_NAME, cache_of
 from transformers_copilot.token_text import TokenTexts, printable
 
@@ -158,7 +159,7 @@ def build(writer: Writer):
         )
         prompt = gradio.Textbox(label="Prompt", lines=3, value=EXAMPLES[0], elem_id="prompt")
         with gradio.Row():
-            own = float(writer.pair.config.copilot_weight)
+            own = weight_of_call(writer.pair, None, None)
             weight = gradio.Slider(0.0, 20.0, value=own, step=0.1, label="λ: how much of the correction is used")
             most = gradio.Slider(8, 256, value=64, step=8, label="Longest reply, in tokens")
         button = gradio.Button("Write", variant="primary", elem_id="write")

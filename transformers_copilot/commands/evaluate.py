@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..call_weight import weight_of_call
 from ..metrics import accuracy_of, paired_gain
 from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies
-from ..validation import check_copilot_weight
 from .arguments import make_parser, parse
 from .data import DataArguments, TextData, load_own_data, load_task_data
 from .models import DTYPES, load_pair, load_tokenizer
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
     output = Path(options.output or (Path(other.pair) if Path(other.pair).is_dir() else Path()) / EVALUATION_NAME)
     output.parent.mkdir(parents=True, exist_ok=True)
     pair, tokenizer = load_pair(other.pair, options.dtype, options.device), load_tokenizer(other.pair)
-    weight = pair.config.copilot_weight if options.weight is None else check_copilot_weight(options.weight)
+    weight = weight_of_call(pair, None, options.weight)
     results = compare(pair, tokenizer, data, options, weight)
     output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     say(*describe(results), f"replies and figures: {output}")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from ..call_weight import weight_of_call
 from ..token_text import TokenTexts
-from ..validation import check_copilot_weight
 from .models import DTYPES, load_pair, load_tokenizer
 from .terminal import marked_changes, quiet_libraries, say, uses_colour
 
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
     if not prompt:
         parser.error("there is no prompt: give one, or pipe it in")
     pair, tokenizer = load_pair(options.pair, options.dtype, options.device), load_tokenizer(options.pair)
-    weight = pair.config.copilot_weight if options.weight is None else check_copilot_weight(options.weight)
+    weight = weight_of_call(pair, None, options.weight)
     inputs = _encode(tokenizer, prompt, options.chat, pair.device)
     if not options.compare:
         _write(pair, tokenizer, inputs, options, weight, stream=True)
