@@ -178,7 +178,7 @@ def test_other_families_adapters_come_back(tmp_path, family):
     expected = answers(pair)
     assert torch.equal(answers(pair_class(family).from_pretrained(tmp_path / "whole")), expected)
     pair.merge_adapters()
-    torch.testing.assert_close(answers(pair), expected)
+    torch.testing.assert_close(answers(pair), expected, atol=1e-4, rtol=1e-4)  # of logits up to 4
 
 
 def test_a_saved_adapter_is_pefts_own_and_names_no_folder(tmp_path):
