@@ -7,6 +7,7 @@ import torch
 from training_helpers import collate, make_pair, make_trainer, reversal_rows
 
 from transformers_copilot import PilotCopilotForCausalLM, fit_copilot_weight
+from transformers_copilot.call_weight import weight_of_call
 
 
 ROWS = reversal_rows(11, seed=5)
@@ -221,3 +222,12 @@ def test_what_cannot_be_fitted_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         fit(pair, rows, **options)
     assert pair.config.copilot_weight == 1.0
+
+
+def test_the_fitted_weight_is_what_generate_uses():
+    """A λ that was put into the generation configuration before would go before the fitted one."""
+    pair = make_pair(random_head=True)
+    pair.generation_config.copilot_weight = 7.0
+    found = fit(pair, reversal_rows(4))
+    assert pair.generation_config.copilot_weight is None
+    assert weight_of_call(pair, None, None) == found.weight == pair.config.copilot_weight

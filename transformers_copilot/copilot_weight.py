@@ -11,12 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import default_data_collator
+from transformers.utils import logging
 
+from .call_weight import named_weight
 from .fusion import rectify
 from .mistakes import mistake_size
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .validation import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option, chosen
 
+
+logger = logging.get_logger(__name__)
 
 DEFAULT_GRID = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 METHODS = ("auto", "least_squares", "grid")
@@ -117,6 +121,9 @@ def fit_copilot_weight(
     )
     pair.config.copilot_weight = best
     pair.config.copilot_weight_fit = asdict(fit)
+    if named_weight(pair.generation_config, None) is not None:
+        logger.warning(f"`pair.generation_config.copilot_weight` gives way to the fitted λ = {best:g}.")
+        pair.generation_config.copilot_weight = None  # `generate` would go on with it
     return fit
 
 
