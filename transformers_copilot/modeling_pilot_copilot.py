@@ -132,6 +132,8 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
         step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length)
         sharing = partial(share_head, self, step, pair_cache)
+        if training:
+            use_cache = bool(use_cache)  # without a cache the documents of packed rows are apart
         outputs, captured = self._pilot_pass(given, pair_cache, use_cache, sharing)
         seen = PilotPass(
             token_ids=input_ids,

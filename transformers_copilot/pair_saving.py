@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from .modeling_pair_base import PilotCopilotPreTrainedModel
 
+_ONE_WRITER = threading.Lock()
+
 # A mixin of the pair; type checkers are told so.
 _PairBase: Any = PreTrainedModel if TYPE_CHECKING else object
 
@@ -203,14 +205,17 @@ class PairSavingMixin(_PairBase):
         self.config.adapters = package_part("adapters").adapter_names(self)
         if is_main_process:
             files.save_adapters_beside(self, save_directory)
-        # A hook, because quantizers take the weights themselves whatever is given here. Once is enough, and another
-        # thread that saves this pair has a hook of its own.
-        hook = self.register_state_dict_post_hook(partial(_leave_adapters_out, threading.get_ident()))
-        try:
-            state_dict = None if state_dict is None else files.without_adapters(self, state_dict)
-            super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
-        finally:
-            hook.remove()
+        # A hook, because quantizers take the weights themselves whatever is given here. One thread after the other:
+        # torch can't go through a module's hooks while another thread puts one there.
+        with _ONE_WRITER:
+            hook = self.register_state_dict_post_hook(partial(_leave_adapters_out, threading.get_ident()))
+            try:
+                state_dict = None if state_dict is None else files.without_adapters(self, state_dict)
+                super().save_pretrained(
+                    save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+                )
+            finally:
+                hook.remove()
 
     def _load_adapters(self, source: str, hub: dict[str, Any]) -> None:
         """The adapters that a pair's configuration names."""
