@@ -18,6 +18,8 @@ from torch import Tensor
 
 # Positions whose whole vocabulary is drawn from at once.
 _ROWS_AT_ONCE = 256
+# A megabyte of float32: a processor's own cache holds about as much.
+_NUMBERS_AT_ONCE = 2**18
 
 
 class PilotDistribution(NamedTuple):
@@ -70,7 +72,25 @@ def log_normalizer(logits: Tensor) -> Tensor:
     Returns:
         `torch.FloatTensor` of shape `(...)`: NaN or inf where a row holds NaN or +inf.
     """
-    return torch.logsumexp(logits.float(), dim=-1)
+    rows = rows_in_cache(logits)
+    if logits.dim() < 2 or rows >= logits[..., 0].numel():
+        return torch.logsumexp(logits.float(), dim=-1)
+    pieces = logits.reshape(-1, logits.shape[-1]).split(rows)
+    return torch.cat([torch.logsumexp(piece.float(), dim=-1) for piece in pieces]).view(logits.shape[:-1])
+
+
+def rows_in_cache(vector: Tensor) -> int:
+    """How many positions' whole vocabularies a processor has at hand at once; a pass over more waits for memory.
+
+    Args:
+        vector (`torch.Tensor` of shape `(..., vocab)`): what a pass goes over.
+
+    Returns:
+        `int`: all of them where it does not lie on a CPU.
+    """
+    if vector.device.type != "cpu":
+        return max(1, vector[..., 0].numel())
+    return max(1, _NUMBERS_AT_ONCE // vector.shape[-1])
 
 
 def probability_of(logits: Tensor, token_ids: Tensor, normalizer: Tensor | None = None) -> Tensor:
@@ -136,6 +156,7 @@ def draw_tail(logits: Tensor, belief: PilotDistribution, count: int, seed: int) 
         `torch.LongTensor` of shape `(rows, count)`.
     """
     generator = torch.Generator(logits.device).manual_seed(seed)
+    rows = min(_ROWS_AT_ONCE, rows_in_cache(logits))
     drawn = [
         torch.multinomial(
             # The least probability keeps a row alive whose rest has underflowed to nothing.
@@ -144,7 +165,7 @@ def draw_tail(logits: Tensor, belief: PilotDistribution, count: int, seed: int) 
             replacement=True,
             generator=generator,
         )
-        for part, known in zip(logits.split(_ROWS_AT_ONCE), belief.token_ids.split(_ROWS_AT_ONCE), strict=True)
+        for part, known in zip(logits.split(rows), belief.token_ids.split(rows), strict=True)
     ]
     return torch.cat(drawn)
 
@@ -221,6 +242,7 @@ __all__ = [
     "observed_mistake",
     "pilot_distribution",
     "probability_of",
+    "rows_in_cache",
     "share_removed",
     "sparse_vector",
 ]

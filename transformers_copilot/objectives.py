@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fusion import rectified_log_probabilities
+from .mistakes import rows_in_cache
 from .validation import chosen
 
 
@@ -50,9 +51,9 @@ def copilot_objective(
     items = positions if num_items is None else num_items
     correction = correction.float()
     if objective == "cross_entropy":
-        log_probabilities = pilot_probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
-        rectified = rectified_log_probabilities(log_probabilities, correction, 1.0, fusion)
-        return -rectified.gather(-1, token_ids.unsqueeze(-1)).sum() / items
+        rows = rows_in_cache(correction)
+        pieces = zip(correction.split(rows), pilot_probabilities.split(rows), token_ids.split(rows), strict=True)
+        return -sum((_likelihood(*piece, fusion) for piece in pieces), correction.new_zeros(())) / items
     true = token_ids.unsqueeze(-1)
     mistakes = (-pilot_probabilities).scatter_add(-1, true, torch.ones_like(true, dtype=correction.dtype))
     if objective == "kl":
@@ -62,6 +63,13 @@ def copilot_objective(
     if objective == "mse":
         return squared / items
     return (squared / positions + _ROOT_EPS).sqrt() * (positions / items)
+
+
+def _likelihood(correction: Tensor, pilot_probabilities: Tensor, token_ids: Tensor, fusion: str) -> Tensor:
+    """Σ log p̃ of the true tokens, at λ = 1."""
+    log_probabilities = pilot_probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    rectified = rectified_log_probabilities(log_probabilities, correction, 1.0, fusion)
+    return rectified.gather(-1, token_ids.unsqueeze(-1)).sum()
 
 
 def pilot_loss_of(logits: Tensor, targets: Tensor, num_items: Tensor | float | None = None) -> Tensor:
