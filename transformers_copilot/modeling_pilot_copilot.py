@@ -132,8 +132,9 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
         step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length)
         sharing = partial(share_head, self, step, pair_cache)
-        if training:
-            use_cache = bool(use_cache)  # without a cache the documents of packed rows are apart
+        segments = packed_segments(position_ids, attention_mask, past)
+        if training and use_cache is None and segments is not None:
+            use_cache = False  # with a cache, transformers does not keep the documents of a packed row apart
         outputs, captured = self._pilot_pass(given, pair_cache, use_cache, sharing)
         seen = PilotPass(
             token_ids=input_ids,
@@ -142,7 +143,7 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             rationale=captured.rationale(),
             attention_mask=attention_mask,
             question_mask=None,
-            segments=packed_segments(position_ids, attention_mask, past),
+            segments=segments,
             past=past,
             layers=captured.stacked_layers(),
             correction=captured.correction(),

@@ -157,8 +157,6 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             decoder_input_ids, decoder_attention_mask, attention_mask, encoded, past, prompt_length, encoded is not None
         )
         sharing = partial(share_head, self, step, pair_cache)
-        if training:
-            use_cache = bool(use_cache)  # without a cache the documents of packed rows are apart
         outputs, captured = self._pilot_pass(given, pair_cache, use_cache, sharing)
         question = outputs.encoder_last_hidden_state
         if attention_mask is None:
