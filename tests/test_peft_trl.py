@@ -291,3 +291,25 @@ def test_sft_keeps_the_routers_loss(tmp_path):
     assert largest_difference(state(trainer.pair.pilot), state(alone)) < 1e-6
     assert logged(trainer, "aux_loss") == pytest.approx(logged(plain, "aux_loss"), abs=1e-4)
     assert len(logged(plain, "aux_loss")) == 3
+
+
+def test_sft_does_not_teach_the_pilot_the_rows_that_are_held_out(tmp_path):
+    """Whatever stands in held-out rows, the Pilot becomes the same; the Copilot does not."""
+    sizes = {"vocab_size": len(letters()), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    settings = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4, "held_out_mistakes": 0.5, "max_grad_norm": 0.0}
+    ends = []
+    for changed in (False, True):
+        trainer = sft_trainer(tmp_path, PROMPTS, make_pair(pilot=make_pilot(**sizes), random_head=True), **settings)
+
+        def collated(rows, collate=trainer.data_collator, changed=changed):
+            batch = collate(rows)
+            if changed:  # another answer to every question that is held out
+                other = (batch["labels"] >= 0) & batch["held_out"].unsqueeze(-1)
+                batch["labels"] = batch["labels"].masked_fill(other, sizes["vocab_size"] - 1)
+            return batch
+
+        trainer.data_collator = collated
+        trainer.train()
+        ends.append((state(trainer.pair.pilot), state(trainer.pair.copilot)))
+    assert largest_difference(ends[0][0], ends[1][0]) == 0.0
+    assert largest_difference(ends[0][1], ends[1][1]) > 1e-4

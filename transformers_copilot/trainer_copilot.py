@@ -136,7 +136,7 @@ class CopilotTrainerMixin(
         if model.training:
             loss = self._both_losses(view.outputs, loss, num_items_in_batch)
         else:
-            self._add_sizes(view.outputs, labels)
+            self._add_sizes(view.outputs, inputs)
         return (loss, view.outputs) if return_outputs else loss
 
     def _extra_arguments(self, labels: Tensor | None, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
@@ -332,7 +332,7 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
             hook.remove()
 
     def _measure(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
-        self._add_sizes(outputs, kwargs.get("labels"))
+        self._add_sizes(outputs, kwargs)
 
 
 __all__ = ["CopilotSeq2SeqTrainer", "CopilotTrainer", "CopilotTrainerMixin"]

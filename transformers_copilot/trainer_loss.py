@@ -71,13 +71,13 @@ class PairView(nn.Module):
         Returns:
             `ModelOutput`; `loss` is the Pilot's own in training.
         """
-        if fused_lm_head:
-            inputs.pop("labels", None)  # TRL makes its loss of the figures
+        # TRL makes its loss of the figures, by the labels that it gives: the Pilot's, which held-out rows have none of.
+        labels = inputs.pop("labels", None) if fused_lm_head else None
         if self.outputs is None:  # a base Trainer may ask twice about one batch
             lessons = {"mistake_targets": self.labels} if self.training else {}
             self.outputs = self._viewed[0](**inputs, **lessons, **self.extra)
         if fused_lm_head:
-            return label_figures(self.outputs, inputs.get("shift_labels"), self.labels)
+            return label_figures(self.outputs, inputs.get("shift_labels"), labels)
         if not self.training:
             return self.outputs
         shown = {name: value for name, value in self.outputs.items() if name not in ("loss", "mistakes")}

@@ -113,11 +113,12 @@ class CopilotMetricsMixin(_TrainerBase):
         finally:
             self._evaluated_at = before
 
-    def _add_sizes(self, outputs: Any, labels: Tensor | None) -> None:
+    def _add_sizes(self, outputs: Any, batch: dict[str, Any]) -> None:
         """‖p − p̂‖², ‖p − p̃‖² and both log-likelihoods of an evaluation's supervised tokens, summed by row."""
+        labels = batch.get("labels")
         if labels is None or outputs.pilot_logits is None:
             return
-        targets = self.pair.aligned_labels(labels)
+        targets = self.pair.targets_of(labels, batch)
         supervised = targets >= 0
         true = targets[supervised]
         columns = []
