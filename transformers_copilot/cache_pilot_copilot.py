@@ -20,13 +20,13 @@ class PilotCopilotCache(Cache):
 
     Args:
         pilot (`Cache`): the Pilot's own cache.
-        fixed_questions (`bool`, *optional*, defaults to `False`): whether questions are an encoder's output.
+        copilot ([`CopilotCache`] or `Cache`, *optional*): the Copilot's own, by default a decoder-only decoder's.
     """
 
-    def __init__(self, pilot: Cache, fixed_questions: bool = False) -> None:
+    def __init__(self, pilot: Cache, copilot: Any = None) -> None:
         # `Cache.__init__` would make layers of its own; ours are the Pilot's.
         self.pilot = pilot
-        self.copilot = CopilotCache(fixed_questions)
+        self.copilot = CopilotCache() if copilot is None else copilot
         self.pending_logits: Tensor | None = None
         self.pending_feedback: Tensor | None = None
         self.recording = False

@@ -1,4 +1,4 @@
-"""Configuration of the Copilot: the small transformer that reads mistakes and writes corrections."""
+"""Configuration of the Copilot: its form, what it reads of the Pilot, and its shape."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .branch_config import branch_config
 from .compat import CACHE_NAMES
 from .validation import COPILOT_VALUES, check_positive, chosen
 
@@ -24,6 +25,12 @@ _PLAIN_MLP = (
 )
 _ATTENTION_BIAS = ("gpt2", "gpt_neox", "opt", "bloom", "phi", "bart", "mbart", "pegasus", "qwen2", "starcoder2")
 _T5_LIKE = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
+# What `rationale` was called in three options up to version 0.1: window, pooling, the Copilot's own input.
+_FORMER_RATIONALES = {
+    ("preceding", "mean", False): "preceding",
+    ("current", "mean", False): "current",
+    ("current", "last", True): "last",
+}
 
 
 @strict
@@ -34,6 +41,16 @@ class CopilotConfig(PreTrainedConfig):
     (App. A.1 of arXiv 2505.16270).
 
     Args:
+        form (`str`, *optional*, defaults to `"decoder"`):
+            What the Copilot is. `"decoder"`: layers of the Pilot's kind that read mistakes, questions and rationales
+            (Eq. 6). `"branch"`: the Pilot's own last `num_hidden_layers` layers once more, reading what those read; at
+            λ = 1 the pair is a plain model (`merge_copilot`). `"linear"`: one map A of the state h before the Pilot's
+            head, z + λf = W(h + λAh); no layers, no cache, and it merges at any λ.
+        rationale (`str`, *optional*, defaults to `"preceding"`):
+            What a `"decoder"` sees of the Pilot's layers. `"preceding"`: their mean, at earlier positions only (the
+            paper). `"current"`: the same, at the current position too. `"last"`: the last layer's states, the current
+            one as a part of the input. `"depths"`: three states a position, after the first, the second and the last
+            third of the layers, the current ones as a part of the input.
         vocab_size (`int`, *optional*, defaults to 32000):
             Number of tokens, the same as the Pilot's.
         hidden_size (`int`, *optional*, defaults to 512):
@@ -41,8 +58,8 @@ class CopilotConfig(PreTrainedConfig):
         intermediate_size (`int`, *optional*, defaults to 1376):
             Width of its feed-forward part.
         num_hidden_layers (`int`, *optional*, defaults to 6):
-            Number of layers L_C. A decoder-only Copilot needs two at least: odd layers attend to mistakes, even ones
-            to questions and rationales (App. A.2).
+            Number of layers L_C; 0 for `"linear"`. A decoder-only `"decoder"` needs two at least: odd layers attend to
+            mistakes, even ones to questions and rationales (App. A.2).
         num_attention_heads (`int`, *optional*, defaults to 8):
             Query heads.
         num_key_value_heads (`int`, *optional*):
@@ -69,13 +86,10 @@ class CopilotConfig(PreTrainedConfig):
             Whether the feed-forward projections have biases.
         dropout (`float`, *optional*, defaults to 0.0):
             Dropout after each attention and feed-forward part, in training only.
-        head (`str`, *optional*, defaults to `"own"`):
+        head (`str`, *optional*):
             `"own"`: matrices V × d_C in and out (the paper). `"pilot"`: the Pilot's embedding in and its language
-            model head out, both read only, with a small map on either side; no vocabulary matrix is stored.
-        rationale_input (`bool`, *optional*, defaults to `False`):
-            Whether position j's own rationale is part of the Copilot's input there, beside the mistake before it.
-            Without positions in its attention the Copilot can't tell which of all rationales is its own. Needs
-            `rationale_window="current"`.
+            model head out, both read only, with a small map on either side; no vocabulary matrix is stored. Defaults
+            to `"own"` for a `"decoder"`; the other forms have the Pilot's.
         pilot_hidden_size (`int`, *optional*):
             Width d_P of the Pilot's layers, hence of rationales. Defaults to `hidden_size`.
         question_size (`int`, *optional*):
@@ -84,6 +98,12 @@ class CopilotConfig(PreTrainedConfig):
             The form: `True` gives every layer both attentions, `False` alternates them.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of fresh weights.
+        branch_config (`dict`, *optional*):
+            A `"branch"`: configuration of the Pilot's class with as many layers as the branch has. Made by
+            [`CopilotConfig.from_pilot`].
+        branch_scale (`float`, *optional*, defaults to 1.0):
+            A `"branch"`: what the Pilot multiplies its decoder's output with before its head (T5). Measured when the
+            pair is made.
 
     Raises:
         ValueError: an option is unknown or sizes do not fit each other.
@@ -92,6 +112,8 @@ class CopilotConfig(PreTrainedConfig):
     model_type = "copilot"
     keys_to_ignore_at_inference = [*CACHE_NAMES]
 
+    form: str = "decoder"
+    rationale: str = "preceding"
     vocab_size: int = 32000
     hidden_size: int = 512
     intermediate_size: int = 1376
@@ -109,12 +131,13 @@ class CopilotConfig(PreTrainedConfig):
     qk_norm: bool = False
     mlp_bias: bool = False
     dropout: float = 0.0
-    head: str = "own"
-    rationale_input: bool = False
+    head: str | None = None
     pilot_hidden_size: int | None = None
     question_size: int | None = None
     is_encoder_decoder: bool = False
     initializer_range: float = 0.02
+    branch_config: dict | None = None
+    branch_scale: float = 1.0
 
     # Set by `registration`: called once, by the first configuration that is made. Every pair's holds one of these.
     register_models: ClassVar[Callable[[], None] | None] = None
@@ -128,6 +151,9 @@ class CopilotConfig(PreTrainedConfig):
             self.pilot_hidden_size = self.hidden_size
         if self.question_size is None:
             self.question_size = self.pilot_hidden_size
+        if self.head is None:
+            self.head = "own" if self.form == "decoder" else "pilot"
+        kwargs.pop("rationale_input", None)  # of version 0.1; the pair's configuration has made `rationale` of it
         self._check()
         super().__post_init__(**kwargs)
         register_models = CopilotConfig.register_models
@@ -138,18 +164,56 @@ class CopilotConfig(PreTrainedConfig):
     def _check(self) -> None:
         for name in COPILOT_VALUES:
             chosen(name, getattr(self, name))
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"):
             check_positive(name, getattr(self, name))
+        self._check_form()
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"`num_attention_heads` ({self.num_attention_heads}) must be a multiple of `num_key_value_heads` "
                 f"({self.num_key_value_heads}): each key head serves the same number of query heads."
             )
-        if self.num_hidden_layers < 2 and not self.is_encoder_decoder:
+
+    def _check_form(self) -> None:
+        form = chosen("form", self.form)
+        if form == "linear":
+            if self.num_hidden_layers:
+                raise ValueError(
+                    f"`num_hidden_layers` is {self.num_hidden_layers}, but a Copilot of the form 'linear' has no "
+                    "layers: leave it out, or choose the form 'branch' or 'decoder'."
+                )
+        else:
+            check_positive("num_hidden_layers", self.num_hidden_layers)
+        if form != "decoder" and self.head != "pilot":
+            raise ValueError(
+                f"`head` is {self.head!r}, but a Copilot of the form {form!r} works on what the Pilot's head reads: "
+                "leave `head` out, or give 'pilot'."
+            )
+        if form != "decoder" and self.hidden_size != self.pilot_hidden_size:
+            raise ValueError(
+                f"`hidden_size` is {self.hidden_size}, but a Copilot of the form {form!r} has the Pilot's width, "
+                f"{self.pilot_hidden_size}: leave it out."
+            )
+        if form == "branch" and self.branch_config is None:
+            raise ValueError(
+                "a Copilot of the form 'branch' needs `branch_config`; make its configuration with "
+                "`CopilotConfig.from_pilot(pilot.config, form='branch', num_hidden_layers=...)`."
+            )
+        if form == "decoder" and self.num_hidden_layers < 2 and not self.is_encoder_decoder:
             raise ValueError(
                 "`num_hidden_layers` is 1, but a decoder-only Copilot needs at least 2: layer 1 attends to mistakes, "
                 "layer 2 to questions and rationales."
             )
+
+    @property
+    def rationale_states(self) -> int:
+        """How many of the Pilot's states a rationale is made of, at each position."""
+        return 3 if chosen("rationale", self.rationale) == "depths" else 1
+
+    @property
+    def reads_own_rationale(self) -> bool:
+        """Whether position j's own rationale is a part of a decoder's input there. Without positions in its attention
+        it can't tell which of all rationales is its own."""
+        return chosen("rationale", self.rationale) in ("last", "depths")
 
     @classmethod
     def from_pilot(cls, pilot_config: PreTrainedConfig, **overrides: Any) -> CopilotConfig:
@@ -173,8 +237,38 @@ class CopilotConfig(PreTrainedConfig):
             raise TypeError(f"CopilotConfig has no field {', '.join(unknown)}; see its documentation for the fields.")
         values = _values_of_source(pilot_config.get_text_config(decoder=True))
         values["is_encoder_decoder"] = bool(pilot_config.is_encoder_decoder)
+        form = overrides.get("form", "decoder")
+        if form == "linear":
+            values["num_hidden_layers"] = 0
+        elif form == "branch":
+            values["branch_config"] = branch_config(pilot_config, overrides.get("num_hidden_layers", 0))
         _scale_to_width(values, overrides)
         return cls(**{**values, **overrides})
+
+    @staticmethod
+    def rationale_of_former(window: str, pooling: str, own_input: bool) -> str:
+        """`rationale` for the three options that a checkpoint of version 0.1 has in its place.
+
+        Args:
+            window (`str`): its `rationale_window`.
+            pooling (`str`): its `rationale_pooling`.
+            own_input (`bool`): its Copilot's `rationale_input`.
+
+        Returns:
+            `str`
+
+        Raises:
+            ValueError: there is no such rationale any more; the message names the options.
+        """
+        found = _FORMER_RATIONALES.get((window, pooling, own_input))
+        if found is None:
+            raise ValueError(
+                f"the checkpoint has rationale_window={window!r}, rationale_pooling={pooling!r} and "
+                f"rationale_input={own_input}, of which only some combinations were kept: "
+                f"{', '.join(repr(value) for value in COPILOT_VALUES['rationale'])}. Teach a Copilot anew with one of "
+                "them, or load it with version 0.1 of this package."
+            )
+        return found
 
 
 def _first(config: PreTrainedConfig, names: tuple[str, ...], default: Any) -> Any:

@@ -22,13 +22,12 @@ PAPER_OPTIONS: dict[str, Any] = {
     "error_feedback": "predicted",
     "fusion": "probability",
     "objective": "rmse",
-    "rationale_window": "preceding",
-    "rationale_pooling": "mean",
     "mistakes_from": "labels",
     "mistake_top_k": None,
-    "mistake_tail": 32,
     "copilot_weight": 1.0,
 }
+# The same of the Copilot itself, fields of its own configuration.
+PAPER_COPILOT: dict[str, Any] = {"form": "decoder", "rationale": "preceding", "head": "own"}
 
 # Fields of the Pilot's output that a pair hands on. An evaluation leaves them out of what it gathers.
 PILOT_OUTPUTS = (
@@ -66,26 +65,21 @@ class PilotCopilotConfig(PreTrainedConfig):
         copilot (`CopilotConfig` or `dict`, *optional*):
             The Copilot's configuration.
         error_feedback (`str`, *optional*, defaults to `"observed"`):
-            What the Copilot is told of its earlier tokens while generating. `"observed"`: the mistake
-            ℓ = onehot(token taken) − p̂ (Eq. 4), as in training. `"predicted"`: its own earlier outputs f (Algorithm 2).
+            What a Copilot of the form `"decoder"` is told of earlier tokens. `"observed"`: the mistake
+            ℓ = onehot(token taken) − p̂ (Eq. 4), in training and while generating. `"predicted"`: the same in training,
+            and its own earlier outputs f while generating (Algorithm 2). `"token"`: the token alone, so that p̂ is
+            needed nowhere but where it is corrected. The other forms read neither.
         fusion (`str`, *optional*, defaults to `"logits"`):
             `"logits"`: p̃ = softmax(z + λf). `"probability"`: p̃ ∝ max(p̂ + λf, tiny) (Eq. 8).
         objective (`str`, *optional*, defaults to `"cross_entropy"`):
             The Copilot's loss. `"cross_entropy"`: −log p̃ of the true token at λ = 1. `"kl"`: KL divergence of
             softmax(f) from softmax(ℓ). `"mse"`, `"rmse"`: squared distance of f from ℓ, its root taken over the
             mini-batch (Eq. 7).
-        rationale_window (`str`, *optional*, defaults to `"preceding"`):
-            `"preceding"`: position j sees the Pilot's hidden states before j (the paper). `"current"`: those at j too.
-        rationale_pooling (`str`, *optional*, defaults to `"mean"`):
-            What a rationale is made of: the `"mean"` of the decoder layers' raw outputs (the paper), or the `"last"`
-            layer's alone.
         mistakes_from (`str`, *optional*, defaults to `"labels"`):
             Positions that the Copilot's loss covers: `"labels"`, the supervised ones, or `"all"`, the prompt's too.
         mistake_top_k (`int`, *optional*, defaults to 64):
-            How many of the Pilot's most probable tokens a mistake keeps beside the true one. `None` keeps all.
-        mistake_tail (`int`, *optional*, defaults to 32):
-            How many tokens are drawn, at every position that is learnt from, from what those leave of p̂: they stand
-            for the rest of the vocabulary in the Copilot's loss.
+            How many of the Pilot's most probable tokens a mistake that is *read* keeps beside the true one. `None`
+            keeps all. The loss sees the whole vocabulary in any case.
         copilot_weight (`float`, *optional*, defaults to 1.0):
             λ of Eq. 8, from 0 (the Pilot alone) to 20; [`fit_copilot_weight`] sets it. Probability fusion and
             cross-entropy want one of about 1, `"kl"` and `"mse"` under logits fusion one of 3 to 8.
@@ -121,11 +115,8 @@ class PilotCopilotConfig(PreTrainedConfig):
     error_feedback: str = "observed"
     fusion: str = "logits"
     objective: str = "cross_entropy"
-    rationale_window: str = "preceding"
-    rationale_pooling: str = "mean"
     mistakes_from: str = "labels"
     mistake_top_k: int | None = 64
-    mistake_tail: int = 32
     copilot_weight: float | int = 1.0
     copilot_weight_fit: dict | None = None
     pilot_name_or_path: str | None = None
@@ -134,6 +125,7 @@ class PilotCopilotConfig(PreTrainedConfig):
     transformers_copilot_version: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._read_former(kwargs)
         newer = is_newer(self.transformers_copilot_version)
         if newer:
             kwargs = self._without_unknown(kwargs)
@@ -148,6 +140,21 @@ class PilotCopilotConfig(PreTrainedConfig):
             kwargs.setdefault("attn_implementation", {"": self.pilot._attn_implementation, "pilot": {}})
             kwargs.setdefault("experts_implementation", {"pilot": {}})
         super().__post_init__(**kwargs)
+
+    def _read_former(self, given: dict[str, Any]) -> None:
+        """Make `rationale` of the options that a file of version 0.1 has in its place; `mistake_tail` is of a loss
+        that is gone."""
+        given.pop("mistake_tail", None)
+        former = {name: given.pop(name) for name in ("rationale_window", "rationale_pooling") if name in given}
+        if former and isinstance(self.copilot, dict) and "rationale" not in self.copilot:
+            self.copilot = {
+                **self.copilot,
+                "rationale": CopilotConfig.rationale_of_former(
+                    former.get("rationale_window", "preceding"),
+                    former.get("rationale_pooling", "mean"),
+                    bool(self.copilot.get("rationale_input", False)),
+                ),
+            }
 
     def _without_unknown(self, given: dict[str, Any]) -> dict[str, Any]:
         """Leave out, with a warning, what a later version of the package has put into the file."""
@@ -187,23 +194,14 @@ class PilotCopilotConfig(PreTrainedConfig):
         """
         for name, allowed in OPTION_VALUES.items():
             check_option(name, getattr(self, name), allowed)
-        copilot = self.copilot.to_dict() if isinstance(self.copilot, CopilotConfig) else self.copilot or {}
-        if copilot.get("rationale_input") and self.rationale_window == "preceding":
-            raise ValueError(
-                "the Copilot's `rationale_input` is True, which gives it each position's own rationale, but "
-                "`rationale_window` is 'preceding', which hides it; set rationale_window='current'."
-            )
         self.copilot_weight = check_copilot_weight(self.copilot_weight)
         if self.mistake_top_k is not None and self.mistake_top_k < 1:
             raise ValueError(f"`mistake_top_k` is {self.mistake_top_k}; give at least 1, or None to keep every token.")
-        if self.mistake_tail < 1:
-            raise ValueError(
-                f"`mistake_tail` is {self.mistake_tail}; give at least 1 token to draw from the rest of p̂."
-            )
 
     @classmethod
     def paper(cls, **kwargs: Any) -> PilotCopilotConfig:
-        """The paper's settings: predicted feedback, probability fusion, RMSE, preceding rationales, dense mistakes.
+        """The paper's settings: a decoder with vocabulary matrices of its own, predicted feedback, probability fusion,
+        RMSE, preceding rationales, dense mistakes.
 
         Args:
             **kwargs: any field; what is given here wins over the paper's value.
@@ -211,7 +209,7 @@ class PilotCopilotConfig(PreTrainedConfig):
         Returns:
             [`PilotCopilotConfig`]: pass it as `from_pilot(..., config=...)`, or read its fields.
         """
-        return cls(**{**PAPER_OPTIONS, **kwargs})
+        return cls(**{"copilot": dict(PAPER_COPILOT), **PAPER_OPTIONS, **kwargs})
 
     def option_values(self) -> dict[str, Any]:
         """The choices of how the two work together, without the two configurations.

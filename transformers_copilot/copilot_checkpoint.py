@@ -59,6 +59,7 @@ class Pairing:
         copilot_weight_fit (`dict`, *optional*): where λ was fitted.
         adapters (`dict`): the parts whose adapters lie beside the weights (`"pilot"`, `"copilot"`) and their names.
         transformers_copilot_version (`str`, *optional*): the version of this package that wrote it.
+        former_rationale (`tuple`, *optional*): `rationale_window` and `rationale_pooling` of a file of version 0.1.
     """
 
     pilot_name_or_path: str | None = None
@@ -68,6 +69,7 @@ class Pairing:
     copilot_weight_fit: dict[str, Any] | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     transformers_copilot_version: str | None = None
+    former_rationale: tuple[str, str] | None = None
 
     @classmethod
     def read(cls, file: str, source: str) -> Pairing:
@@ -91,12 +93,21 @@ class Pairing:
             ) from error
         if not isinstance(values, dict):
             raise ValueError(f"{PAIRING} of {source} holds a {type(values).__name__}; expected an object.")
+        former = _former_rationale(values.get("options", {}))
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         unknown += sorted(set(values.get("options", {})) - set(PAPER_OPTIONS))
         _warn_of_unknown(PAIRING, source, unknown, values.get("transformers_copilot_version"))
         known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
         known["options"] = {name: value for name, value in known.get("options", {}).items() if name in PAPER_OPTIONS}
-        return cls(**known)
+        return cls(**{**known, "former_rationale": former})
+
+
+def _former_rationale(options: dict[str, Any]) -> tuple[str, str] | None:
+    """Take out what version 0.1 wrote in the place of `rationale`, and an option of a loss that is gone."""
+    options.pop("mistake_tail", None)
+    if "rationale_window" not in options and "rationale_pooling" not in options:
+        return None
+    return options.pop("rationale_window", "preceding"), options.pop("rationale_pooling", "mean")
 
 
 @dataclass
@@ -153,6 +164,10 @@ class CopilotCheckpoint:
             return None
         file = cached_file(copilot, PAIRING, revision=revision, **hub)
         pairing = Pairing.read(file, copilot)
+        if pairing.former_rationale is not None and "rationale" not in found:
+            window, pooling = pairing.former_rationale
+            own_input = bool(found.pop("rationale_input", False))
+            found["rationale"] = CopilotConfig.rationale_of_former(window, pooling, own_input)
         unknown = unknown_fields(found, CopilotConfig)
         _warn_of_unknown("config.json", copilot, unknown, pairing.transformers_copilot_version)
         config = CopilotConfig.from_dict({name: value for name, value in found.items() if name not in unknown})
@@ -285,7 +300,8 @@ def write_copilot(
     pair.copilot.config.save_pretrained(folder)
     for part in pairing.adapters:
         save_adapter(pair, part, folder / ADAPTER_FOLDER.format(part=part))
-    text = json.dumps(asdict(pairing), indent=2, sort_keys=True, ensure_ascii=False)
+    written = {name: value for name, value in asdict(pairing).items() if name != "former_rationale"}
+    text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / PAIRING).write_text(text + "\n", encoding="utf-8")
 
 

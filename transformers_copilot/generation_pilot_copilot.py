@@ -29,22 +29,25 @@ class RectifyState:
 
     Args:
         prompt_length (`int`): tokens that were given.
-        shift (`torch.FloatTensor` of shape `(rows, positions, vocab)`, *optional*): log p̃ − log p̂ of the last forward
+        shift (`torch.FloatTensor` of shape `(rows, positions, vocab)`, *optional*): what rectifies the last forward
             pass's positions.
         text_length (`int`): tokens of the text that the last of them is the end of.
+        direct (`bool`, *optional*, defaults to `False`): the Pilot's own logits are not asked for, so the pass may
+            return rectified ones, without a shift, where one product gives them.
+        of_probabilities (`bool`, *optional*, defaults to `False`): the processor is given log-probabilities, as beams
+            have them.
     """
 
     prompt_length: int = 0
     shift: Tensor | None = None
     text_length: int = 0
+    direct: bool = False
+    of_probabilities: bool = False
 
 
 class CopilotLogitsProcessor(LogitsProcessor):
-    """Rectifies: adds log p̃ − log p̂ to the Pilot's scores. `generate` puts it first, so that maskers and warpers act on
+    """Rectifies: adds the shift of [`rectify_shift`] to the Pilot's scores. `generate` puts it first, so that maskers and warpers act on
     the rectified distribution, `output_logits` shows the Pilot's logits and `output_scores` the rectified scores.
-
-    The same number is right for logits (greedy, sampling) and for log-probabilities (beams): softmax of either sum
-    is p̃.
 
     Args:
         state ([`RectifyState`]): filled by the pair's forward pass at every step.
@@ -101,7 +104,8 @@ class SecondPass:
             return self.pair(input_ids, *args, **kwargs)
         self.state.prompt_length = self.state.prompt_length or input_ids.shape[1]
         outputs = self.pair(input_ids, *args, rectify_state=self.state, **kwargs)
-        outputs.logits = outputs.logits + self.state.shift
+        if self.state.shift is not None:
+            outputs.logits = outputs.logits + self.state.shift
         return outputs
 
 
@@ -223,9 +227,11 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
             model_kwargs[CACHE_NAME] = given
         elif cache is not None:
             wrapped = model_kwargs[CACHE_NAME] = self.wrap_cache(cache)
-            if generation_config.is_assistant:
+            if generation_config.is_assistant and isinstance(wrapped, PilotCopilotCache):
                 wrapped.activate_past_recording()
-        model_kwargs["rectify_state"] = RectifyState()
+        model_kwargs["rectify_state"] = RectifyState(
+            direct=not generation_config.output_logits, of_probabilities="beam" in generation_mode.value
+        )
 
     def _lazy_if_uneven(self, cache: Cache) -> Cache:
         """A cache that grows by itself, for encoder-decoders whose decoder has more layers than their configuration's
@@ -238,18 +244,20 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
             return cache
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
-    def wrap_cache(self, cache: Cache) -> PilotCopilotCache:
+    def wrap_cache(self, cache: Cache) -> Cache:
         """A pair's cache around a new one of the Pilot's.
 
         Args:
-            cache (`Cache`): empty, and growing.
+            cache (`Cache`): empty, and growing. A Copilot that remembers nothing takes any.
 
         Returns:
-            [`PilotCopilotCache`]
+            [`PilotCopilotCache`], or the same cache where the Copilot remembers nothing.
 
         Raises:
             ValueError: it is static, or holds positions that the Copilot has not seen.
         """
+        if self.copilot.new_cache() is None:
+            return cache
         if cache.is_compileable:
             raise ValueError(
                 "a static cache was asked for, but the Copilot's part of the cache grows with the text. Leave "
@@ -260,7 +268,7 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
                 f"`{CACHE_NAME}` is a {type(cache).__name__} of {cache.get_seq_length()} positions that the Copilot "
                 f"has not seen. Pass the `{CACHE_NAME}` that the pair itself returned, or an empty cache."
             )
-        return PilotCopilotCache(cache, fixed_questions=bool(self.config.is_encoder_decoder))
+        return self.cache_beside(cache)
 
     def _get_logits_processor(
         self,

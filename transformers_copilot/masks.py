@@ -1,8 +1,7 @@
 """Who may see what: one function makes every attention mask of the Copilot, for training, scoring and generation.
 
 Position j sees mistakes up to ℓ_{j-1} (the Copilot's own sequence is shifted by one), questions X̃_k with k ≤ j, and
-rationales h̄_k with k < j (`rationale_window="preceding"`) or k ≤ j (`"current"`). Whatever lets it see more leaks the
-answer.
+rationales h̄_k with k < j (`rationale="preceding"`) or k ≤ j (all others). Whatever lets it see more leaks the answer.
 """
 
 from __future__ import annotations
@@ -55,14 +54,14 @@ def key_visibility(
 
 
 def copilot_masks(
-    visible: Tensor, past: int, rationale_window: str, dtype: torch.dtype, question_mask: Tensor | None = None
+    visible: Tensor, past: int, rationale: str, dtype: torch.dtype, question_mask: Tensor | None = None
 ) -> CopilotMasks:
     """The Copilot's masks.
 
     Args:
         visible (`torch.BoolTensor` of shape `(batch, queries, past + queries)`): see [`key_visibility`].
         past (`int`): positions already in the cache.
-        rationale_window (`str`): `"preceding"` or `"current"`.
+        rationale (`str`): see [`CopilotConfig`].
         dtype (`torch.dtype`): the type of the queries.
         question_mask (`torch.Tensor` of shape `(batch, questions)`, *optional*):
             Encoder-decoder: the encoder's padding mask. `None`: questions are the sequence's own embeddings.
@@ -77,7 +76,7 @@ def copilot_masks(
     # A padded query sees at least itself: a row without any key has no softmax. Nothing real ever reads it.
     own = offsets == 0
     mistakes = visible | own
-    rationales = visible & (offsets < 0) if chosen("rationale_window", rationale_window) == "preceding" else visible
+    rationales = visible & (offsets < 0) if chosen("rationale", rationale) == "preceding" else visible
     if question_mask is None:
         questions = mistakes
     else:

@@ -14,9 +14,8 @@ from .configuration_pilot_copilot import PilotCopilotConfig
 from .mistakes import (
     PilotDistribution,
     SparseMistake,
-    draw_tail,
-    full_probabilities,
     log_normalizer,
+    mistake_size,
     observed_mistake,
     pilot_distribution,
     probability_of,
@@ -28,40 +27,54 @@ from .validation import chosen
 class MistakeBatch:
     """Question, rationale and mistakes of one round (Eq. 3-5). All tensors are detached from the Pilot.
 
-    Position j holds token w_j and what the Pilot believed of w_{j+1}.
+    Position j holds token w_j and what the Pilot believed of w_{j+1}. Positions that are lessons have p̂ whole, as the
+    state that the Pilot's head made it of; the fields of shape `(lessons, ...)` go through them row by row.
 
     Args:
         token_ids (`torch.LongTensor` of shape `(batch, length)`): the tokens (an encoder-decoder's decoder input).
         attention_mask (`torch.BoolTensor` of shape `(batch, length)`): `False` where there is padding.
-        question (`torch.Tensor` of shape `(batch, questions, question_size)`, *optional*): X̃. `None`: the Pilot's
-            embedding is frozen, and `token_ids` say it all.
-        rationale (`torch.Tensor` of shape `(batch, length, hidden)`): h̄.
-        belief_ids (`torch.LongTensor` of shape `(batch, length, top_k)`): most probable tokens of p̂.
-        belief_probabilities (`torch.FloatTensor` of shape `(batch, length, top_k)`): their probabilities.
-        next_probabilities (`torch.FloatTensor` of shape `(batch, length)`): p̂_j(w_{j+1}); 0 at the last position.
-        label_probabilities (`torch.FloatTensor` of shape `(batch, length)`): p̂_j of the label, where there is one.
         labels (`torch.LongTensor` of shape `(batch, length)`): the supervised token *after* position j, or -100.
+        lessons (`torch.BoolTensor` of shape `(batch, length)`): positions that can be learnt from.
+        true_probabilities (`torch.FloatTensor` of shape `(lessons,)`): p̂ of the true token.
+        predicted_ids (`torch.LongTensor` of shape `(lessons,)`): the most probable token of p̂.
+        predicted_probabilities (`torch.FloatTensor` of shape `(lessons,)`): its probability.
+        mistake_sizes (`torch.FloatTensor` of shape `(lessons,)`): ‖p − p̂‖².
+        head_states (`torch.Tensor` of shape `(lessons, hidden)`, *optional*): what the Pilot's head read.
+        lesson_logits (`torch.Tensor` of shape `(lessons, vocab)`, *optional*): the Pilot's logits themselves, of a
+            family that makes them of the state in a way that is not known.
+        question (`torch.Tensor` of shape `(batch, questions, question_size)`, *optional*): X̃. `None`: it is not read,
+            or the Pilot's embedding is frozen, and `token_ids` say it all.
+        rationale (`torch.Tensor` of shape `(batch, length, hidden)`, *optional*): h̄; of several layers
+            `(batch, length, layers, hidden)`; `None` where the Copilot reads none.
+        belief_ids (`torch.LongTensor` of shape `(batch, length, top_k)`, *optional*): most probable tokens of p̂ at
+            every position, where the Copilot reads mistakes.
+        belief_probabilities (`torch.FloatTensor` of shape `(batch, length, top_k)`, *optional*): their probabilities.
+        next_probabilities (`torch.FloatTensor` of shape `(batch, length)`, *optional*): p̂_j(w_{j+1}); 0 at the last
+            position.
         question_mask (`torch.BoolTensor` of shape `(batch, questions)`, *optional*): encoder-decoder: the encoder's.
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
         layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output for
             the first rows, for looking into.
-        tail_ids (`torch.LongTensor` of shape `(batch, length, count)`, *optional*): at the positions that are lessons,
-            tokens drawn from what the most probable ones leave of p̂. `None` where they leave nothing.
     """
 
     token_ids: Tensor
     attention_mask: Tensor
-    question: Tensor | None
-    rationale: Tensor
-    belief_ids: Tensor
-    belief_probabilities: Tensor
-    next_probabilities: Tensor
-    label_probabilities: Tensor
     labels: Tensor
+    lessons: Tensor
+    true_probabilities: Tensor
+    predicted_ids: Tensor
+    predicted_probabilities: Tensor
+    mistake_sizes: Tensor
+    head_states: Tensor | None = None
+    lesson_logits: Tensor | None = None
+    question: Tensor | None = None
+    rationale: Tensor | None = None
+    belief_ids: Tensor | None = None
+    belief_probabilities: Tensor | None = None
+    next_probabilities: Tensor | None = None
     question_mask: Tensor | None = None
     segments: Tensor | None = None
     layers: Tensor | None = None
-    tail_ids: Tensor | None = None
 
     @classmethod
     @torch.no_grad()
@@ -71,21 +84,26 @@ class MistakeBatch:
         token_ids: Tensor,
         labels: Tensor,
         attention_mask: Tensor | None,
-        question: Tensor | None,
-        rationale: Tensor,
         config: PilotCopilotConfig,
-        question_mask: Tensor | None = None,
+        *,
+        head_states: Tensor | None = None,
+        keep_belief: bool = True,
         segments: Tensor | None = None,
-        layers: Tensor | None = None,
+        **read: Tensor | None,
     ) -> MistakeBatch:
         """A round as the Pilot's forward pass leaves it.
 
         Args:
             logits (`torch.Tensor` of shape `(batch, length, vocab)`): the Pilot's.
-            token_ids, labels, question, rationale, question_mask, segments, layers: see the class.
+            token_ids, labels, segments: see the class.
             attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding; `None`: no padding.
-            config ([`PilotCopilotConfig`]): the pair's: how many tokens of p̂ to keep (`mistake_top_k`), how many to
-                draw from the rest (`mistake_tail`), and which positions are lessons (`mistakes_from`).
+            config ([`PilotCopilotConfig`]): the pair's: which positions are lessons (`mistakes_from`), and how many
+                tokens of p̂ a mistake keeps that is read (`mistake_top_k`).
+            head_states (`torch.Tensor` of shape `(batch, length, hidden)`, *optional*): what the Pilot's head read.
+                Without, the logits of lessons are kept themselves.
+            keep_belief (`bool`, *optional*, defaults to `True`): keep the most probable tokens at every position, for
+                a Copilot that reads mistakes.
+            **read: `question`, `question_mask`, `rationale` and `layers`; see the class.
 
         Returns:
             [`MistakeBatch`]
@@ -95,63 +113,60 @@ class MistakeBatch:
         """
         logits = logits.detach()
         real = torch.ones_like(token_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        normalizer = log_normalizer(logits)
-        _check_finite(normalizer, real)
+        lessons = lesson_positions(labels, real, segments, config.mistakes_from)
         following = torch.cat([token_ids[:, 1:], token_ids[:, :1]], dim=1)
-        belief = pilot_distribution(logits, config.mistake_top_k, normalizer)
-        following_probability = probability_of(logits, following, normalizer)
-        following_probability[:, -1] = 0.0
-        label_probability = probability_of(logits, labels.clamp_min(0), normalizer).masked_fill(labels < 0, 0.0)
-        made = cls(
+        true = torch.where(labels >= 0, labels, following)[lessons]
+        belief: dict[str, Tensor] = {}
+        if keep_belief:
+            normalizer = log_normalizer(logits)
+            _check_finite(normalizer, real)
+            kept = pilot_distribution(logits, config.mistake_top_k, normalizer)
+            next_probabilities = probability_of(logits, following, normalizer)
+            next_probabilities[:, -1] = 0.0
+            belief = {
+                "belief_ids": kept.token_ids,
+                "belief_probabilities": kept.probabilities,
+                "next_probabilities": next_probabilities,
+            }
+        at_lessons = logits[lessons]
+        normalizer = log_normalizer(at_lessons)
+        if not keep_belief:
+            _check_finite(lessons.float().masked_scatter(lessons, normalizer), lessons)
+        most = pilot_distribution(at_lessons, 1, normalizer)
+        values = {name: None if value is None else value.detach() for name, value in read.items()}
+        if values.get("question_mask") is not None:
+            values["question_mask"] = values["question_mask"].bool()
+        return cls(
             token_ids=token_ids,
             attention_mask=real,
-            question=None if question is None else question.detach(),
-            rationale=rationale.detach(),
-            belief_ids=belief.token_ids,
-            belief_probabilities=belief.probabilities,
-            next_probabilities=following_probability,
-            label_probabilities=label_probability,
             labels=labels,
-            question_mask=None if question_mask is None else question_mask.bool(),
+            lessons=lessons,
+            true_probabilities=probability_of(at_lessons, true, normalizer),
+            predicted_ids=most.token_ids[..., 0],
+            predicted_probabilities=most.probabilities[..., 0],
+            mistake_sizes=mistake_size(at_lessons, true),
+            head_states=None if head_states is None else head_states.detach()[lessons],
+            lesson_logits=at_lessons.clone() if head_states is None else None,
             segments=segments,
-            layers=layers,
+            **belief,
+            **values,
         )
-        if belief.token_ids.shape[-1] < logits.shape[-1]:
-            made._draw_tail(logits, config)
-        return made
-
-    def _draw_tail(self, logits: Tensor, config: PilotCopilotConfig) -> None:
-        """Draw from the rest of p̂ where the Copilot is to learn. The draw depends on the round's tokens alone."""
-        lessons = self.supervised(config.mistakes_from)
-        self.tail_ids = self.token_ids.new_zeros(*lessons.shape, config.mistake_tail)
-        if lessons.any():
-            belief = PilotDistribution(self.belief_ids[lessons], self.belief_probabilities[lessons])
-            seed = int(self.token_ids.sum())
-            self.tail_ids[lessons] = draw_tail(logits[lessons], belief, config.mistake_tail, seed)
-
-    def lesson(self, mistakes_from: str, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the Copilot's loss compares its correction with, position by position.
-
-        Args:
-            mistakes_from (`str`): see [`lesson_positions`].
-            vocab_size (`int`): the size of the vocabulary.
-
-        Returns:
-            The positions, of shape `(batch, length)`; p̂ there, `(positions, vocab)`; the true tokens, `(positions,)`.
-        """
-        supervised = self.supervised(mistakes_from)
-        token_ids, probabilities = (values[supervised] for values in self.targets())
-        belief = PilotDistribution(self.belief_ids[supervised], self.belief_probabilities[supervised])
-        tail_ids = None if self.tail_ids is None else self.tail_ids[supervised]
-        full = full_probabilities(belief, token_ids, probabilities, vocab_size, tail_ids)
-        return supervised, full, token_ids
 
     def feedback(self) -> SparseMistake:
         """ℓ_{j-1} at position j: what the Copilot reads under teacher forcing.
 
         Returns:
             [`SparseMistake`] of shape `(batch, length, top_k + 1)`, zero at the first token of a sequence.
+
+        Raises:
+            ValueError: mistakes were not kept at every position.
         """
+        if self.belief_ids is None or self.belief_probabilities is None or self.next_probabilities is None:
+            raise ValueError(
+                "this round was recorded without the mistakes of every position, which a Copilot with "
+                "error_feedback='observed' or 'predicted' reads. Record it with such a pair, or use "
+                "error_feedback='token'."
+            )
         known = observed_mistake(
             PilotDistribution(self.belief_ids[:, :-1], self.belief_probabilities[:, :-1]),
             self.token_ids[:, 1:],
@@ -167,19 +182,38 @@ class MistakeBatch:
 
         Returns:
             `torch.BoolTensor` of shape `(batch, length)`.
-        """
-        return lesson_positions(self.labels, self.attention_mask, self.segments, mistakes_from)
 
-    def targets(self) -> tuple[Tensor, Tensor]:
-        """The true token after every position and p̂ of it: the label where there is one, else the next token.
+        Raises:
+            ValueError: some of them were not recorded as lessons.
+        """
+        wanted = lesson_positions(self.labels, self.attention_mask, self.segments, mistakes_from)
+        if (wanted & ~self.lessons).any():
+            raise ValueError(
+                f"this round was recorded with other lessons than mistakes_from={mistakes_from!r} asks for: the states "
+                "of those positions were not kept. Record it again, or set mistakes_from='labels'."
+            )
+        return wanted
+
+    def at(self, wanted: Tensor, values: Tensor | None) -> Tensor | None:
+        """Those rows of a field of shape `(lessons, ...)` that belong to some positions.
+
+        Args:
+            wanted (`torch.BoolTensor` of shape `(batch, length)`): lessons, or some of them.
+            values (`torch.Tensor` of shape `(lessons, ...)`, *optional*): the field.
 
         Returns:
-            Two tensors of shape `(batch, length)`; meaningless at positions that are not supervised.
+            `torch.Tensor` of shape `(wanted, ...)`, or `None` where there is no such field.
+        """
+        return None if values is None else values[wanted[self.lessons]]
+
+    def targets(self) -> Tensor:
+        """The true token after every position: the label where there is one, else the next token.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`; meaningless where neither is known.
         """
         following = torch.cat([self.token_ids[:, 1:], self.token_ids[:, :1]], dim=1)
-        labelled = self.labels >= 0
-        probabilities = torch.where(labelled, self.label_probabilities, self.next_probabilities)
-        return torch.where(labelled, self.labels, following), probabilities
+        return torch.where(self.labels >= 0, self.labels, following)
 
 
 def lesson_positions(labels: Tensor, real: Tensor, segments: Tensor | None, mistakes_from: str) -> Tensor:

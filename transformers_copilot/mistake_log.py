@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-LOG_FORMAT = "transformers_copilot.mistake_log.v1"
+LOG_FORMAT = "transformers_copilot.mistake_log.v2"
 # What a log of one kind may be read as besides: rounds of all positions hold what the labelled ones need.
-_READABLE_AS = {("mistakes_from", "all"): ("labels",)}
+_READABLE_AS: dict[tuple[str, Any], tuple[Any, ...]] = {
+    ("mistakes_from", "all"): ("labels",),
+    ("mistakes_everywhere", True): (False,),
+}
 
 
 class MistakeLog:
@@ -193,7 +196,7 @@ class MistakeLog:
         Returns:
             `datasets.Dataset` with columns `round`, `sequence`, `position`, `token_id`, `true_token_id`,
             `true_probability`, `predicted_token_id`, `predicted_probability`, `supervised` and `mistake_size`
-            (‖p − p̂‖² over the kept tokens).
+            (‖p − p̂‖²; where a position is no lesson, over the kept tokens).
         """
         from datasets import Dataset
 
@@ -245,7 +248,7 @@ def check_fingerprint(which: str, found: dict[str, Any], expected: dict[str, Any
         ValueError: they differ; the message gives both values.
     """
     for name, value in (expected or {}).items():
-        if name not in found or found[name] == value or value in _READABLE_AS.get((name, found[name]), ()):
+        if name not in found or found[name] == value or _readable(name, found[name], value):
             continue
         if name == "mistakes_from":
             raise ValueError(
@@ -256,6 +259,13 @@ def check_fingerprint(which: str, found: dict[str, Any], expected: dict[str, Any
             f"the Mistake Log {which} is another model's: its {name} is {found[name]!r}, this Pilot's is "
             f"{value!r}. Logs cannot be shared between Pilots or kinds of rationale; start a new one."
         )
+
+
+def _readable(name: str, found: Any, wanted: Any) -> bool:
+    """Whether rounds of one kind hold what is wanted of another: a Copilot that reads no rationale takes any."""
+    if name == "rationale":
+        return wanted is None
+    return wanted in _READABLE_AS.get((name, found), ())
 
 
 __all__ = ["LOG_FORMAT", "MistakeLog", "check_fingerprint"]

@@ -14,18 +14,20 @@ from .validation import chosen
 
 
 # Kept once a token; `question` too, but an encoder-decoder's has lengths of its own.
-_TOKEN_FIELDS = (
-    "token_ids",
-    "labels",
-    "rationale",
-    "belief_ids",
-    "belief_probabilities",
-    "next_probabilities",
-    "label_probabilities",
-    "tail_ids",
+TOKEN_FIELDS = (
+    *("token_ids", "labels", "lessons", "rationale"),
+    *("belief_ids", "belief_probabilities", "next_probabilities"),
+)
+# Kept once a lesson.
+LESSON_FIELDS = (
+    *("head_states", "lesson_logits"),
+    *("true_probabilities", "predicted_ids", "predicted_probabilities", "mistake_sizes"),
 )
 _HIDDEN_FIELDS = ("rationale", "question", "layers")
-_EXACT_FIELDS = ("next_probabilities", "label_probabilities")
+# Kept in 16 bits too, but finer than bfloat16, where all of them are within float16's range.
+_FINE_FIELDS = ("head_states", "lesson_logits", "belief_probabilities")
+_FLOAT16_BOUND = 6e4
+_EXACT_FIELDS = ("next_probabilities", "true_probabilities", "predicted_probabilities", "mistake_sizes")
 
 
 @dataclass
@@ -36,32 +38,37 @@ class MistakeRecord:
         lengths (`torch.IntTensor` of shape `(sequences,)`): tokens of each sequence; they add up to `tokens`.
         token_ids (`torch.IntTensor` of shape `(tokens,)`): the tokens.
         labels (`torch.IntTensor` of shape `(tokens,)`): the supervised token after each one, or -100.
-        rationale (`torch.Tensor` of shape `(tokens, hidden)`): h̄.
-        belief_ids (`torch.IntTensor` of shape `(tokens, top_k)`): most probable tokens of p̂.
-        belief_probabilities (`torch.Tensor` of shape `(tokens, top_k)`): their probabilities.
-        next_probabilities (`torch.Tensor` of shape `(tokens,)`): p̂ of the next token.
-        label_probabilities (`torch.Tensor` of shape `(tokens,)`): p̂ of the label.
+        lessons (`torch.BoolTensor` of shape `(tokens,)`): which of them can be learnt from.
+        true_probabilities, predicted_ids, predicted_probabilities, mistake_sizes, head_states, lesson_logits:
+            at the lessons, one after the other, as of [`MistakeBatch`].
+        rationale (`torch.Tensor` of shape `(tokens, hidden)` or `(tokens, layers, hidden)`, *optional*): h̄.
+        belief_ids (`torch.IntTensor` of shape `(tokens, top_k)`, *optional*): most probable tokens of p̂.
+        belief_probabilities (`torch.Tensor` of shape `(tokens, top_k)`, *optional*): their probabilities.
+        next_probabilities (`torch.Tensor` of shape `(tokens,)`, *optional*): p̂ of the next token.
         question (`torch.Tensor` of shape `(question tokens, question_size)`, *optional*): X̃; `None` where the tokens
             and a frozen embedding say it all.
         question_lengths (`torch.IntTensor` of shape `(sequences,)`, *optional*): encoder-decoder: the sources' lengths.
         layers (`torch.Tensor` of shape `(decoder layers, first tokens, hidden)`, *optional*): every layer's output for
             the first sequences (as many as `mistake_log_layers` says), for looking into.
-        tail_ids (`torch.IntTensor` of shape `(tokens, count)`, *optional*): tokens drawn from the rest of p̂; see
-            [`MistakeBatch`].
     """
 
     lengths: Tensor
     token_ids: Tensor
     labels: Tensor
-    rationale: Tensor
-    belief_ids: Tensor
-    belief_probabilities: Tensor
-    next_probabilities: Tensor
-    label_probabilities: Tensor
+    lessons: Tensor
+    true_probabilities: Tensor
+    predicted_ids: Tensor
+    predicted_probabilities: Tensor
+    mistake_sizes: Tensor
+    head_states: Tensor | None = None
+    lesson_logits: Tensor | None = None
+    rationale: Tensor | None = None
+    belief_ids: Tensor | None = None
+    belief_probabilities: Tensor | None = None
+    next_probabilities: Tensor | None = None
     question: Tensor | None = None
     question_lengths: Tensor | None = None
     layers: Tensor | None = None
-    tail_ids: Tensor | None = None
 
     @classmethod
     def from_batch(
@@ -78,7 +85,8 @@ class MistakeRecord:
             [`MistakeRecord`]; packed rows come apart into their documents.
         """
         real = batch.attention_mask
-        values = {name: getattr(batch, name)[real] for name in _token_fields(batch)}
+        values = {name: getattr(batch, name)[real] for name in present(batch, TOKEN_FIELDS)}
+        values |= {name: getattr(batch, name) for name in present(batch, LESSON_FIELDS)}
         lengths, question_lengths, question = _lengths(batch), None, None
         if batch.question is not None and (keep_question or batch.question_mask is not None):
             mask = real if batch.question_mask is None else batch.question_mask
@@ -125,7 +133,9 @@ class MistakeRecord:
             return self
         bounds = [len(self.lengths) * edge // count for edge in (index, index + 1)]
         tokens = slice(*(int(self.lengths[:edge].sum()) for edge in bounds))
-        chosen = {name: getattr(self, name)[tokens] for name in _token_fields(self)}
+        lessons = slice(*(int(self.lessons[:edge].sum()) for edge in (tokens.start, tokens.stop)))
+        chosen = {name: getattr(self, name)[tokens] for name in present(self, TOKEN_FIELDS)}
+        chosen |= {name: getattr(self, name)[lessons] for name in present(self, LESSON_FIELDS)}
         question, question_lengths = self.question, self.question_lengths
         if question is not None and question_lengths is not None:
             sources = slice(*(int(question_lengths[:edge].sum()) for edge in bounds))
@@ -146,7 +156,8 @@ class MistakeRecord:
             [`MistakeBatch`]
         """
         lengths = self.lengths.tolist()
-        padded = {name: _padded(getattr(self, name), lengths, device) for name in _token_fields(self)}
+        padded = {name: _padded(getattr(self, name), lengths, device) for name in present(self, TOKEN_FIELDS)}
+        padded |= {name: _widened(getattr(self, name).to(device)) for name in present(self, LESSON_FIELDS)}
         attention_mask = _mask(lengths, device)
         padded["labels"] = padded["labels"].masked_fill(~attention_mask, -100)
         question, question_mask = None, None
@@ -180,15 +191,20 @@ class MistakeRecord:
             `int`
         """
         labelled = self.labels >= 0
-        if chosen("mistakes_from", mistakes_from) == "all":
-            labelled = labelled | torch.ones_like(labelled)
-            labelled[self.lengths.long().cumsum(0) - 1] = (self.labels >= 0)[self.lengths.long().cumsum(0) - 1]
-        return int(labelled.sum())
+        return int((self.lessons if chosen("mistakes_from", mistakes_from) == "all" else labelled).sum())
 
 
-def _token_fields(round_: MistakeBatch | MistakeRecord) -> list[str]:
-    """Those fields of one value a token that a round has."""
-    return [name for name in _TOKEN_FIELDS if getattr(round_, name) is not None]
+def present(round_: MistakeBatch | MistakeRecord, names: tuple[str, ...]) -> list[str]:
+    """Those of some fields that a round has.
+
+    Args:
+        round_ ([`MistakeBatch`] or [`MistakeRecord`]): the round.
+        names (tuple of `str`): the fields.
+
+    Returns:
+        list of `str`
+    """
+    return [name for name in names if getattr(round_, name) is not None]
 
 
 def _lengths(batch: MistakeBatch) -> Tensor:
@@ -200,23 +216,30 @@ def _lengths(batch: MistakeBatch) -> Tensor:
 
 
 def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Narrow one field: hidden states to `dtype`, the many probabilities to float16 (finer than bfloat16 near 1) where
-    that is narrow too, the true tokens' to float32, ids to int32."""
+    """Narrow one field: hidden states to `dtype`; what distributions are made of to float16 (finer than bfloat16) where
+    that is narrow too and its range suffices; single probabilities to float32, ids to int32."""
     if tensor is None:
         return None
-    if name in _HIDDEN_FIELDS:
+    if tensor.dtype == torch.bool:
+        narrow = torch.bool
+    elif name in _HIDDEN_FIELDS:
         narrow = dtype
-    elif name == "belief_probabilities":
-        narrow = torch.float16 if dtype.itemsize == 2 else torch.float32
+    elif name in _FINE_FIELDS:
+        small = dtype.itemsize == 2 and (not tensor.numel() or float(tensor.abs().max()) < _FLOAT16_BOUND)
+        narrow = torch.float16 if small else torch.float32
     else:
         narrow = torch.float32 if name in _EXACT_FIELDS else torch.int32
     return tensor.detach().to(narrow).to("cpu", copy=True).contiguous()
 
 
 def _padded(flat: Tensor, lengths: list[int], device: torch.device | str) -> Tensor:
-    sequences = pad_sequence(list(flat.split(lengths)), batch_first=True)
-    sequences = sequences.to(device)
-    return sequences.long() if sequences.dtype == torch.int32 else sequences.float()
+    return _widened(pad_sequence(list(flat.split(lengths)), batch_first=True).to(device))
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.bool:
+        return tensor
+    return tensor.long() if tensor.dtype == torch.int32 else tensor.float()
 
 
 def _mask(lengths: list[int], device: torch.device | str) -> Tensor:
@@ -224,4 +247,4 @@ def _mask(lengths: list[int], device: torch.device | str) -> Tensor:
     return positions < torch.tensor(lengths, device=device).unsqueeze(-1)
 
 
-__all__ = ["MistakeRecord"]
+__all__ = ["LESSON_FIELDS", "TOKEN_FIELDS", "MistakeRecord", "present"]

@@ -4,8 +4,8 @@ Everything that needs a mistake (training, scoring, generating, the log) calls t
 they cannot part. All of it is float32, whatever the Pilot's own precision.
 
 Notation, as in arXiv 2505.16270: w_1 … w_N are the tokens; p̂_j is the Pilot's distribution for w_{j+1}; the mistake
-is ℓ_j = onehot(w_{j+1}) − p̂_j (Eq. 4). A mistake is kept sparse: the true token and the `top_k` most probable ones.
-With `top_k` equal to the vocabulary it is exact.
+is ℓ_j = onehot(w_{j+1}) − p̂_j (Eq. 4). A mistake that the Copilot reads is kept sparse: the true token and the `top_k` most
+probable ones. With `top_k` equal to the vocabulary it is exact. The mistake that it learns from is always whole.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 
-# Positions whose whole vocabulary is drawn from at once.
-_ROWS_AT_ONCE = 256
 # A megabyte of float32: a processor's own cache holds about as much.
 _NUMBERS_AT_ONCE = 2**18
 
@@ -140,70 +138,6 @@ def sparse_vector(vector: Tensor, top_k: int | None) -> SparseMistake:
     return SparseMistake(token_ids, vector.gather(-1, token_ids).float())
 
 
-def draw_tail(logits: Tensor, belief: PilotDistribution, count: int, seed: int) -> Tensor:
-    """Draw tokens from what the most probable ones leave of p̂, in proportion to p̂.
-
-    They stand for that rest when a loss needs all of p̂ ([`full_probabilities`]).
-
-    Args:
-        logits (`torch.Tensor` of shape `(rows, vocab)`): the Pilot's logits.
-        belief ([`PilotDistribution`] of shape `(rows, top_k)`): the most probable tokens, which are not drawn.
-        count (`int`): how many to draw at every position, with replacement.
-        seed (`int`): seed of the draw, which is apart from torch's own random state: a model with dropout learns the
-            same with a log and without.
-
-    Returns:
-        `torch.LongTensor` of shape `(rows, count)`.
-    """
-    generator = torch.Generator(logits.device).manual_seed(seed)
-    rows = min(_ROWS_AT_ONCE, rows_in_cache(logits))
-    drawn = [
-        torch.multinomial(
-            # The least probability keeps a row alive whose rest has underflowed to nothing.
-            torch.softmax(part.float(), dim=-1).scatter_(-1, known, 0.0).clamp_min_(1e-30),
-            count,
-            replacement=True,
-            generator=generator,
-        )
-        for part, known in zip(logits.split(rows), belief.token_ids.split(rows), strict=True)
-    ]
-    return torch.cat(drawn)
-
-
-def full_probabilities(
-    belief: PilotDistribution, token_ids: Tensor, probabilities: Tensor, vocab_size: int, tail_ids: Tensor | None = None
-) -> Tensor:
-    """p̂ over the whole vocabulary, from what a mistake keeps of it.
-
-    The kept tokens' probabilities are exact. What they leave of the mass goes in equal parts to the tokens that were
-    drawn from the rest, so that the result sums to one and, over draws, is p̂ itself. (Spread evenly over all others,
-    as it is without such tokens, it is not p̂: a Copilot that learns from it learns to add what the Pilot knows already,
-    and where p̂ is flat it makes the Pilot worse.)
-
-    Args:
-        belief ([`PilotDistribution`] of shape `(rows, top_k)`): the most probable tokens.
-        token_ids (`torch.LongTensor` of shape `(rows,)`): the true tokens.
-        probabilities (`torch.FloatTensor` of shape `(rows,)`): p̂ of the true tokens.
-        vocab_size (`int`): the size of the vocabulary.
-        tail_ids (`torch.LongTensor` of shape `(rows, count)`, *optional*): [`draw_tail`]'s tokens.
-
-    Returns:
-        `torch.FloatTensor` of shape `(rows, vocab)`.
-    """
-    true = token_ids.unsqueeze(-1)
-    repeated = (belief.token_ids == true).any(dim=-1)
-    rest = (1.0 - belief.probabilities.sum(dim=-1) - torch.where(repeated, 0.0, probabilities)).clamp_min(0.0)
-    if tail_ids is None:
-        others = vocab_size - belief.token_ids.shape[-1] - (~repeated).long()
-        full = torch.where(others > 0, rest / others.clamp_min(1), 0.0).unsqueeze(-1).repeat(1, vocab_size)
-    else:
-        parts = (tail_ids != true).float()
-        full = rest.new_zeros(len(rest), vocab_size)
-        full.scatter_add_(-1, tail_ids, rest.unsqueeze(-1) * parts / parts.sum(dim=-1, keepdim=True).clamp_min(1.0))
-    full.scatter_(-1, belief.token_ids, belief.probabilities)
-    return full.scatter_(-1, true, probabilities.unsqueeze(-1))
-
-
 def mistake_size(logits: Tensor, token_ids: Tensor) -> Tensor:
     """‖p − softmax(logits)‖², the squared size of the mistake at every position.
 
@@ -235,8 +169,6 @@ def share_removed(pilot_size: float, pair_size: float) -> float:
 __all__ = [
     "PilotDistribution",
     "SparseMistake",
-    "draw_tail",
-    "full_probabilities",
     "log_normalizer",
     "mistake_size",
     "observed_mistake",

@@ -1,57 +1,42 @@
-"""The Copilot: a small transformer that reads the Pilot's mistakes and writes a correction (§3.1, App. A)."""
+"""The Copilot of the form "decoder": a small transformer that reads the Pilot's mistakes and writes a correction (§3.1,
+App. A of the paper)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .cache_copilot import CopilotCache
 from .configuration_copilot import CopilotConfig
+from .copilot_base import CopilotPreTrainedModel
 from .layers_copilot import CopilotLayer, make_norm
 from .masks import CopilotMasks
 from .mistakes import SparseMistake
-from .random_stream import own_random_stream
 from .validation import chosen
 
 
-class CopilotPreTrainedModel(PreTrainedModel):
-    """Weights' initialisation and what the Copilot supports, for transformers."""
-
-    config: CopilotConfig
-    config_class = CopilotConfig
-    base_model_prefix = "copilot"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["CopilotLayer"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, CopilotModel):
-            # f is exactly zero at the start, so an untrained pair is exactly its Pilot.
-            init.zeros_(module.correction_head.weight)
-            init.normal_(module.segments, mean=0.0, std=self.config.initializer_range)
-
-
 class CopilotModel(CopilotPreTrainedModel):
-    """Reads ℓ_{<j}, X̃ and h̄; gives a state g_j and from it the correction f_j.
+    """A Copilot of the form "decoder". Reads ℓ_{<j}, X̃ and h̄; gives a state g_j and from it the correction f_j.
 
     It has no positions and no softmax at its end. With `config.head == "own"` it holds both vocabulary matrices; with
     `"pilot"` it is lent the Pilot's, which it only reads.
 
     Args:
         config ([`CopilotConfig`]): its shape.
+
+    Raises:
+        ValueError: the configuration is of another form.
     """
 
+    _no_split_modules = ["CopilotLayer"]
+
     def __init__(self, config: CopilotConfig) -> None:
+        if chosen("form", config.form) != "decoder":
+            raise ValueError(f"the configuration is of the form {config.form!r}; `new_copilot` makes a Copilot of any.")
         super().__init__(config)
         width = config.hidden_size
         if chosen("head", config.head) == "own":
@@ -64,33 +49,48 @@ class CopilotModel(CopilotPreTrainedModel):
         self.question_norm = make_norm(config, config.question_size)
         self.rationale_norm = make_norm(config, config.pilot_hidden_size)
         self.question_projection = _align(config.question_size, width)
-        self.rationale_projection = _align(config.pilot_hidden_size, width)
-        if config.rationale_input:
+        self.rationale_projection = _align(config.rationale_states * config.pilot_hidden_size, width)
+        if config.reads_own_rationale:
             self.rationale_input = nn.Linear(width, width, bias=False)
         self.segments = nn.Parameter(torch.zeros(2, width))  # tells X̃ from h̄
         self.layers = nn.ModuleList(CopilotLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = make_norm(config, width)
         self.post_init()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CopilotModel:
-        """What `to`, `half`, `bfloat16`, `cuda` and the like do to every weight. A Copilot is small and learns from
-        small differences: where the pair is narrowed, it moves along but stays float32.
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CopilotModel):
+            # f is exactly zero at the start, so an untrained pair is exactly its Pilot.
+            init.zeros_(module.correction_head.weight)
+            init.normal_(module.segments, mean=0.0, std=self.config.initializer_range)
+
+    @property
+    def draws_in_training(self) -> bool:  # type: ignore[override]
+        """Whether there is dropout."""
+        return self.config.dropout > 0.0
+
+    def layers_read(self, num_layers: int) -> str | tuple[int, ...] | None:
+        """What it reads of the Pilot's decoder layers, by `config.rationale`.
 
         Args:
-            fn (callable): changes one tensor.
-            recurse (`bool`, *optional*, defaults to `True`): its layers' too.
+            num_layers (`int`): how many decoder layers the Pilot has.
 
         Returns:
-            The Copilot.
+            `"mean"`, or the numbers of the layers.
         """
+        rationale = chosen("rationale", self.config.rationale)
+        if rationale == "depths":
+            return tuple(max(1, round(num_layers * third / 3)) - 1 for third in (1, 2, 3))
+        return (num_layers - 1,) if rationale == "last" else "mean"
 
-        def changed(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            if not (new.is_floating_point() and new.itemsize < torch.float32.itemsize <= tensor.itemsize):
-                return new
-            return tensor.to(new.device, torch.float32)  # of the old values: the narrow ones have lost digits
+    def new_cache(self) -> CopilotCache:
+        """An empty cache.
 
-        return super()._apply(changed, recurse)
+        Returns:
+            [`CopilotCache`]
+        """
+        return CopilotCache(fixed_questions=self.config.is_encoder_decoder)
 
     def embed_mistakes(self, mistakes: SparseMistake, pilot_embedding: Tensor | None = None) -> Tensor:
         """W_in ℓ: mistakes in the Copilot's width. Linear in ℓ, as the paper's projection from V to d_C.
@@ -128,7 +128,8 @@ class CopilotModel(CopilotPreTrainedModel):
             mistakes ([`SparseMistake`] of shape `(batch, length, entries)`):
                 ℓ_{j-1} at position j; zero where there is none (the first token, after padding).
             question (`torch.Tensor` of shape `(batch, questions, question_size)`): X̃.
-            rationale (`torch.Tensor` of shape `(batch, length, pilot_hidden_size)`): h̄.
+            rationale (`torch.Tensor` of shape `(batch, length, pilot_hidden_size)`): h̄; with `rationale="depths"` of
+                shape `(batch, length, 3, pilot_hidden_size)`.
             masks ([`CopilotMasks`]): who may see what.
             pilot_embedding (`torch.Tensor`, *optional*): see [`CopilotModel.embed_mistakes`].
             cache ([`CopilotCache`], *optional*): earlier positions' keys and values, updated here.
@@ -138,11 +139,6 @@ class CopilotModel(CopilotPreTrainedModel):
         """
         with self._random_stream(mistakes.token_ids):
             return self._states(mistakes, question, rationale, masks, pilot_embedding, cache)
-
-    def _random_stream(self, content: Tensor) -> AbstractContextManager[None]:
-        """The Copilot's own, where it draws anything."""
-        draws = self.training and (self.config.dropout > 0.0 or self._hf_peft_config_loaded)
-        return own_random_stream(self, content) if draws else nullcontext()
 
     def _states(
         self,
@@ -156,26 +152,40 @@ class CopilotModel(CopilotPreTrainedModel):
         states = self.embed_mistakes(mistakes, pilot_embedding).to(self.dtype)
         if cache is None or not cache.has_questions(0):  # an encoder's output is read once
             question = self.question_projection(self.question_norm(question.to(self.dtype))) + self.segments[0]
-        rationale = self.rationale_projection(self.rationale_norm(rationale.to(self.dtype))) + self.segments[1]
-        if self.config.rationale_input:
+        normed = self.rationale_norm(rationale.to(self.dtype)).flatten(2)
+        rationale = self.rationale_projection(normed) + self.segments[1]
+        if self.config.reads_own_rationale:
             states = states + self.rationale_input(rationale)
         for layer in self.layers:
             states = layer(states, question, rationale, masks.mistakes, masks.memory, cache)
         return self.norm(states)
 
-    def correction(self, states: Tensor, pilot_head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """f, the correction (a vector over the vocabulary at every position).
+    def correction(self, states: Tensor) -> Tensor:
+        """f, the correction (a vector over the vocabulary at every position), with `head="own"`.
 
         Args:
             states (`torch.Tensor` of shape `(..., hidden_size)`): g.
-            pilot_head (callable, *optional*): the Pilot's language model head, read only; needed with `head="pilot"`.
 
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.
         """
+        return self._out(states).float()
+
+    def head_shift(self, states: Tensor | None, head_states: Tensor | None) -> Tensor:
+        """u, with `head="pilot"`: a small map of g.
+
+        Args:
+            states (`torch.Tensor` of shape `(..., hidden_size)`): g.
+            head_states: not read.
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., pilot_hidden_size)`.
+        """
+        return self._out(cast(Tensor, states)).float()
+
+    def _out(self, states: Tensor) -> Tensor:
         with self._random_stream(torch.tensor(states.shape, device=states.device)):  # an adapter's dropout
-            output = self.correction_head(states)
-        return (output if chosen("head", self.config.head) == "own" else pilot_head(output)).float()
+            return self.correction_head(states)
 
     def resize_vocabulary(self, vocab_size: int) -> None:
         """Follow the Pilot's change of vocabulary. New tokens start without a correction (f = 0).
@@ -208,4 +218,4 @@ def _resized(module: nn.Embedding | nn.Linear, rows: int, std: float) -> Any:
     return new
 
 
-__all__ = ["CopilotModel", "CopilotPreTrainedModel"]
+__all__ = ["CopilotModel"]

@@ -14,10 +14,12 @@ from .adapted import has_adapter
 from .call_weight import make_room_for_weight, weight_of_pass
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
+from .copilot_base import CopilotPreTrainedModel
+from .copilot_forms import new_copilot
 from .generation_pilot_copilot import PilotCopilotGenerationMixin
+from .head_map import HeadMap
 from .head_product import product_with_rows
 from .load_errors import load_errors_explained
-from .modeling_copilot import CopilotModel
 from .package_part import package_part
 from .pair_passes import PairPassesMixin
 from .pair_saving import PairSavingMixin
@@ -32,7 +34,7 @@ from .pairing import (
     question_size,
 )
 from .pilot_classes import auto_class_for
-from .pilot_inputs import forward_with_inputs
+from .pilot_inputs import forward_with_inputs, parameters_of
 from .quantization import adopt_quantization
 from .rationale import RationaleRecorder
 from .validation import chosen
@@ -47,7 +49,8 @@ class PilotCopilotPreTrainedModel(
     Args:
         config ([`PilotCopilotConfig`]): both configurations and the choices of how they work together.
         pilot (`PreTrainedModel`, *optional*): a Pilot that exists already; made from the configuration without.
-        copilot ([`CopilotModel`], *optional*): a Copilot that exists already; made from the configuration without.
+        copilot ([`CopilotModel`], [`BranchCopilot`] or [`LinearCopilot`], *optional*): a Copilot that exists already;
+            made from the configuration without.
 
     Raises:
         ValueError: Pilot and Copilot do not fit each other.
@@ -69,7 +72,10 @@ class PilotCopilotPreTrainedModel(
     _pilot_learnt: frozenset[str] = frozenset()  # before it was frozen
 
     def __init__(
-        self, config: PilotCopilotConfig, pilot: PreTrainedModel | None = None, copilot: CopilotModel | None = None
+        self,
+        config: PilotCopilotConfig,
+        pilot: PreTrainedModel | None = None,
+        copilot: CopilotPreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
         config.check_options()
@@ -85,7 +91,7 @@ class PilotCopilotPreTrainedModel(
         check_pairing(self.pilot.config, copilot_config, question_size(self.pilot))
         check_head(self.pilot, copilot_config)
         keep_attention_plain(copilot_config)
-        self.copilot = CopilotModel(copilot_config) if copilot is None else copilot
+        self.copilot = new_copilot(copilot_config) if copilot is None else copilot
         self.config.pilot, self.config.copilot = self.pilot.config, self.copilot.config
         self.recorder = RationaleRecorder(self.pilot)
         self._read_pilot_inputs()
@@ -122,8 +128,7 @@ class PilotCopilotPreTrainedModel(
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
-                `rationale_window`, `rationale_pooling`, `mistakes_from`, `mistake_top_k`, `mistake_tail`,
-                `copilot_weight`); with an id, also keywords of the Pilot's `from_pretrained`; `copilot_revision`,
+                `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of the Pilot's `from_pretrained`; `copilot_revision`,
                 branch, tag or commit of a Copilot's own checkpoint.
 
         Returns:
@@ -173,9 +178,8 @@ class PilotCopilotPreTrainedModel(
 
     def _read_pilot_inputs(self) -> None:
         """What the Pilot's `forward` takes, and this pair's `forward` with it; see [`PilotInputs`]."""
-        taken = inspect.signature(self.pilot.forward).parameters.values()
-        self._pilot_parameters = frozenset(one.name for one in taken if one.kind is not one.VAR_KEYWORD)
-        self._pilot_takes_all = any(one.kind is one.VAR_KEYWORD for one in taken)
+        self._pilot_parameters = parameters_of(self.pilot)
+        self._pilot_takes_all = len(inspect.signature(self.pilot.forward).parameters) > len(self._pilot_parameters)
         self._forward = forward_with_inputs(type(self).forward, self._pilot_parameters)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -255,24 +259,30 @@ class PilotCopilotPreTrainedModel(
             return None
         return self.pilot.get_input_embeddings().weight.detach()
 
-    def correction(self, states: Tensor) -> Tensor:
+    def correction(self, states: Tensor | None, head_states: Tensor | None) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.
 
         Args:
-            states (`torch.Tensor` of shape `(..., hidden_size)`): the Copilot's.
+            states (`torch.Tensor` of shape `(..., hidden_size)`, *optional*): the Copilot's; `None` of a form without.
+            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h, what the Pilot's head reads.
 
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.
         """
-        return self.copilot.correction(states, self._read_pilot_head)
+        if not self._has_pilot_head:
+            return self.copilot.correction(states)
+        shift = self.copilot.head_shift(states, head_states)
+        return (self.head_map or HeadMap()).difference(self._read_pilot_head, shift, head_states)
 
-    def _read_pilot_head(self, states: Tensor) -> Tensor:
+    def _read_pilot_head(self, states: Tensor, with_bias: bool = False) -> Tensor:
         head = self.pilot.get_output_embeddings()
+        bias = cast(Tensor | None, getattr(head, "bias", None))
         if type(head) is nn.Linear:
-            return product_with_rows(states.to(head.weight.dtype), head.weight.detach())
+            output = product_with_rows(states.to(head.weight.dtype), head.weight.detach())
+            return output if bias is None or not with_bias else output + bias.detach()
         detached = {name: parameter.detach() for name, parameter in head.named_parameters()}
         output = torch.func.functional_call(head, detached, (states,))
-        return output if getattr(head, "bias", None) is None else output - head.bias.detach()
+        return output if bias is None or with_bias else output - bias.detach()
 
     @abstractmethod
     def aligned_labels(self, labels: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, GenerationMixin
 from transformers.utils import can_return_tuple
 
-from .cache_pilot_copilot import PilotCopilotCache
 from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .generation_pilot_copilot import RectifyState
@@ -21,8 +19,8 @@ from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_hub import PairHubMixin
 from .pair_passes import kept_positions
 from .pilot_inputs import PilotInputs
-from .rectifying import PilotPass
-from .shared_head import GeneratedStep, share_head
+from .rectifying import PilotPass, feedback_kind
+from .shared_head import GeneratedStep
 from .validation import check_labels
 
 
@@ -130,31 +128,37 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         pair_cache = self.own_cache(cache)
         past = 0 if pair_cache is None else pair_cache.get_seq_length()
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
-        step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length)
-        sharing = partial(share_head, self, step, pair_cache)
+        keep = kept_positions(logits_to_keep)
+        step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length, keep, position_ids)
+        keeps_logits = self._keeps_logits(lesson_targets, training)
+        if keeps_logits:
+            given["logits_to_keep"] = logits_to_keep
         segments = packed_segments(position_ids, attention_mask, past)
         if training and use_cache is None and segments is not None:
             use_cache = False  # with a cache, transformers does not keep the documents of a packed row apart
-        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, sharing)
+        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, step, weight, rectify_state)
         seen = PilotPass(
             token_ids=input_ids,
             logits=outputs.logits,
-            question=captured.embeddings(),
+            question=captured.embeddings() if feedback_kind(self) is not None else None,
             rationale=captured.rationale(),
             attention_mask=attention_mask,
             question_mask=None,
             segments=segments,
             past=past,
             layers=captured.stacked_layers(),
-            correction=captured.correction(),
+            correction=self._shared_correction(captured),
+            head_states=captured.head_input,
+            position_ids=position_ids,
+            logits_are_kept=keeps_logits,
+            rectified=captured.corrected is not None,
         )
         if training and lesson_targets is not None:
             targets = self.targets_of(lesson_targets, kwargs)
             return self._train_on(outputs, seen, targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
         pilot_cache = cache_of(outputs)
         if pair_cache is None and use_cache is not False and pilot_cache is not None:
-            pair_cache = PilotCopilotCache(pilot_cache)
-        keep = kept_positions(logits_to_keep)
+            pair_cache = self.cache_beside(pilot_cache)
         return self._rectified(outputs, seen, pilot_labels, pair_cache, weight, keep, rectify_state, **kwargs)
 
 

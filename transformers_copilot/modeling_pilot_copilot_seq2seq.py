@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, Cache, GenerationMixin
 from transformers.utils import can_return_tuple
 
-from .cache_pilot_copilot import PilotCopilotCache
 from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
 from .generation_pilot_copilot import RectifyState
@@ -21,7 +19,7 @@ from .pair_hub import PairHubMixin
 from .pair_passes import kept_positions
 from .pilot_inputs import PilotInputs
 from .rectifying import PilotPass
-from .shared_head import GeneratedStep, share_head
+from .shared_head import GeneratedStep
 from .validation import check_labels
 
 
@@ -152,12 +150,16 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
         pair_cache = self.own_cache(cache)
         past = 0 if pair_cache is None else pair_cache.get_seq_length()
         prompt_length = None if rectify_state is None else rectify_state.prompt_length
-        encoded = None if encoder_outputs is None or attention_mask is None else encoder_outputs[0]
-        step = GeneratedStep(
-            decoder_input_ids, decoder_attention_mask, attention_mask, encoded, past, prompt_length, encoded is not None
-        )
-        sharing = partial(share_head, self, step, pair_cache)
-        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, sharing)
+        keep = kept_positions(logits_to_keep)
+        encoded = None if encoder_outputs is None else encoder_outputs[0]
+        if encoded is not None and attention_mask is None:
+            attention_mask = torch.ones(encoded.shape[:2], dtype=torch.bool, device=encoded.device)
+        given_parts = (decoder_input_ids, decoder_attention_mask, attention_mask, encoded, past, prompt_length, keep)
+        step = GeneratedStep(*given_parts, question_is_known=encoded is not None)
+        keeps_logits = self._keeps_logits(lesson_targets, training)
+        if keeps_logits:
+            given["logits_to_keep"] = logits_to_keep
+        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, step, weight, rectify_state)
         question = outputs.encoder_last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
@@ -173,14 +175,17 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             segments=None,
             past=past,
             layers=captured.stacked_layers(),
-            correction=captured.correction(),
+            correction=self._shared_correction(captured),
+            head_states=captured.head_input,
+            position_ids=None,
+            logits_are_kept=keeps_logits,
+            rectified=captured.corrected is not None,
         )
         if training and lesson_targets is not None:
             return self._train_on(outputs, seen, lesson_targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
         pilot_cache = cache_of(outputs)
         if pair_cache is None and use_cache is not False and pilot_cache is not None:
-            pair_cache = PilotCopilotCache(pilot_cache, fixed_questions=True)
-        keep = kept_positions(logits_to_keep)
+            pair_cache = self.cache_beside(pilot_cache)
         return self._rectified(outputs, seen, pilot_labels, pair_cache, weight, keep, rectify_state, **kwargs)
 
 

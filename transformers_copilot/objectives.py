@@ -1,4 +1,8 @@
-"""The training objectives of both parts (Eq. 2, §3.1 and the ablation of arXiv 2505.16270)."""
+"""The training objectives of both parts (Eq. 2, §3.1 and the ablation of arXiv 2505.16270).
+
+All of them go over the whole vocabulary: the distribution that training compares with the truth is the one that scoring
+and generation use.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ _ROOT_EPS = 1e-12
 
 def copilot_objective(
     correction: Tensor,
-    pilot_probabilities: Tensor,
+    pilot_logits: Tensor,
     token_ids: Tensor,
     objective: str,
     fusion: str,
@@ -27,7 +31,7 @@ def copilot_objective(
 
     Args:
         correction (`torch.Tensor` of shape `(positions, vocab)`): the Copilot's f.
-        pilot_probabilities (`torch.FloatTensor` of shape `(positions, vocab)`): p̂.
+        pilot_logits (`torch.Tensor` of shape `(positions, vocab)`): the Pilot's z, all of them.
         token_ids (`torch.LongTensor` of shape `(positions,)`): the true tokens.
         objective (`str`):
             - `"rmse"`: sqrt(mean_i ‖f_i − ℓ_i‖²), Eq. 7. The root is over the whole mini-batch: a root per token
@@ -49,13 +53,14 @@ def copilot_objective(
     chosen("objective", objective), chosen("fusion", fusion)
     positions = correction.shape[0]
     items = positions if num_items is None else num_items
-    correction = correction.float()
     if objective == "cross_entropy":
         rows = rows_in_cache(correction)
-        pieces = zip(correction.split(rows), pilot_probabilities.split(rows), token_ids.split(rows), strict=True)
-        return -sum((_likelihood(*piece, fusion) for piece in pieces), correction.new_zeros(())) / items
+        pieces = zip(correction.split(rows), pilot_logits.split(rows), token_ids.split(rows), strict=True)
+        return -sum((_likelihood(*piece, fusion) for piece in pieces), correction.new_zeros(())).float() / items
+    correction = correction.float()
     true = token_ids.unsqueeze(-1)
-    mistakes = (-pilot_probabilities).scatter_add(-1, true, torch.ones_like(true, dtype=correction.dtype))
+    probabilities = torch.softmax(pilot_logits.float(), dim=-1)
+    mistakes = (-probabilities).scatter_add(-1, true, torch.ones_like(true, dtype=correction.dtype))
     if objective == "kl":
         target, predicted = torch.log_softmax(mistakes, dim=-1), torch.log_softmax(correction, dim=-1)
         return F.kl_div(predicted, target, reduction="sum", log_target=True) / items
@@ -65,9 +70,27 @@ def copilot_objective(
     return (squared / positions + _ROOT_EPS).sqrt() * (positions / items)
 
 
-def _likelihood(correction: Tensor, pilot_probabilities: Tensor, token_ids: Tensor, fusion: str) -> Tensor:
+def rectified_cross_entropy(logits: Tensor, token_ids: Tensor, num_items: Tensor | float | None = None) -> Tensor:
+    """`"cross_entropy"` under logits fusion, of logits z + f that one product has made.
+
+    Args:
+        logits (`torch.Tensor` of shape `(positions, vocab)`): the rectified ones, at λ = 1.
+        token_ids (`torch.LongTensor` of shape `(positions,)`): the true tokens.
+        num_items (`float` or tensor, *optional*): see [`copilot_objective`].
+
+    Returns:
+        `torch.FloatTensor`, a scalar.
+    """
+    rows, items = rows_in_cache(logits), len(token_ids) if num_items is None else num_items
+    pieces = zip(logits.split(rows), token_ids.split(rows), strict=True)
+    return sum((F.cross_entropy(z.float(), true, reduction="sum") for z, true in pieces), logits.new_zeros(())) / items
+
+
+def _likelihood(correction: Tensor, pilot_logits: Tensor, token_ids: Tensor, fusion: str) -> Tensor:
     """Σ log p̃ of the true tokens, at λ = 1."""
-    log_probabilities = pilot_probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    if chosen("fusion", fusion) == "logits":  # p̃ does not ask for z to be normed
+        return -F.cross_entropy(pilot_logits.float() + correction.float(), token_ids, reduction="sum")
+    log_probabilities = torch.log_softmax(pilot_logits.float(), dim=-1)
     rectified = rectified_log_probabilities(log_probabilities, correction, 1.0, fusion)
     return rectified.gather(-1, token_ids.unsqueeze(-1)).sum()
 
@@ -92,4 +115,4 @@ def pilot_loss_of(logits: Tensor, targets: Tensor, num_items: Tensor | float | N
     return F.cross_entropy(chosen, true, reduction="sum") / num_items
 
 
-__all__ = ["copilot_objective", "pilot_loss_of"]
+__all__ = ["copilot_objective", "pilot_loss_of", "rectified_cross_entropy"]

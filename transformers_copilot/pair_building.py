@@ -10,17 +10,17 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
-from .adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot, without_adapter
+from .adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot
 from .call_weight import make_room_for_weight
 from .configuration_copilot import CopilotConfig
-from .configuration_pilot_copilot import PAPER_OPTIONS, PilotCopilotConfig
+from .configuration_pilot_copilot import PAPER_COPILOT, PAPER_OPTIONS, PilotCopilotConfig
 from .copilot_checkpoint import CopilotCheckpoint
-from .modeling_copilot import CopilotModel
+from .copilot_forms import new_copilot
+from .copilot_start import start_copilot
 from .pairing import check_pairing, check_pilot, keep_attention_plain, question_size
 from .pilot_classes import auto_class_for
 from .provenance import commit_of, hub_id
 from .quantization import adopt_quantization
-from .weight_copying import copy_decoder_weights
 
 
 DEFAULT_COPILOT_LAYERS = 2
@@ -105,6 +105,7 @@ def copilot_config_for(
     pilot: PreTrainedModel,
     copilot: CopilotConfig | dict[str, Any] | str | None,
     head: str | None,
+    choices: dict[str, Any] | None = None,
 ) -> tuple[CopilotConfig, PreTrainedModel]:
     """The Copilot's configuration, and the model that its layers are copied from.
 
@@ -113,6 +114,7 @@ def copilot_config_for(
         pilot (`PreTrainedModel`): the Pilot.
         copilot: as [`PilotCopilotForCausalLM.from_pilot`] takes it.
         head (`str`, *optional*): wins over the configuration's.
+        choices (`dict`, *optional*): fields that hold where `copilot` does not name them.
 
     Returns:
         [`CopilotConfig`] and `PreTrainedModel`
@@ -124,39 +126,28 @@ def copilot_config_for(
     if isinstance(copilot, CopilotConfig):
         config = copy.deepcopy(copilot)
     else:
-        fields: dict[str, Any] = {}
+        fields: dict[str, Any] = dict(choices or {})
         if isinstance(copilot, str):
             source = pilot_class(auto_class, copilot, {}).from_pretrained(copilot)
         elif isinstance(copilot, dict):
-            fields = dict(copilot)
+            fields |= copilot
         elif copilot is not None:
             raise TypeError(
                 f"`copilot` is a {type(copilot).__name__}; give a CopilotConfig, a dict of its fields such as "
                 '{"num_hidden_layers": 6}, or the id or path of a checkpoint to copy.'
             )
-        if not isinstance(copilot, dict):
+        if "num_hidden_layers" not in fields and fields.get("form", "decoder") != "linear":
             layers = source.config.get_text_config(decoder=True).num_hidden_layers
             wanted = layers if isinstance(copilot, str) else DEFAULT_COPILOT_LAYERS
             fields["num_hidden_layers"] = max(_MIN_COPILOT_LAYERS, wanted)
+        if head is not None:
+            fields["head"] = head
         width = pilot.config.get_text_config(decoder=True).hidden_size
         fields = {"pilot_hidden_size": width, "question_size": question_size(pilot), **fields}
         config = CopilotConfig.from_pilot(source.config, **fields)
-    if head is not None:
+    if head is not None and config.head != head:
         config = CopilotConfig(**{**config.to_dict(), "head": head})
     return config, source
-
-
-def new_copilot(config: CopilotConfig, pilot: PreTrainedModel) -> CopilotModel:
-    """A fresh Copilot in float32, where the Pilot is.
-
-    Args:
-        config ([`CopilotConfig`]): its shape.
-        pilot (`PreTrainedModel`): the Pilot.
-
-    Returns:
-        [`CopilotModel`]
-    """
-    return CopilotModel(config).to(device=pilot.device, dtype=torch.float32)
 
 
 def build_pair(
@@ -190,7 +181,9 @@ def build_pair(
     if checkpoint is not None:
         checkpoint.check_head(head)
         copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
-    copilot_config, source = copilot_config_for(pair_class._auto_pilot_class, pilot, copilot, head)
+    # The form and what it reads are a part of the options that are given as a whole, such as the paper's.
+    choices = {} if config is None else {name: getattr(config.copilot, name) for name in PAPER_COPILOT}
+    copilot_config, source = copilot_config_for(pair_class._auto_pilot_class, pilot, copilot, head, choices)
     check_pairing(pilot.config, copilot_config, question_size(pilot))
     pair_config = pair_class.config_class(
         pilot=pilot.config,
@@ -203,10 +196,10 @@ def build_pair(
     # Nothing is taken from torch's random stream: after a seed, what comes next (a Trainer's order of the data after
     # `model_init`, the Pilot's dropout) is what it would be without a Copilot.
     with torch.random.fork_rng(devices=[pilot.device] if pilot.device.type == "cuda" else []):
-        pair = pair_class(pair_config, pilot=pilot, copilot=new_copilot(copilot_config, pilot))
+        made = new_copilot(copilot_config).to(device=pilot.device, dtype=torch.float32)
+        pair = pair_class(pair_config, pilot=pilot, copilot=made)
         if checkpoint is None:
-            with without_adapter(source):
-                copy_decoder_weights(pair.copilot, source)
+            start_copilot(pair, source)
     if checkpoint is not None:
         checkpoint.load_into(pair, fitted="copilot_weight" not in given)
     adopt_quantization(pair)
@@ -216,4 +209,4 @@ def build_pair(
     return pair
 
 
-__all__ = ["LoadedPilot", "build_pair", "copilot_config_for", "load_pilot", "new_copilot"]
+__all__ = ["LoadedPilot", "build_pair", "copilot_config_for", "load_pilot"]

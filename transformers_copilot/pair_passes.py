@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +15,22 @@ from .cache_pilot_copilot import PilotCopilotCache
 from .compat import CACHE_NAME, cache_of, cache_parameter
 from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import RectifyState
+from .head_map import HeadMap, find_head_map
 from .mistake_batch import MistakeBatch
 from .modeling_outputs import PilotCopilotOutput
-from .objectives import copilot_objective, pilot_loss_of
+from .objectives import copilot_objective, pilot_loss_of, rectified_cross_entropy
 from .rationale import Capture
-from .rectifying import PilotPass, copilot_states, run_copilot
+from .rectifying import (
+    PilotPass,
+    check_vocabulary,
+    copilot_states,
+    feedback_kind,
+    reads_mistakes,
+    run_copilot,
+    token_feedback,
+)
+from .shared_head import GeneratedStep, correct_before_head, share_head
+from .validation import chosen
 
 
 # The mixin is put into a model's class; type checkers are told so.
@@ -37,7 +48,9 @@ _OFFERED = frozenset(
 
 
 class PairPassesMixin(_ModelBase):
-    """The part of [`PilotCopilotPreTrainedModel`] that `forward` is made of; it holds nothing itself."""
+    """The part of [`PilotCopilotPreTrainedModel`] that `forward` is made of."""
+
+    _head_map: Any = "unknown"
 
     @property
     def _pilot_cache_name(self) -> str | None:
@@ -75,18 +88,54 @@ class PairPassesMixin(_ModelBase):
     def _pilot_pass(
         self,
         arguments: dict[str, Any],
-        cache: PilotCopilotCache | None,
+        cache: Cache | None,
         use_cache: bool | None,
-        sharing: Callable[[Capture], None],
+        step: GeneratedStep,
+        weight: float,
+        state: RectifyState | None,
     ) -> tuple[ModelOutput, Capture]:
-        """The Pilot's pass, with what its layers held. A frozen Pilot is only read; `sharing` may lend its head."""
-        inner = None if cache is None else cache.pilot
+        """The Pilot's pass, with what its layers held. A frozen Pilot is only read. Outside training the Copilot may
+        run before the Pilot's head does."""
+        inner = cache.pilot if isinstance(cache, PilotCopilotCache) else cache
         given = self._pilot_arguments(arguments, inner, use_cache)
         frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
-        with self.recorder.capture(arguments.get("keep_layers", 0), self.config.rationale_pooling) as captured, frozen:
-            sharing(captured)
+        wanted = self.copilot.layers_read(self.recorder.num_layers)
+        direct = state is not None and self._corrects_before_head(step, weight, state)
+        one_product = direct or (self._has_pilot_head and (self.head_map or HeadMap(softcap=1.0)).is_linear)
+        own = cache if isinstance(cache, PilotCopilotCache) else None
+        with self.recorder.capture(arguments.get("keep_layers", 0), wanted) as captured, frozen:
+            if direct:
+                correct_before_head(self, step, own, weight, captured)
+            elif one_product and not self.training:
+                share_head(self, step, own, captured)
             outputs = self.pilot(return_dict=True, **given)
         return outputs, captured
+
+    @property
+    def _has_pilot_head(self) -> bool:
+        return chosen("head", self.copilot.config.head) == "pilot"
+
+    @property
+    def head_map(self) -> HeadMap | None:
+        """What the Pilot's family does to the output of its head, found out when it is first asked for; `None` where
+        its logits can't be made of the state that the head reads."""
+        if self._head_map == "unknown":
+            self._head_map = find_head_map(self.pilot, self.recorder)
+        return self._head_map
+
+    def _corrects_before_head(self, step: GeneratedStep, weight: float, state: RectifyState) -> bool:
+        """Whether the Pilot's head can read what the Copilot has corrected, so that its logits are p̃'s alone."""
+        if not state.direct or not self._has_pilot_head or reads_mistakes(self):
+            return False
+        if chosen("fusion", self.config.fusion) != "logits" or self.head_map is None:
+            return False
+        known = step.question_is_known or chosen("form", self.copilot.config.form) == "linear"
+        return known and (self.head_map.is_linear or weight == 1.0)
+
+    def _keeps_logits(self, labels: Tensor | None, training: bool) -> bool:
+        """Whether the Pilot need not make logits of other positions than are asked for."""
+        takes = "logits_to_keep" in self._pilot_parameters
+        return takes and labels is None and not training and not reads_mistakes(self)
 
     def _pilot_alone(
         self, arguments: dict[str, Any], cache: Cache | None, use_cache: bool | None
@@ -96,14 +145,14 @@ class PairPassesMixin(_ModelBase):
         given = self._pilot_arguments(arguments, inner, use_cache)
         return self.alone_output(self.pilot(return_dict=True, **given))
 
-    def own_cache(self, cache: Cache | None) -> PilotCopilotCache | None:
+    def own_cache(self, cache: Cache | None) -> Cache | None:
         """The pair's cache for what a call was given.
 
         Args:
             cache (`Cache`, *optional*): the pair's own, or an empty one of the Pilot's.
 
         Returns:
-            [`PilotCopilotCache`] or `None`.
+            [`PilotCopilotCache`], or the same where the Copilot remembers nothing, or `None`.
 
         Raises:
             ValueError: it is static, or holds positions that the Copilot has not seen.
@@ -145,20 +194,69 @@ class PairPassesMixin(_ModelBase):
         Returns:
             `torch.FloatTensor`, a scalar; 0 where the round has no supervised position.
         """
-        question = batch.question
-        if question is None:
-            with torch.no_grad():
-                # Without hooks: a Trainer's NEFTune hook would add noise, and draw it from the Pilot's random stream.
-                question = self.get_input_embeddings().forward(batch.token_ids)
         states = copilot_states(
-            self, batch.feedback(), question, batch.rationale, batch.attention_mask, batch.question_mask, batch.segments
+            self,
+            self._taught_feedback(batch),
+            self._taught_question(batch),
+            batch.rationale,
+            batch.attention_mask,
+            batch.question_mask,
+            batch.segments,
         )
-        supervised, probabilities, token_ids = batch.lesson(self.config.mistakes_from, self.copilot.config.vocab_size)
-        if not supervised.any():
-            # Through the head too: distributed training waits for a gradient of every weight.
-            return self.correction(states[:, :1]).sum() * 0.0
-        correction, options = self.correction(states[supervised]), (self.config.objective, self.config.fusion)
-        return copilot_objective(correction, probabilities, token_ids, *options, num_items)
+        wanted = batch.supervised(self.config.mistakes_from)
+        if not wanted.any():
+            return self._no_lesson(states, batch)
+        at_lessons = None if states is None else states[wanted]
+        head_states, logits = batch.at(wanted, batch.head_states), batch.at(wanted, batch.lesson_logits)
+        return self._lesson_loss(at_lessons, head_states, logits, batch.targets()[wanted], num_items)
+
+    def _taught_feedback(self, batch: MistakeBatch) -> Any:
+        if reads_mistakes(self):
+            return batch.feedback()
+        return token_feedback(batch.token_ids) if feedback_kind(self) == "token" else None
+
+    def _taught_question(self, batch: MistakeBatch) -> Tensor | None:
+        if batch.question is not None or batch.question_mask is not None or feedback_kind(self) is None:
+            return batch.question
+        with torch.no_grad():
+            # Without hooks: a Trainer's NEFTune hook would add noise, and draw it from the Pilot's random stream.
+            return self.get_input_embeddings().forward(batch.token_ids)
+
+    def _no_lesson(self, states: Tensor | None, batch: MistakeBatch) -> Tensor:
+        """Zero, through every weight: distributed training waits for a gradient of each."""
+        width = self.copilot.config.pilot_hidden_size
+        head_states = torch.zeros(1, 1, width, device=batch.token_ids.device)
+        return self.correction(None if states is None else states[:1, :1], head_states).sum() * 0.0
+
+    def _lesson_loss(
+        self,
+        states: Tensor | None,
+        head_states: Tensor | None,
+        logits: Tensor | None,
+        true: Tensor,
+        num_items: Tensor | float | None,
+    ) -> Tensor:
+        """The objective at some positions, over the whole vocabulary. With the Pilot's head, z + f = W(h + u) is one
+        product; else z is made of h, or was kept itself."""
+        objective, fusion = self.config.objective, self.config.fusion
+        plain = chosen("objective", objective) == "cross_entropy" and chosen("fusion", fusion) == "logits"
+        if plain and head_states is not None and self._has_pilot_head:
+            shifted = head_states.float() + self.copilot.head_shift(states, head_states)
+            return rectified_cross_entropy(self._head_logits(shifted), true, num_items)
+        correction = self.correction(states, head_states)
+        if logits is None:
+            with torch.no_grad():
+                logits = self._head_logits(head_states)
+        return copilot_objective(correction, logits, true, objective, fusion, num_items)
+
+    def _head_logits(self, head_states: Tensor | None) -> Tensor:
+        """The logits that the Pilot's head, as it is now, makes of a state; read only."""
+        if self.head_map is None or head_states is None:
+            raise ValueError(
+                f"a round holds the states before the Pilot's head, but the logits of {type(self.pilot).__name__} can't "
+                "be made of them. Record it again with this Pilot."
+            )
+        return self.head_map.logits(self._read_pilot_head(head_states, with_bias=True))
 
     def copilot_only(self, mistake_round: MistakeBatch) -> PilotCopilotOutput:
         """The Copilot's loss on a logged round, without a pass of the Pilot.
@@ -203,18 +301,7 @@ class PairPassesMixin(_ModelBase):
         lessons = mistake_round
         current: MistakeBatch | None = None
         if lessons is None or return_mistakes:
-            current = MistakeBatch.from_pilot(
-                seen.logits,
-                seen.token_ids,
-                targets,
-                seen.attention_mask,
-                seen.question,
-                seen.rationale,
-                self.config,
-                seen.question_mask,
-                seen.segments,
-                seen.layers,
-            )
+            current = self._round_under_way(seen, targets)
             lessons = current if lessons is None else lessons
         scale, num_items = losses.get("copilot_scale"), losses.get("num_items_in_batch")
         if scale is None:
@@ -230,6 +317,43 @@ class PairPassesMixin(_ModelBase):
             copilot_loss=copilot_loss,
             mistakes=current if return_mistakes else None,
             **PilotCopilotOutput.passed_on(outputs),
+        )
+
+    def _shared_correction(self, captured: Capture) -> Tensor | None:
+        """f, where the Copilot's row went through the Pilot's head together with the Pilot's own."""
+        if captured.head_rows is None or captured.head_output is None:
+            return None
+        return (self.head_map or HeadMap()).logits(captured.head_output)
+
+    def cache_beside(self, cache: Cache) -> Cache:
+        """The pair's cache beside one of the Pilot's.
+
+        Args:
+            cache (`Cache`): the Pilot's.
+
+        Returns:
+            [`PilotCopilotCache`], or the Pilot's own where the Copilot remembers nothing.
+        """
+        own = self.copilot.new_cache()
+        return cache if own is None else PilotCopilotCache(cache, own)
+
+    def _round_under_way(self, seen: PilotPass, targets: Tensor) -> MistakeBatch:
+        """What the Pilot's pass leaves for the log."""
+        states = seen.head_states
+        known = states is not None and states.shape[:2] == seen.token_ids.shape and self.head_map is not None
+        return MistakeBatch.from_pilot(
+            seen.logits,
+            seen.token_ids,
+            targets,
+            seen.attention_mask,
+            self.config,
+            head_states=states if known else None,
+            keep_belief=reads_mistakes(self),
+            segments=seen.segments,
+            question=seen.question,
+            question_mask=seen.question_mask,
+            rationale=seen.rationale,
+            layers=seen.layers,
         )
 
     def _pilot_loss(self, outputs: ModelOutput, labels: Tensor, num_items: Tensor | float | None = None) -> Tensor:
@@ -253,10 +377,16 @@ class PairPassesMixin(_ModelBase):
         **options: Any,
     ) -> PilotCopilotOutput:
         """Scoring and generating: f, then p̃, through the one fusion function."""
-        correction = run_copilot(self, seen, cache, keep, None if state is None else state.prompt_length)
-        kept = seen.logits[:, keep]
+        if seen.rectified:
+            check_vocabulary(self, seen.logits)
+            kept = seen.logits if seen.logits_are_kept else seen.logits[:, keep]
+            outputs_of_pilot = PilotCopilotOutput.passed_on(outputs)
+            return PilotCopilotOutput(logits=kept, **{CACHE_NAME: cache}, **outputs_of_pilot)
+        own = cache if isinstance(cache, PilotCopilotCache) else None
+        correction = run_copilot(self, seen, own, keep, None if state is None else state.prompt_length)
+        kept = seen.logits if seen.logits_are_kept else seen.logits[:, keep]
         if state is not None:  # a logits processor rectifies
-            state.shift = rectify_shift(kept, correction, weight, self.config.fusion)
+            state.shift = rectify_shift(kept, correction, weight, self.config.fusion, state.of_probabilities)
         logits = kept if state is not None else rectify(kept, correction, weight, self.config.fusion)
         losses: dict[str, Any] = {}
         if labels is not None and state is None:
@@ -290,10 +420,8 @@ class PairPassesMixin(_ModelBase):
         }
         supervised = targets >= 0
         if supervised.any():
-            probabilities = torch.softmax(pilot_logits[supervised].float(), dim=-1)
-            losses["copilot_loss"] = copilot_objective(
-                correction[supervised], probabilities, targets[supervised], self.config.objective, self.config.fusion
-            )
+            options, true = (self.config.objective, self.config.fusion), targets[supervised]
+            losses["copilot_loss"] = copilot_objective(correction[supervised], pilot_logits[supervised], true, *options)
         return losses
 
     def targets_of(self, labels: Tensor, batch: Mapping[str, Any]) -> Tensor:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from .rectifying import reads_mistakes
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +35,24 @@ def pair_fingerprint(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
         "vocab_size": text.vocab_size,
         "hidden_size": text.hidden_size,
         "decoder_layers": pair.recorder.num_layers,
+    }
+
+
+def round_contents(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
+    """What the rounds of a log hold that this pair's Copilot can learn from.
+
+    Args:
+        pair: the pair.
+
+    Returns:
+        `dict`: the layers that rationales are made of, whether mistakes are kept at every position, and which
+        positions are lessons.
+    """
+    layers = pair.copilot.layers_read(pair.recorder.num_layers)
+    return {
+        "rationale": layers if layers is None or isinstance(layers, str) else list(layers),
+        "mistakes_everywhere": reads_mistakes(pair),
+        "mistakes_from": pair.config.mistakes_from,
     }
 
 
@@ -108,4 +128,11 @@ def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
     ]
 
 
-__all__ = ["differences", "pair_fingerprint", "refuse_other_tokenizer", "tokenizer_hash", "tokenizer_hash_of"]
+__all__ = [
+    "differences",
+    "pair_fingerprint",
+    "refuse_other_tokenizer",
+    "round_contents",
+    "tokenizer_hash",
+    "tokenizer_hash_of",
+]

@@ -54,4 +54,17 @@ def forward_with_inputs(function: Callable[..., Any], names: Collection[str]) ->
     return forward
 
 
-__all__ = ["PilotInputs", "forward_with_inputs"]
+def parameters_of(model: Any) -> frozenset[str]:
+    """What a model's `forward` names.
+
+    Args:
+        model (`nn.Module`): the model.
+
+    Returns:
+        `frozenset` of `str`: without what it takes by `**kwargs`.
+    """
+    taken = inspect.signature(model.forward).parameters.values()
+    return frozenset(one.name for one in taken if one.kind is not one.VAR_KEYWORD)
+
+
+__all__ = ["PilotInputs", "forward_with_inputs", "parameters_of"]

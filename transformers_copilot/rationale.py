@@ -1,8 +1,8 @@
 """Questions and rationales: what the Pilot's layers held, taken by forward hooks while it runs.
 
-The rationale h̄ of a position is pooled from the decoder layers' raw outputs (before the final norm) as the layers
-run: their mean, or the last one. Either is one tensor of `(batch, length, hidden)` instead of one a layer
-(`output_hidden_states`).
+The rationale h̄ of a position is made of the decoder layers' raw outputs (before the final norm) as the layers run:
+their mean, or some of them, instead of one tensor a layer (`output_hidden_states`). What goes into the head is kept too:
+with the head's weights it is the whole distribution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .head_product import product_with_rows
-from .validation import chosen
 
 
 @dataclass
@@ -28,27 +27,35 @@ class Capture:
 
     Attributes:
         owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
-        pooling (`str`, *optional*, defaults to `"mean"`): `"mean"` over the layers, or the `"last"` one alone.
-        keep_layers (`int`): for how many rows to keep every layer's output beside the sum.
+        wanted (`str` or `tuple`, *optional*, defaults to `"mean"`): what a rationale is: the `"mean"` over the layers,
+            the outputs of some, by their numbers, or `None`.
+        keep_layers (`int`): for how many rows to keep every layer's output beside it.
+        keep_head_output (`bool`): whether to keep what the head gives.
         question (`torch.Tensor` of shape `(batch, length, question_size)`, *optional*): the embedding layer's output.
-        total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far, or the
-            last one.
-        count (`int`): how many layers are in it.
+        total (`torch.FloatTensor` of shape `(batch, length, hidden)`, *optional*): sum over the layers so far.
+        count (`int`): how many layers have run.
+        states (`dict`): the outputs of the layers that are wanted.
         layers (`list` of tensors): the outputs, with `keep_layers`.
         head_rows (callable, *optional*): gives rows `(batch, 1, hidden)` that go through the Pilot's head together with
             its own, called when all layers have run. One reading of the head's weights then serves both parts.
-        head_input (`torch.Tensor` of shape `(batch, 1, hidden)`, *optional*): what the Pilot gave its head.
-        head_output (`torch.Tensor` of shape `(batch, 1, vocab)`, *optional*): what became of the rows.
+        corrected (callable, *optional*): from what the head is about to read, `(batch, kept, hidden)`, to what it reads
+            instead.
+        head_input (`torch.Tensor` of shape `(batch, kept, hidden)`, *optional*): what the Pilot gave its head.
+        head_output (`torch.Tensor` of shape `(batch, 1, vocab)`, *optional*): what became of the rows; with
+            `keep_head_output` all that the head gave.
     """
 
     owner: int
-    pooling: str = "mean"
+    wanted: str | tuple[int, ...] | None = "mean"
     keep_layers: int = 0
+    keep_head_output: bool = False
     question: Tensor | None = None
     total: Tensor | None = None
     count: int = 0
+    states: dict[int, Tensor] = field(default_factory=dict)
     layers: list[Tensor] = field(default_factory=list)
     head_rows: Callable[[], Tensor] | None = None
+    corrected: Callable[[Tensor], Tensor] | None = None
     head_input: Tensor | None = None
     head_output: Tensor | None = None
 
@@ -59,14 +66,6 @@ class Capture:
             `torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, or `None`.
         """
         return torch.stack(self.layers) if self.layers else None
-
-    def correction(self) -> Tensor | None:
-        """f, where the Copilot's row went through the Pilot's head.
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch, 1, vocab)`, or `None`.
-        """
-        return None if self.head_output is None else self.head_output.float()
 
     def embeddings(self) -> Tensor:
         """X̃ of a decoder-only Pilot: what its embedding layer gave.
@@ -84,21 +83,27 @@ class Capture:
             )
         return self.question
 
-    def rationale(self) -> Tensor:
-        """h̄, the mean over the decoder layers or the last of them.
+    def rationale(self) -> Tensor | None:
+        """h̄: the mean over the decoder layers, or the outputs of those that are wanted.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch, length, hidden)`, detached.
+            `torch.Tensor` of shape `(batch, length, hidden)`, with several layers of shape
+            `(batch, length, layers, hidden)`, detached; `None` where nothing is wanted.
 
         Raises:
             ValueError: no decoder layer reported an output.
         """
-        if self.total is None:
+        if self.wanted is None:
+            return None
+        if not self.count:
             raise ValueError(
                 "no decoder layer of the Pilot reported its output, so there is no rationale; was the Pilot replaced, "
                 "or its layers wrapped, after the pair was made? Make the pair anew with `from_pilot`."
             )
-        return self.total / self.count
+        if self.wanted == "mean":
+            return cast(Tensor, self.total) / self.count
+        states = [self.states[number] for number in cast(tuple[int, ...], self.wanted)]
+        return states[0] if len(states) == 1 else torch.stack([one.to(states[0].device) for one in states], dim=-2)
 
 
 # A context variable and not an attribute: two threads may run one Pilot, each with its own capture.
@@ -132,18 +137,24 @@ class RationaleRecorder:
         self._handles = []
 
     @contextmanager
-    def capture(self, keep_layers: int = 0, pooling: str = "mean") -> Iterator[Capture]:
+    def capture(
+        self,
+        keep_layers: int = 0,
+        wanted: str | tuple[int, ...] | None = None,
+        keep_head_output: bool = False,
+    ) -> Iterator[Capture]:
         """Collect what the Pilot does inside the `with` block.
 
         Args:
             keep_layers (`int`, *optional*, defaults to 0): for so many rows keep every layer's output too.
-            pooling (`str`, *optional*, defaults to `"mean"`): what a rationale is, the mean over the layers or the
-                `"last"` one.
+            wanted (`str` or `tuple`, *optional*): what a rationale is: the `"mean"` over the layers, or the outputs of
+                some, by their numbers from 0. By default there is none.
+            keep_head_output (`bool`, *optional*, defaults to `False`): keep what the head gives.
 
         Yields:
             [`Capture`], filled when the Pilot has run.
         """
-        captured = Capture(owner=id(self), pooling=pooling, keep_layers=keep_layers)
+        captured = Capture(id(self), wanted, keep_layers, keep_head_output)
         token = _ACTIVE.set(captured)
         try:
             yield captured
@@ -157,10 +168,13 @@ class RationaleRecorder:
         hidden = (output[0] if isinstance(output, (tuple, list)) else output).detach()
         if captured.keep_layers:
             captured.layers.append(hidden[: captured.keep_layers])
-        if captured.total is None or chosen("rationale_pooling", captured.pooling) == "last":
-            captured.total, captured.count = hidden.float(), 1
-        else:
-            captured.total, captured.count = captured.total + hidden.to(captured.total.device), captured.count + 1
+        number = captured.count
+        captured.count = number + 1
+        if captured.wanted == "mean":
+            total = captured.total
+            captured.total = hidden.float() if total is None else total + hidden.to(total.device)
+        elif captured.wanted is not None and number in captured.wanted:
+            captured.states[number] = hidden
 
     def _on_embedding(self, module: nn.Module, args: Any, output: Any) -> None:
         captured = _ACTIVE.get()
@@ -170,14 +184,22 @@ class RationaleRecorder:
 
     def _before_head(self, module: nn.Module, args: Any) -> Any:
         captured = _ACTIVE.get()
-        if captured is None or captured.owner != id(self) or captured.head_rows is None:
+        if captured is None or captured.owner != id(self) or not args:
             return None
-        captured.head_input = args[0]
+        captured.head_input = args[0].detach()
+        if captured.corrected is not None:
+            return (captured.corrected(args[0]), *args[1:])
+        if captured.head_rows is None:
+            return None
         return (args[0][:, :0], *args[1:])  # nothing to do for the head itself: `_after_head` does both parts' rows
 
     def _after_head(self, module: nn.Module, args: Any, output: Any) -> Any:
         captured = _ACTIVE.get()
-        if captured is None or captured.owner != id(self) or captured.head_rows is None or captured.head_input is None:
+        if captured is None or captured.owner != id(self) or captured.head_input is None:
+            return None
+        if captured.keep_head_output:
+            captured.head_output = output.detach()
+        if captured.head_rows is None:
             return None
         own = captured.head_input
         both = torch.cat([own, captured.head_rows().to(own.dtype)], dim=1)

@@ -1,8 +1,9 @@
-"""Reading the Pilot's head once for both parts: a speed-up of generation with `head="pilot"`, not another method.
+"""What the Copilot does before the Pilot's head: a speed-up, not another method.
 
-Everything that the Copilot needs of a generated position is there when the Pilot's layers have run and its head has
-not. So the Copilot runs then, inside the Pilot's pass, with the same functions as everywhere else, and one product with
-the head's weights serves both.
+Everything that the Copilot needs is there when the Pilot's layers have run and its head has not, unless it reads the
+mistakes of the very positions of the call. So it runs then, inside the Pilot's pass, with the same functions as
+everywhere else. Then one product with the head's weights is enough: of h + λu where only the rectified logits are asked
+for, and of h and u one below the other where both parts' are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from .cache_pilot_copilot import PilotCopilotCache
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake
 from .rationale import Capture
-from .rectifying import Corrector, copilot_states, feeds_back, mistake_of, own_feedback
+from .rectifying import (
+    Corrector,
+    copilot_states,
+    feedback_kind,
+    feeds_back,
+    mistake_of,
+    own_feedback,
+    reads_mistakes,
+    token_feedback,
+)
 from .validation import chosen
 
 
@@ -32,6 +42,8 @@ class GeneratedStep:
         question (`torch.Tensor`, *optional*): an encoder's output; without, the captured embeddings.
         past (`int`): positions before this call.
         prompt_length (`int`, *optional*): tokens that were given; `None`: nothing is being generated.
+        keep (`slice` or tensor): positions whose logits are wanted.
+        position_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): as the Pilot has them.
         question_is_known (`bool`, *optional*, defaults to `True`): `False`: the encoder runs in this very pass.
     """
 
@@ -41,7 +53,31 @@ class GeneratedStep:
     question: Tensor | None
     past: int
     prompt_length: int | None
+    keep: slice | Tensor
+    position_ids: Tensor | None = None
     question_is_known: bool = True
+
+
+def correct_before_head(
+    pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | None, weight: float, captured: Capture
+) -> None:
+    """Let the Pilot's head read h + λu, so that its logits are the rectified ones: one product, and none of V numbers
+    a token besides.
+
+    Args:
+        pair: the pair, with `head="pilot"` and logits fusion, whose Copilot reads no mistakes.
+        step ([`GeneratedStep`]): the call.
+        cache ([`PilotCopilotCache`], *optional*): earlier positions.
+        weight (`float`): λ.
+        captured ([`Capture`]): the Pilot's pass, about to begin.
+    """
+
+    def corrected(states: Tensor) -> Tensor:
+        own = copilot_rows(pair, step, cache, captured)
+        shift = pair.copilot.head_shift(None if own is None else own[:, step.keep], states)
+        return (states.float() + weight * shift).to(states.dtype)
+
+    captured.corrected = corrected
 
 
 def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | None, captured: Capture) -> None:
@@ -54,46 +90,59 @@ def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | 
         cache ([`PilotCopilotCache`], *optional*): earlier positions.
         captured ([`Capture`]): the Pilot's pass, about to begin.
     """
-    if cache is None or step.past == 0 or step.token_ids.shape[1] != 1 or not step.question_is_known:
+    remembers = cache is not None or not reads_mistakes(pair)
+    if not remembers or step.past == 0 or step.token_ids.shape[1] != 1 or not step.question_is_known:
         return
     head = pair.get_output_embeddings()
     # With gradients the head has to be detached for the Copilot's row, which a shared product cannot be.
     plain = type(head) is nn.Linear and cast(Tensor | None, head.bias) is None and head.weight.device.type != "meta"
     if plain and chosen("head", pair.copilot.config.head) == "pilot" and not torch.is_grad_enabled():
-        captured.head_rows = lambda: step_rows(pair, step, cache, captured)
+        captured.head_rows = lambda: pair.copilot.head_shift(
+            copilot_rows(pair, step, cache, captured), captured.head_input
+        )
 
 
-def step_rows(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache, captured: Capture) -> Tensor:
-    """The Copilot's row for the Pilot's head, at one generated position.
+def copilot_rows(
+    pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | None, captured: Capture
+) -> Tensor | None:
+    """The Copilot's states of a call whose Pilot has not come to its head yet.
 
     Args:
         pair: the pair, with `head="pilot"`.
         step ([`GeneratedStep`]): the call.
-        cache ([`PilotCopilotCache`]): earlier positions; the Copilot's part is updated here.
+        cache ([`PilotCopilotCache`], *optional*): earlier positions; the Copilot's part is updated here.
         captured ([`Capture`]): the Pilot's pass so far.
 
     Returns:
-        `torch.Tensor` of shape `(batch, 1, pilot_hidden_size)`.
+        `torch.Tensor` of shape `(batch, length, hidden_size)`, or `None` of a Copilot without any.
     """
-    top_k = pair.config.mistake_top_k
-    if feeds_back(pair, step.prompt_length) and step.past >= (step.prompt_length or 0):
-        feedback = own_feedback(cache.last_feedback(), top_k)
-    else:
-        valid = feedback_validity(step.attention_mask, None, 1, step.past)
-        last = mistake_of(cast(Tensor, cache.last_logits()), step.token_ids, top_k)  # there, as there is a past
-        feedback = shifted(SparseMistake(last.token_ids[:, :0], last.values[:, :0]), last, valid)
-    states = copilot_states(
+    question = step.question
+    if question is None and feedback_kind(pair) is not None:
+        question = captured.embeddings()
+    return copilot_states(
         pair,
-        feedback,
-        captured.embeddings() if step.question is None else step.question,
+        _feedback(pair, step, cache),
+        question,
         captured.rationale(),
         step.attention_mask,
         step.question_mask,
         None,
         step.past,
-        cache.copilot,
+        None if cache is None else cache.copilot,
+        step.position_ids,
     )
-    return pair.copilot.correction_head(states)
 
 
-__all__ = ["GeneratedStep", "share_head", "step_rows"]
+def _feedback(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | None) -> SparseMistake | None:
+    """What the Copilot is told of the tokens before; mistakes of one generated position only."""
+    if cache is None or not reads_mistakes(pair):
+        return token_feedback(step.token_ids) if feedback_kind(pair) == "token" else None
+    top_k = pair.config.mistake_top_k
+    if feeds_back(pair, step.prompt_length) and step.past >= (step.prompt_length or 0):
+        return own_feedback(cache.last_feedback(), top_k)
+    valid = feedback_validity(step.attention_mask, None, 1, step.past)
+    last = mistake_of(cast(Tensor, cache.last_logits()), step.token_ids, top_k)  # there, as there is a past
+    return shifted(SparseMistake(last.token_ids[:, :0], last.values[:, :0]), last, valid)
+
+
+__all__ = ["GeneratedStep", "copilot_rows", "correct_before_head", "share_head"]

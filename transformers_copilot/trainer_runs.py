@@ -10,7 +10,7 @@ from .held_out import HeldOutCollator, hold_out
 from .mistake_live import MistakePicturesCallback
 from .mistake_log import MistakeLog, check_fingerprint
 from .modeling_pair_base import PilotCopilotPreTrainedModel
-from .pilot_fingerprint import pair_fingerprint
+from .pilot_fingerprint import pair_fingerprint, round_contents
 from .trainer_callback_copilot import rows_writer
 from .training_args_copilot import CopilotArguments
 
@@ -36,8 +36,7 @@ class CopilotRunsMixin(_TrainerBase):
         if log is None:  # an empty one is false, and kept all the same
             log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
         # What a round holds is the log's matter too, not only whose it is.
-        holds = {name: getattr(self.pair.config, name) for name in ("rationale_pooling", "mistakes_from")}
-        expected = {**pair_fingerprint(self.pair), **holds}
+        expected = {**pair_fingerprint(self.pair), **round_contents(self.pair)}
         check_fingerprint("given", log.fingerprint, expected)
         log.fingerprint = {**log.fingerprint, **expected}
         self.mistake_callback.begin(log, rows_writer(self.args, folder))

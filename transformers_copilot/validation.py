@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 MAX_COPILOT_WEIGHT = 20.0
 # Options of a pair that are names, and every value of each.
 OPTION_VALUES: dict[str, tuple[str, ...]] = {
-    "error_feedback": ("observed", "predicted"),
+    "error_feedback": ("observed", "predicted", "token"),
     "fusion": ("logits", "probability"),
     "objective": ("cross_entropy", "kl", "mse", "rmse"),
-    "rationale_window": ("preceding", "current"),
-    "rationale_pooling": ("mean", "last"),
     "mistakes_from": ("labels", "all"),
 }
 # The same of a Copilot's configuration and of the training arguments.
-COPILOT_VALUES: dict[str, tuple[str, ...]] = {"head": ("own", "pilot"), "norm_type": ("rms_norm", "layer_norm")}
+COPILOT_VALUES: dict[str, tuple[str, ...]] = {
+    "form": ("decoder", "branch", "linear"),
+    "head": ("own", "pilot"),
+    "norm_type": ("rms_norm", "layer_norm"),
+    "rationale": ("preceding", "current", "last", "depths"),
+}
 TRAINING_VALUES: dict[str, tuple[str, ...]] = {
     "mistake_log_dtype": ("bfloat16", "float32"),
     "mistake_log_draw": ("newest", "uniform"),

@@ -16,6 +16,7 @@ from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 from ..tasks.answering import encode_items
 from ..trainer_copilot import CopilotTrainer
 from ..training_args_copilot import CopilotTrainingArguments
+from ..validation import COPILOT_VALUES, OPTION_VALUES
 from .arguments import make_parser, parse
 from .data import DataArguments, TextData, first, load_own_data, load_task_data
 from .models import load_tokenizer
@@ -41,11 +42,10 @@ class TrainArguments:
     copilot: str | None = field(default=None, metadata={"help": "Id or folder of a Copilot to start from."})
     copilot_layers: int = field(default=6, metadata={"help": "Layers of a Copilot that is built from the Pilot."})
     head: str = field(default="own", metadata={"choices": ["own", "pilot"], "help": "Its vocabulary matrices."})
-    error_feedback: str = field(default="observed", metadata={"choices": ["observed", "predicted"]})
+    error_feedback: str = field(default="observed", metadata={"choices": list(OPTION_VALUES["error_feedback"])})
     fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
     objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
-    rationale_window: str = field(default="preceding", metadata={"choices": ["preceding", "current"]})
-    rationale_pooling: str = field(default="mean", metadata={"choices": ["mean", "last"]})
+    rationale: str = field(default="preceding", metadata={"choices": list(COPILOT_VALUES["rationale"])})
     dtype: str = field(default="float32", metadata={"choices": ["float32", "bfloat16"], "help": "Of the weights."})
     dev_dataset: str | None = field(default=None, metadata={"help": "Rows to choose λ on, beside --dataset."})
     dev_size: float = field(default=0.1, metadata={"help": "Share of train for it where there are none; 200 at most."})
@@ -133,8 +133,8 @@ def _encode(tokenizer: Any, rows: Any, max_length: int, seq2seq: bool) -> tuple[
 
 def _build_pair(options: TrainArguments, seq2seq: bool, tokenizer: Any) -> Any:
     kind: Any = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM
-    names = ("head", "error_feedback", "fusion", "objective", "rationale_window", "rationale_pooling")
-    copilot = options.copilot or {"num_hidden_layers": options.copilot_layers}
+    names = ("head", "error_feedback", "fusion", "objective")
+    copilot = options.copilot or {"num_hidden_layers": options.copilot_layers, "rationale": options.rationale}
     choices = {name: getattr(options, name) for name in names}
     pair = kind.from_pilot(options.pilot, copilot=copilot, dtype=getattr(torch, options.dtype), **choices)
     pair.generation_config.pad_token_id = tokenizer.pad_token_id

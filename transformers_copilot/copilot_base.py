@@ -1,0 +1,96 @@
+"""What Copilots of every form share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .configuration_copilot import CopilotConfig
+from .random_stream import own_random_stream
+
+
+class CopilotPreTrainedModel(PreTrainedModel):
+    """Base of [`CopilotModel`] (Eq. 6), [`BranchCopilot`] and [`LinearCopilot`].
+
+    A Copilot with the Pilot's head corrects the state h that the head reads: its correction is f = W(h + u) − Wh, and
+    [`CopilotPreTrainedModel.head_shift`] gives u.
+    """
+
+    config: CopilotConfig
+    config_class = CopilotConfig
+    base_model_prefix = "copilot"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    # Whether it draws random numbers in training, besides an adapter's dropout.
+    draws_in_training = False
+
+    @abstractmethod
+    def layers_read(self, num_layers: int) -> str | tuple[int, ...] | None:
+        """What it reads of the Pilot's decoder layers.
+
+        Args:
+            num_layers (`int`): how many decoder layers the Pilot has.
+
+        Returns:
+            `"mean"`: the mean of all layers' outputs; a tuple: the outputs of these layers, from 0; `None`: nothing.
+        """
+
+    @abstractmethod
+    def new_cache(self) -> Any:
+        """An empty cache of its own for one text that is being written; `None` where it remembers nothing."""
+
+    @abstractmethod
+    def head_shift(self, states: Tensor | None, head_states: Tensor | None) -> Tensor:
+        """u: what is added, times λ, to the state that the Pilot's head reads.
+
+        Args:
+            states (`torch.Tensor` of shape `(..., width)`, *optional*): the Copilot's own; `None` of the form
+                `"linear"`, which has none.
+            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h. A `"decoder"` does without.
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., pilot_hidden_size)`.
+        """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CopilotPreTrainedModel:
+        """What `to`, `half`, `bfloat16`, `cuda` and the like do to every weight. A Copilot is small and learns from
+        small differences: where the pair is narrowed, it moves along but stays float32.
+
+        Args:
+            fn (callable): changes one tensor.
+            recurse (`bool`, *optional*, defaults to `True`): its layers' too.
+
+        Returns:
+            The Copilot.
+        """
+
+        def changed(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            if not (new.is_floating_point() and new.itemsize < torch.float32.itemsize <= tensor.itemsize):
+                return new
+            return tensor.to(new.device, torch.float32)  # of the old values: the narrow ones have lost digits
+
+        return super()._apply(changed, recurse)
+
+    def _random_stream(self, content: Tensor) -> AbstractContextManager[None]:
+        """The Copilot's own, where it draws anything."""
+        draws = self.training and (self.draws_in_training or self._hf_peft_config_loaded)
+        return own_random_stream(self, content) if draws else nullcontext()
+
+    def resize_vocabulary(self, vocab_size: int) -> None:
+        """Follow the Pilot's change of vocabulary.
+
+        Args:
+            vocab_size (`int`): the new number of tokens.
+        """
+        self.config.vocab_size = vocab_size
+
+
+__all__ = ["CopilotPreTrainedModel"]

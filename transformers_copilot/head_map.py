@@ -1,0 +1,113 @@
+"""From the state that a Pilot's head reads to its logits: the head, and what the family does to its output.
+
+A state can stand for a whole distribution only where the logits can be made of it again. What a family does after its
+head is found out by looking: one token goes through the Pilot, and its logits are compared with its head's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .rationale import RationaleRecorder
+
+
+# How far logits may be off that are made again, as a share of their largest.
+_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2}
+_NARROW_TOLERANCE = 3e-2
+
+
+@dataclass(frozen=True)
+class HeadMap:
+    """What a family does to the output of its head.
+
+    Attributes:
+        scale (`float`, *optional*, defaults to 1.0): it is multiplied with this (Cohere, Granite).
+        softcap (`float`, *optional*): it becomes c · tanh(z / c) (Gemma 2).
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether a correction before the head is the same at every λ, in the logits, as one after it."""
+        return self.softcap is None
+
+    def logits(self, output: Tensor) -> Tensor:
+        """The logits.
+
+        Args:
+            output (`torch.Tensor` of shape `(..., vocab)`): the head's.
+
+        Returns:
+            `torch.FloatTensor` of the same shape.
+        """
+        output = output.float()
+        if self.scale != 1.0:
+            output = output * self.scale
+        return output if self.softcap is None else self.softcap * torch.tanh(output / self.softcap)
+
+    def difference(self, head: Callable[[Tensor], Tensor], shift: Tensor, states: Tensor | None) -> Tensor:
+        """f = the logits of h + u, less those of h.
+
+        Args:
+            head (callable): W, without a bias.
+            shift (`torch.Tensor` of shape `(..., hidden)`): u.
+            states (`torch.Tensor` of shape `(..., hidden)`, *optional*): h; needed with a softcap.
+
+        Returns:
+            `torch.FloatTensor` of shape `(..., vocab)`.
+        """
+        if self.softcap is None or states is None:
+            return self.logits(head(shift))
+        return self.logits(head(states.float() + shift)) - self.logits(head(states))
+
+
+@torch.no_grad()
+def find_head_map(pilot: PreTrainedModel, recorder: RationaleRecorder) -> HeadMap | None:
+    """What a Pilot does to its head's output, by one token that it reads.
+
+    Args:
+        pilot (`PreTrainedModel`): the Pilot.
+        recorder ([`RationaleRecorder`]): its hooks.
+
+    Returns:
+        [`HeadMap`], or `None` where its logits can't be made of the state again: it has no head that is called once,
+        or does something else to its output.
+    """
+    head = pilot.get_output_embeddings()
+    if head is None or next(pilot.parameters()).is_meta:
+        return None
+    token = torch.full((1, 1), 3, device=pilot.get_input_embeddings().weight.device)
+    given: dict[str, Any] = {"input_ids": token}
+    if pilot.config.is_encoder_decoder:
+        given["decoder_input_ids"] = token
+    devices = [token.device] if token.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), recorder.capture(keep_head_output=True) as captured:
+        logits = pilot(**given, return_dict=True).logits[:, -1].float()
+    if captured.head_output is None or captured.head_input is None:
+        return None
+    output = captured.head_output[:, -1].float()
+    if output.shape != logits.shape:
+        return None
+    text = pilot.config.get_text_config(decoder=True)
+    softcap = getattr(text, "final_logit_softcapping", None)
+    scale = float((output * logits).sum() / output.square().sum().clamp_min(1e-30))
+    maps = [] if softcap is None else [HeadMap(softcap=float(softcap))]
+    maps += [HeadMap(), HeadMap(scale=_rounded(scale))]
+    bound = _TOLERANCES.get(pilot.dtype, _NARROW_TOLERANCE) * float(logits.abs().max())
+    return next((one for one in maps if float((one.logits(output) - logits).abs().max()) <= bound), None)
+
+
+def _rounded(scale: float) -> float:
+    """Without the last digits, which are rounding."""
+    return float(f"{scale:.6g}")
+
+
+__all__ = ["HeadMap", "find_head_map"]
