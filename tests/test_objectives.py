@@ -99,9 +99,14 @@ def test_parts_of_a_round_add_up_to_the_whole(name):
 @pytest.mark.parametrize("fusion", ["logits", "probability"])
 @pytest.mark.parametrize("start", ["zero", "exact fit"])
 def test_gradients_are_finite_where_a_root_or_a_logarithm_could_fail(name, fusion, start):
-    correction = (torch.zeros(2, 3) if start == "zero" else MISTAKES.clone()).requires_grad_()
-    pilot = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.1, 0.8]])  # and a token that the Pilot rules out
-    loss = copilot_objective(correction, (PILOT if start == "exact fit" else pilot).log(), TRUE, name, fusion)
+    logits = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.1, 0.8]]).log()  # with a token that the Pilot rules out
+    correction = torch.zeros(2, 3)
+    if start == "exact fit":
+        logits = PILOT.log()
+        correction = torch.nn.functional.one_hot(TRUE, 3) - logits.softmax(-1)  # MISTAKES, to the last digit
+        torch.testing.assert_close(correction, MISTAKES)
+    correction.requires_grad_()
+    loss = copilot_objective(correction, logits, TRUE, name, fusion)
     loss.backward()
     assert loss.isfinite() and correction.grad.isfinite().all()
     if start == "exact fit" and name in ("mse", "rmse"):
