@@ -253,8 +253,8 @@ class PairPassesMixin(_ModelBase):
         """The logits that the Pilot's head, as it is now, makes of a state; read only."""
         if self.head_map is None or head_states is None:
             raise ValueError(
-                f"a round holds the states before the Pilot's head, but the logits of {type(self.pilot).__name__} can't "
-                "be made of them. Record it again with this Pilot."
+                f"a round holds the states before the Pilot's head, but {type(self.pilot).__name__} makes its logits "
+                "of them in a way that is not known. Record it again with this Pilot."
             )
         return self.head_map.logits(self._read_pilot_head(head_states, with_bias=True))
 

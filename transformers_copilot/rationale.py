@@ -1,8 +1,8 @@
 """Questions and rationales: what the Pilot's layers held, taken by forward hooks while it runs.
 
 The rationale h̄ of a position is made of the decoder layers' raw outputs (before the final norm) as the layers run:
-their mean, or some of them, instead of one tensor a layer (`output_hidden_states`). What goes into the head is kept too:
-with the head's weights it is the whole distribution.
+their mean, or some of them, instead of one tensor a layer (`output_hidden_states`). What goes into the head is kept
+too: with the head's weights it is the whole distribution.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class Corrector(Protocol):
 
         Args:
             states (`torch.Tensor` of shape `(..., hidden_size)`, *optional*): g.
-            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h, what the Pilot's head reads.
+            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h, what the Pilot's head
+                reads.
 
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.
@@ -61,7 +62,7 @@ class PilotPass:
 
     Args:
         token_ids (`torch.LongTensor` of shape `(batch, length)`): the (decoder's) tokens of this call.
-        logits (`torch.Tensor` of shape `(batch, kept, vocab)`): the Pilot's; rectified already where `rectified` says so.
+        logits (`torch.Tensor` of shape `(batch, kept, vocab)`): the Pilot's, or with `rectified` the pair's.
         question (`torch.Tensor` of shape `(batch, questions, question_size)`, *optional*): X̃ of this call.
         rationale (`torch.Tensor` of shape `(batch, length, hidden)` or `(batch, length, layers, hidden)`, *optional*):
             h̄ of this call.
