@@ -85,7 +85,7 @@ def _start_branch(pair: PilotCopilotPreTrainedModel, branch: BranchCopilot) -> N
         raise ValueError(
             f"an untrained branch of {type(pair.pilot).__name__} is not its Pilot: what its head reads differs by "
             f"{difference:.2g} of its size. The last layers of the family {family!r} read more than the states before "
-            "them; use form='linear' or 'decoder'."
+            "them, or are of another kind than its first ones; use form='linear' or 'decoder'."
         )
 
 

@@ -125,7 +125,9 @@ def _multiply_head(
     new.weight = nn.Parameter(product.to(head.weight.dtype))
     if bias is not None:
         new.bias = nn.Parameter(bias.clone())
-    merged.set_output_embeddings(new)
+    (path,) = [name for name, module in merged.named_modules() if module is head]
+    parent, _, child = path.rpartition(".")
+    setattr(merged.get_submodule(parent), child, new)
     if merged.config.is_encoder_decoder:
         return  # untied, the encoder's embedding would part from the decoder's; a head that is saved is not tied anew
     for config in (merged.config, merged.config.get_text_config(decoder=True)):

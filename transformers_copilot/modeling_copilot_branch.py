@@ -111,7 +111,9 @@ class BranchCopilot(CopilotPreTrainedModel):
         Returns:
             `Cache`
         """
-        return EncoderDecoderCache(DynamicCache(), DynamicCache()) if self.config.is_encoder_decoder else DynamicCache()
+        if self.config.is_encoder_decoder:
+            return EncoderDecoderCache(DynamicCache(), DynamicCache())
+        return DynamicCache(config=self.decoder.config)
 
     def forward(
         self,
