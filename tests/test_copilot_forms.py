@@ -1,4 +1,4 @@
-"""Copilots of the forms "linear" and "branch": exactly their Pilot until they have learnt, and a plain model afterwards."""
+"""Copilots of the forms "linear" and "branch": exactly their Pilot until they have learnt, then a plain model."""
 
 from __future__ import annotations
 
@@ -67,9 +67,12 @@ def form(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces a better way to train:FutureWarning")
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [(family, form) for family in ALL for form in ("linear", "branch of 2")] + [("t5", "branch of 1")],
+)
 def test_the_contract_of_every_family(family: str, form: str):
-    """Untrained it is its Pilot, to the last bit; moved, it scores as it writes; merged, it is a plain model; it trains."""
+    """Untrained it is its Pilot, to the last bit; moved, it scores as it writes; it merges; it trains."""
     pilot = build_pilot(*ALL[family])
     refused = (NO_LINEAR if form == "linear" else NO_BRANCH).get(family)
     if refused is not None:
@@ -90,7 +93,7 @@ def test_the_contract_of_every_family(family: str, form: str):
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         uneven = pilot.config.model_type in ("t5", "mt5", "umt5")  # their own cache has too few layers (transformers)
         kwargs = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-        for more in ({}, {"num_beams": 3}, {"repetition_penalty": 1.4}, {"num_beams": 2, "repetition_penalty": 1.3}):
+        for more in ({}, {"num_beams": 2, "repetition_penalty": 1.3}):
             written = merged.generate(ids, **kwargs, **more, use_cache=not uneven)
             assert torch.equal(pair.generate(ids, **kwargs, **more), written), more
         assert torch.equal(

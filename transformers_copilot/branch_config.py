@@ -37,8 +37,8 @@ def branch_config(pilot_config: PreTrainedConfig, layers: int) -> dict[str, Any]
     names = counts or [name for name in _LAYER_COUNTS if values.get(name) is not None]
     if not names:
         raise ValueError(
-            f"the configuration {type(pilot_config).__name__} does not say how many layers its decoder has, so no branch "
-            "can be made of it; use form='linear' or 'decoder'."
+            f"the configuration {type(pilot_config).__name__} does not say how many layers its decoder has, so no "
+            "branch can be made of it; use form='linear' or 'decoder'."
         )
     total = int(values[names[0]])
     if not 1 <= layers < total:

@@ -15,7 +15,7 @@ from .modeling_copilot import CopilotModel
 from .modeling_copilot_branch import BranchCopilot
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .quantization import is_quantized
-from .rationale import decoder_layers
+from .rationale import decoder_layers, decoder_of
 from .weight_copying import copy_decoder_weights
 
 
@@ -99,12 +99,11 @@ def layer_names(pilot: PreTrainedModel, branch: BranchCopilot) -> dict[str, str]
     Returns:
         `dict`: name in the branch's decoder to name in the Pilot's. What only a first layer has (T5's relative
         positions) is the first layer's.
-
-    Raises:
-        ValueError: the Pilot's layers are not inside its decoder.
     """
-    decoder, layers = pilot.get_decoder(), decoder_layers(pilot)
-    prefix = _name_of(decoder, layers)
+    decoder, layers = decoder_of(pilot), decoder_layers(pilot)
+    prefix = next(
+        name for name, module in decoder.named_modules() if isinstance(module, nn.ModuleList) and layers[0] in [*module]
+    )
     skipped = len(layers) - branch.config.num_hidden_layers
     source, names = decoder.state_dict(), {}
     for name in branch.decoder.state_dict():
@@ -116,7 +115,7 @@ def layer_names(pilot: PreTrainedModel, branch: BranchCopilot) -> dict[str, str]
 
 
 def _copy_layers(pilot: PreTrainedModel, branch: BranchCopilot) -> None:
-    names, source = layer_names(pilot, branch), pilot.get_decoder().state_dict()
+    names, source = layer_names(pilot, branch), decoder_of(pilot).state_dict()
     try:
         branch.decoder.load_state_dict({name: source[found] for name, found in names.items() if found in source})
     except RuntimeError as error:
@@ -124,15 +123,6 @@ def _copy_layers(pilot: PreTrainedModel, branch: BranchCopilot) -> None:
             f"the last layers of {type(pilot).__name__} don't fit into a branch: {error}. Use form='linear' or "
             "'decoder'."
         ) from error
-
-
-def _name_of(decoder: nn.Module, layers: list[nn.Module]) -> str:
-    for name, module in decoder.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) and module[0] is layers[0]:
-            return name
-    raise ValueError(
-        f"the decoder layers of {type(decoder).__name__} were not found inside it; use form='linear' or 'decoder'."
-    )
 
 
 def _both_outputs(pair: PilotCopilotPreTrainedModel, branch: BranchCopilot) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from .copilot_start import layer_names
 from .modeling_copilot_branch import BranchCopilot
 from .modeling_copilot_linear import LinearCopilot
 from .quantization import is_quantized
-from .rationale import RationaleRecorder
+from .rationale import RationaleRecorder, decoder_of
 from .validation import chosen
 
 
@@ -101,8 +101,8 @@ def _copy_of_pilot(pair: PilotCopilotPreTrainedModel) -> PreTrainedModel:
 
 
 def _put_layers(pair: PilotCopilotPreTrainedModel, branch: BranchCopilot, merged: PreTrainedModel) -> None:
-    own = dict(merged.get_decoder().named_parameters())
-    own |= dict(merged.get_decoder().named_buffers())
+    own: dict[str, Tensor] = dict(decoder_of(merged).named_parameters())
+    own |= dict(decoder_of(merged).named_buffers())
     names = layer_names(pair.pilot, branch)
     for name, tensor in branch.decoder.state_dict().items():
         if name not in branch.shared_names:  # these have not changed

@@ -3,7 +3,7 @@ App. A of the paper)."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F

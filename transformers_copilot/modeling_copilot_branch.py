@@ -20,7 +20,7 @@ from .compat import cache_parameter
 from .configuration_copilot import CopilotConfig
 from .copilot_base import CopilotPreTrainedModel
 from .pilot_inputs import parameters_of
-from .rationale import decoder_layers
+from .rationale import decoder_layers, decoder_of
 
 
 # What the first layer is to read. A context variable: two threads may run one Copilot.
@@ -64,7 +64,7 @@ class BranchCopilot(CopilotPreTrainedModel):
     def __init__(self, config: CopilotConfig) -> None:
         super().__init__(config)
         whole = _family_model(config)
-        self.decoder = whole.get_decoder()
+        self.decoder = decoder_of(whole)
         layers = decoder_layers(whole)
         inside = {id(module) for layer in layers for module in layer.modules()}
         for name, module in list(self.decoder.named_modules()):

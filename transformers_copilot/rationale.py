@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -228,13 +227,33 @@ def decoder_layers(pilot: PreTrainedModel) -> list[nn.Module]:
     Raises:
         ValueError: no list of `num_hidden_layers` equal blocks was found.
     """
+    return _find_layers(pilot)[1]
+
+
+def decoder_of(pilot: PreTrainedModel) -> PreTrainedModel:
+    """The Pilot's decoder, which its layers are in.
+
+    Args:
+        pilot (`PreTrainedModel`): a causal or encoder-decoder language model.
+
+    Returns:
+        `PreTrainedModel`: without the head.
+
+    Raises:
+        ValueError: no list of `num_hidden_layers` equal blocks was found.
+    """
+    return _find_layers(pilot)[0]
+
+
+def _find_layers(pilot: PreTrainedModel) -> tuple[Any, list[nn.Module]]:
     config = pilot.config.get_text_config(decoder=True)
     wanted = {config.num_hidden_layers, getattr(config, "num_decoder_layers", None)}
     # Where a family calls its head "decoder" (ModernBERT), `get_decoder` finds that; the base model is right then.
     whole = [] if pilot.config.is_encoder_decoder else [pilot.base_model]
-    for module in chain.from_iterable(part.modules() for part in [pilot.get_decoder(), *whole]):
-        if isinstance(module, nn.ModuleList) and len(module) in wanted and len({type(m) for m in module}) == 1:
-            return list(module)
+    for part in [pilot.get_decoder(), *whole]:
+        for module in part.modules():
+            if isinstance(module, nn.ModuleList) and len(module) in wanted and len({type(m) for m in module}) == 1:
+                return part, list(module)
     raise ValueError(
         f"the decoder layers of {type(pilot).__name__} were not found: expected one `ModuleList` of "
         f"{config.num_hidden_layers} blocks of the same class inside its decoder. A Pilot needs ordinary decoder "
@@ -242,4 +261,4 @@ def decoder_layers(pilot: PreTrainedModel) -> list[nn.Module]:
     )
 
 
-__all__ = ["Capture", "RationaleRecorder", "decoder_layers"]
+__all__ = ["Capture", "RationaleRecorder", "decoder_layers", "decoder_of"]
