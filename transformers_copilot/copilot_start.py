@@ -101,9 +101,8 @@ def layer_names(pilot: PreTrainedModel, branch: BranchCopilot) -> dict[str, str]
         positions) is the first layer's.
     """
     decoder, layers = decoder_of(pilot), decoder_layers(pilot)
-    prefix = next(
-        name for name, module in decoder.named_modules() if isinstance(module, nn.ModuleList) and layers[0] in [*module]
-    )
+    first = next(name for name, module in decoder.named_modules() if module is layers[0])
+    prefix = first.rpartition(".")[0]
     skipped = len(layers) - branch.config.num_hidden_layers
     source, names = decoder.state_dict(), {}
     for name in branch.decoder.state_dict():
