@@ -25,6 +25,8 @@ _EXPORTS: dict[str, str] = {
     "MistakeBatch": "mistake_batch",
     "MistakeLog": "mistake_log",
     "MistakeRecord": "mistake_record",
+    "RecordedMistakes": "recorded_mistakes",
+    "record_mistakes": "recording",
     "CopilotTrainer": "trainer_copilot",
     "CopilotSeq2SeqTrainer": "trainer_copilot",
     "CopilotTrainerMixin": "trainer_copilot",
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from .modeling_outputs import PilotCopilotOutput
     from .modeling_pilot_copilot import PilotCopilotForCausalLM
     from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+    from .recorded_mistakes import RecordedMistakes
+    from .recording import record_mistakes
     from .report.mistake_analysis import MistakeAnalysis, analyse_mistakes
     from .report.page import write_report
     from .trainer_callback_copilot import MistakeLogCallback

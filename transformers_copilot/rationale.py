@@ -27,7 +27,7 @@ class Capture:
     Attributes:
         owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
         wanted (`str` or `tuple`, *optional*, defaults to `"mean"`): what a rationale is: the `"mean"` over the layers,
-            the outputs of some, by their numbers, or `None`.
+            the outputs of some, by their numbers, or `None`. In a tuple the mean may be one of several.
         keep_layers (`int`): for how many rows to keep every layer's output beside it.
         keep_head_output (`bool`): whether to keep what the head gives.
         question (`torch.Tensor` of shape `(batch, length, question_size)`, *optional*): the embedding layer's output.
@@ -45,7 +45,7 @@ class Capture:
     """
 
     owner: int
-    wanted: str | tuple[int, ...] | None = "mean"
+    wanted: str | tuple[int | str, ...] | None = "mean"
     keep_layers: int = 0
     keep_head_output: bool = False
     question: Tensor | None = None
@@ -99,10 +99,22 @@ class Capture:
                 "no decoder layer of the Pilot reported its output, so there is no rationale; was the Pilot replaced, "
                 "or its layers wrapped, after the pair was made? Make the pair anew with `from_pilot`."
             )
-        if self.wanted == "mean":
-            return cast(Tensor, self.total) / self.count
-        states = [self.states[number] for number in cast(tuple[int, ...], self.wanted)]
-        return states[0] if len(states) == 1 else torch.stack([one.to(states[0].device) for one in states], dim=-2)
+        states = [self._state(part) for part in ((self.wanted,) if isinstance(self.wanted, str) else self.wanted)]
+        if len(states) == 1:
+            return states[0]
+        widest = max((state.dtype for state in states), key=lambda dtype: dtype.itemsize)
+        return torch.stack([one.to(states[0].device, widest) for one in states], dim=-2)
+
+    def wants_mean(self) -> bool:
+        """Whether a rationale has the mean over the layers.
+
+        Returns:
+            `bool`
+        """
+        return self.wanted is not None and "mean" in ((self.wanted,) if isinstance(self.wanted, str) else self.wanted)
+
+    def _state(self, part: int | str) -> Tensor:
+        return cast(Tensor, self.total) / self.count if isinstance(part, str) else self.states[part]
 
 
 # A context variable and not an attribute: two threads may run one Pilot, each with its own capture.
@@ -139,7 +151,7 @@ class RationaleRecorder:
     def capture(
         self,
         keep_layers: int = 0,
-        wanted: str | tuple[int, ...] | None = None,
+        wanted: str | tuple[int | str, ...] | None = None,
         keep_head_output: bool = False,
     ) -> Iterator[Capture]:
         """Collect what the Pilot does inside the `with` block.
@@ -147,7 +159,7 @@ class RationaleRecorder:
         Args:
             keep_layers (`int`, *optional*, defaults to 0): for so many rows keep every layer's output too.
             wanted (`str` or `tuple`, *optional*): what a rationale is: the `"mean"` over the layers, or the outputs of
-                some, by their numbers from 0. By default there is none.
+                some, by their numbers from 0, or in a tuple both. By default there is none.
             keep_head_output (`bool`, *optional*, defaults to `False`): keep what the head gives.
 
         Yields:
@@ -169,10 +181,10 @@ class RationaleRecorder:
             captured.layers.append(hidden[: captured.keep_layers])
         number = captured.count
         captured.count = number + 1
-        if captured.wanted == "mean":
+        if captured.wants_mean():
             total = captured.total
             captured.total = hidden.float() if total is None else total + hidden.to(total.device)
-        elif captured.wanted is not None and number in captured.wanted:
+        if isinstance(captured.wanted, tuple) and number in captured.wanted:
             captured.states[number] = hidden
 
     def _on_embedding(self, module: nn.Module, args: Any, output: Any) -> None:
