@@ -239,9 +239,7 @@ def test_a_round_holds_questions_mean_rationales_and_mistakes(tiny_pair: PairOf,
 @pytest.mark.parametrize("family", ["llama", "t5"])
 @pytest.mark.parametrize("rationale", RATIONALES)
 @pytest.mark.parametrize("width", [16, 96])  # 96: three states of the Pilot's 32 fit without a map
-def test_a_copilot_of_another_width_scores_as_the_reference(
-    tiny_pair: PairOf, family: str, rationale: str, width: int
-):
+def test_a_copilot_of_another_width_scores_as_the_reference(tiny_pair: PairOf, family: str, rationale: str, width: int):
     copilot = {"num_hidden_layers": 3, "hidden_size": width, "rationale": rationale}
     pair = tiny_pair(family, copilot=copilot)
     ids = some_ids(1, LONG)

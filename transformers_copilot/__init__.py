@@ -41,6 +41,7 @@ _EXPORTS: dict[str, str] = {
     "write_report": "report.page",
     "CopilotWeightFit": "copilot_weight",
     "fit_copilot_weight": "copilot_weight",
+    "finish_then_record": "finishing",
 }
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .configuration_copilot import CopilotConfig
     from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
     from .copilot_weight import CopilotWeightFit, fit_copilot_weight
+    from .finishing import finish_then_record
     from .generation_pilot_copilot import CopilotLogitsProcessor
     from .mistake_batch import MistakeBatch
     from .mistake_log import MistakeLog
