@@ -252,6 +252,8 @@ def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | No
 
 
 def _padded(flat: Tensor, lengths: list[int], device: torch.device | str) -> Tensor:
+    if not any(lengths):  # not a single token: one position of padding stands for them
+        return _widened(flat.new_zeros(len(lengths), 1, *flat.shape[1:]).to(device))
     return _widened(pad_sequence(list(flat.split(lengths)), batch_first=True).to(device))
 
 
@@ -262,7 +264,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def _mask(lengths: list[int], device: torch.device | str) -> Tensor:
-    positions = torch.arange(max(lengths), device=device)
+    positions = torch.arange(max(*lengths, 1), device=device)
     return positions < torch.tensor(lengths, device=device).unsqueeze(-1)
 
 

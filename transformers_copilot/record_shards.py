@@ -94,7 +94,8 @@ def _stored_tensors(record: MistakeRecord, header: RecordHeader) -> dict[str, Te
 
 
 def _metadata(header: RecordHeader, number: int) -> dict[str, str]:
-    return {"record": header.identity, "shard": f"{number} of {header.shards}"}
+    # One entry: several would be written in an order of chance, and equal records are to be equal files.
+    return {"record": f"{header.identity}, shard {number} of {header.shards}"}
 
 
 def read_index(folder: Path, number: int, header: RecordHeader) -> ShardIndex:
