@@ -1,6 +1,8 @@
 """Nothing may see what comes after it, or what stands in another document."""
 
 from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,14 @@ from transformers import PreTrainedModel
 from transformers_copilot.mistake_batch import MistakeBatch
 
 
-WINDOWS = ("preceding", "current")
+RATIONALES = ("preceding", "current", "last", "depths")
+# Copilots of every kind: a decoder with each rationale and both kinds of feedback, and the forms that read neither.
+KINDS: dict[str, dict[str, Any]] = {
+    **{name: {"copilot": {"num_hidden_layers": 4, "rationale": name}} for name in RATIONALES},
+    "depths and tokens": {"copilot": {"num_hidden_layers": 4, "rationale": "depths"}, "error_feedback": "token"},
+    "linear": {"copilot": {"form": "linear"}},
+    "branch": {"copilot": {"form": "branch", "num_hidden_layers": 1}},
+}
 PairOf = Callable[..., PreTrainedModel]
 
 
@@ -36,10 +45,12 @@ def test_the_tests_below_can_fail(tiny_pair: PairOf):
 
 
 @pytest.mark.parametrize("family", [*DECODER_ONLY, "t5"])
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("head", ["own", "pilot"])
-def test_changing_later_tokens_changes_nothing_earlier(tiny_pair: PairOf, family: str, window: str, head: str):
-    pair, ids = tiny_pair(family, rationale_window=window, head=head), some_ids(2, 8)
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [*product(RATIONALES, ("own", "pilot")), ("depths and tokens", "own"), ("linear", "pilot"), ("branch", "pilot")],
+)
+def test_changing_later_tokens_changes_nothing_earlier(tiny_pair: PairOf, family: str, kind: str, head: str):
+    pair, ids = tiny_pair(family, head=head, **KINDS[kind]), some_ids(2, 8)
     source = {"input_ids": some_ids(2, 5, seed=9)} if family == "t5" else {}
     name = "decoder_input_ids" if family == "t5" else "input_ids"
     for position in range(1, 8):
@@ -53,26 +64,55 @@ def test_changing_later_tokens_changes_nothing_earlier(tiny_pair: PairOf, family
         torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_the_windows_differ_only_in_what_the_pilot_held_at_the_position_itself(tiny_pair: PairOf, window: str):
-    """A change of the Pilot's hidden state at j alone moves f_j under "current", f_{j+1} first under "preceding"."""
-    pair, ids = tiny_pair(rationale_window=window), some_ids(1, 6)
-    before = correction(pair, ids)
-    last = pair.pilot.model.layers[-1]
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_differ_in_what_they_see_of_the_position_itself_and_of_earlier_ones(tiny_pair: PairOf, kind: str):
+    """A change of the Pilot's hidden state at j alone moves f_j, except under "preceding", where it moves f_{j+1}
+    first. A linear Copilot sees f_j's state and nothing else; a branch reads the layer before the one moved here."""
+    pair, ids = tiny_pair(**KINDS[kind]), some_ids(1, 6)
+    layers = pair.pilot.model.layers
 
     def move(module: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:
         return output + torch.zeros_like(output).index_fill(1, torch.tensor([3]), 5.0)
 
-    # In front of the recorder's own hook; the Pilot's logits at 3 change too, which f reads one position later.
-    handle = last.register_forward_hook(move, prepend=True)
-    moved = (correction(pair, ids) - before).abs().amax(-1)[0] > 1e-4
-    handle.remove()
-    assert moved.tolist() == [False, False, False, window == "current", True, True]
+    found = {}
+    before = correction(pair, ids)
+    for number in (1, 2):
+        # In front of the recorder's own hook; the Pilot's logits at 3 change too, which f reads one position later.
+        handle = layers[number].register_forward_hook(move, prepend=True)
+        found[number] = ((correction(pair, ids) - before).abs().amax(-1)[0] > 1e-4).tolist()
+        handle.remove()
+    later = [False, False, False, kind != "preceding", True, True]
+    at_last = [False, False, False, True, False, False] if kind in ("linear", "branch") else later
+    # Moved earlier, it reaches the later positions through the Pilot's own attention.
+    assert found == {1: later, 2: at_last}
 
 
-@pytest.mark.parametrize("family", DECODER_ONLY)
-def test_right_padding_changes_nothing_with_or_without_a_mask(tiny_pair: PairOf, family: str):
-    pair, ids = tiny_pair(family), some_ids(1, 6)
+def test_tokens_alone_tell_nothing_of_what_the_pilot_believed(tiny_pair: PairOf):
+    """The Pilot's head moves its logits and none of its states: f of observed mistakes changes, of tokens it does not."""
+    for feedback, reads in (("observed", True), ("token", False)):
+        pair, ids = tiny_pair(error_feedback=feedback, head="own"), some_ids(1, 6)
+        before = correction(pair, ids)
+        with torch.no_grad():
+            pair.pilot.lm_head.weight.mul_(0.5)
+        moved = (correction(pair, ids) - before).abs().amax(-1)[0] > 1e-4
+        assert moved.tolist() == [False, *[reads] * 5]
+
+
+@pytest.mark.parametrize("form", ["linear", "branch"])
+def test_the_other_forms_read_no_feedback_at_all(tiny_pair: PairOf, form: str):
+    ids = some_ids(2, 6)
+    found = [
+        correction(tiny_pair(error_feedback=feedback, **KINDS[form]), ids)
+        for feedback in ("observed", "predicted", "token")
+    ]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [*[(family, "preceding") for family in DECODER_ONLY], *[("llama", kind) for kind in KINDS][1:]]
+)
+def test_right_padding_changes_nothing_with_or_without_a_mask(tiny_pair: PairOf, family: str, kind: str):
+    pair, ids = tiny_pair(family, **KINDS[kind]), some_ids(1, 6)
     padded = torch.cat([ids, torch.zeros(1, 3, dtype=torch.long)], dim=1)
     mask = torch.tensor([[1] * 6 + [0] * 3])
     alone = fused(pair, ids)
@@ -80,9 +120,9 @@ def test_right_padding_changes_nothing_with_or_without_a_mask(tiny_pair: PairOf,
     torch.testing.assert_close(fused(pair, padded, attention_mask=mask)[:, :6], alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_what_stands_in_padding_changes_nothing(tiny_pair: PairOf, window: str):
-    pair, ids = tiny_pair(rationale_window=window), some_ids(1, 8)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_in_padding_changes_nothing(tiny_pair: PairOf, kind: str):
+    pair, ids = tiny_pair(**KINDS[kind]), some_ids(1, 8)
     mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     other = ids.clone()
@@ -92,10 +132,10 @@ def test_what_stands_in_padding_changes_nothing(tiny_pair: PairOf, window: str):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "mistral"])
-@pytest.mark.parametrize("window", WINDOWS)
-def test_packed_documents_are_scored_as_separate_ones(tiny_pair: PairOf, family: str, window: str):
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_documents_are_scored_as_separate_ones(tiny_pair: PairOf, family: str, kind: str):
     """transformers packs where `position_ids` start again, without a mask and without a cache."""
-    pair = tiny_pair(family, rationale_window=window)
+    pair = tiny_pair(family, **KINDS[kind])
     documents = [some_ids(1, length, seed=length) for length in (4, 1, 5, 2)]
     positions = torch.cat([torch.arange(text.shape[1]) for text in documents])[None]
     packed = fused(pair, torch.cat(documents, dim=1), position_ids=positions, use_cache=False)
@@ -112,11 +152,11 @@ def test_packed_rows_of_a_batch_may_be_packed_differently(tiny_pair: PairOf):
     torch.testing.assert_close(packed[1], alone[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mistakes_from", ["labels", "all"])
-def test_training_sees_what_scoring_sees(tiny_pair: PairOf, window: str, mistakes_from: str):
+def test_training_sees_what_scoring_sees(tiny_pair: PairOf, kind: str, mistakes_from: str):
     """The Copilot's loss in a training pass is its loss in an evaluation pass: one path, one set of masks."""
-    pair = tiny_pair(rationale_window=window, mistakes_from=mistakes_from)
+    pair = tiny_pair(mistakes_from=mistakes_from, **KINDS[kind])
     ids = some_ids(2, 7)
     labels = ids.clone()
     if mistakes_from == "labels":
@@ -126,10 +166,10 @@ def test_training_sees_what_scoring_sees(tiny_pair: PairOf, window: str, mistake
     torch.testing.assert_close(in_training, in_evaluation, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_no_later_label_reaches_the_copilots_loss_of_an_earlier_position(tiny_pair: PairOf, window: str):
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_later_label_reaches_the_copilots_loss_of_an_earlier_position(tiny_pair: PairOf, kind: str):
     """Only position 2 is supervised: tokens after the one that it predicts must not move its loss."""
-    pair, ids = tiny_pair(rationale_window=window).train(), some_ids(1, 7)
+    pair, ids = tiny_pair(**KINDS[kind]).train(), some_ids(1, 7)
     labels = torch.full_like(ids, -100)
     labels[0, 3] = ids[0, 3]
     changed = ids.clone()

@@ -15,9 +15,17 @@ CASES = [
     ("llama", "pilot", {}),
     ("llama-tied", "pilot", {}),
     ("llama-tied", "pilot", {"fusion": "probability", "objective": "rmse", "mistakes_from": "all"}),
-    ("gpt2", "pilot", {"objective": "kl", "rationale_window": "current"}),
+    ("gpt2", "pilot", {"objective": "kl", "copilot": {"num_hidden_layers": 2, "rationale": "current"}}),
     ("t5", "own", {"objective": "mse"}),
     ("t5", "pilot", {}),
+    ("llama", "pilot", {"error_feedback": "token", "copilot": {"num_hidden_layers": 2, "rationale": "depths"}}),
+    ("gpt2", "own", {"error_feedback": "token", "copilot": {"num_hidden_layers": 2, "rationale": "last"}}),
+    ("llama-tied", None, {"copilot": {"form": "linear"}}),
+    ("gpt2", None, {"copilot": {"form": "linear"}, "fusion": "probability", "objective": "mse"}),
+    ("t5", None, {"copilot": {"form": "linear"}}),
+    ("llama-tied", None, {"copilot": {"form": "branch", "num_hidden_layers": 1}}),
+    ("gpt2", None, {"copilot": {"form": "branch", "num_hidden_layers": 1}, "objective": "rmse"}),
+    ("t5", None, {"copilot": {"form": "branch", "num_hidden_layers": 1}}),
 ]
 
 
@@ -63,9 +71,16 @@ def test_the_pilot_loss_reaches_the_pilot_alone(family, head, options):
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
 
-@pytest.mark.parametrize(("family", "head"), [("llama", "own"), ("llama-tied", "pilot"), ("t5", "pilot")])
-def test_a_frozen_pilot_is_only_read(tmp_path, family, head):
-    pair = make_pair(family, head=head)
+@pytest.mark.parametrize(
+    ("family", "head", "options"),
+    [
+        *[("llama", "own", {}), ("llama-tied", "pilot", {}), ("t5", "pilot", {})],
+        ("llama-tied", None, {"copilot": {"form": "linear"}}),
+        ("llama-tied", None, {"copilot": {"form": "branch", "num_hidden_layers": 1}}),
+    ],
+)
+def test_a_frozen_pilot_is_only_read(tmp_path, family, head, options):
+    pair = make_pair(family, head=head, **options)
     before = state(pair)
     arguments = {"weight_decay": 0.1, "copilot_steps_per_round": 2, "gradient_accumulation_steps": 2}
     trainer = make_trainer(tmp_path, pair, freeze_pilot=True, **arguments)
@@ -131,13 +146,17 @@ def train_alone(folder, pilot, rows, **arguments):
         ("gpt2-dropout", "own", {}, {}),
         ("t5", "own", {"label_smoothing_factor": 0.1}, {}),
         ("t5", "pilot", {"optim": "adafactor"}, {}),
+        ("llama-tied", "linear", {"weight_decay": 0.1}, {}),
+        ("gpt2-dropout", "branch", {}, {"copilot_steps_per_round": 2}),
+        ("t5", "branch", {}, {}),
     ],
 )
 def test_the_pilot_learns_as_it_would_alone(tmp_path, family, head, arguments, own):
     """Same data, seed and clipping: a Copilot beside it doesn't change what the Pilot becomes."""
     changes = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2} if "dropout" in family else {}
     alone = make_pilot(family.removesuffix("-dropout"), **changes)
-    pair = make_pair(pilot=copy.deepcopy(alone), head=head)
+    form = {"linear": {"form": "linear"}, "branch": {"form": "branch", "num_hidden_layers": 1}}.get(head)
+    pair = make_pair(pilot=copy.deepcopy(alone), **({"head": head} if form is None else {"copilot": form}))
     rows = reversal_rows(22, seq2seq=family == "t5")  # an epoch ends with a smaller batch, and an incomplete step
     shared = {"num_train_epochs": 2, "max_steps": -1, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
     shared = {**shared, "seed": 7, **arguments}
@@ -151,13 +170,18 @@ def test_the_pilot_learns_as_it_would_alone(tmp_path, family, head, arguments, o
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-@pytest.mark.parametrize("adapted", [False, True], ids=["dropout", "adapter"])
-def test_the_copilots_dropout_takes_nothing_from_the_pilots_stream(tmp_path, family, adapted):
+@pytest.mark.parametrize("kind", ["dropout", "adapter", "branch", "linear with an adapter"])
+def test_the_copilots_dropout_takes_nothing_from_the_pilots_stream(tmp_path, family, kind):
     """The Pilot draws the very masks that it would draw alone; NEFTune's noise and checkpointing among them."""
     changes = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2} if family == "gpt2" else {"dropout_rate": 0.2}
     alone = make_pilot(family, **changes)
-    pair = make_pair(pilot=copy.deepcopy(alone), copilot={"num_hidden_layers": 2, "dropout": 0.3})
-    if adapted:
+    copilot = {"num_hidden_layers": 2, "dropout": 0.3}
+    if kind == "branch":
+        copilot = {"form": "branch", "num_hidden_layers": 1}  # its dropout is the Pilot's
+    elif kind.startswith("linear"):
+        copilot = {"form": "linear"}
+    pair = make_pair(pilot=copy.deepcopy(alone), copilot=copilot)
+    if "adapter" in kind:
         pair.add_adapters(copilot=peft.LoraConfig(r=2, lora_dropout=0.3))
     rows = reversal_rows(16, seq2seq=family == "t5")
     shared = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "neftune_noise_alpha": 5.0}

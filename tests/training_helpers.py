@@ -101,7 +101,11 @@ def make_pair(
     pair = pair_class.from_pilot(pilot, options.pop("copilot", {"num_hidden_layers": 2}), **options)
     if random_head:
         with torch.no_grad():
-            pair.copilot.correction_head.weight.normal_(0.0, 0.1)
+            if pair.copilot.config.form == "decoder":
+                pair.copilot.correction_head.weight.normal_(0.0, 0.1)
+            else:  # a branch starts as a copy of the Pilot's layers, a linear one with a map of zeros
+                for parameter in pair.copilot.parameters():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
     return pair
 
 
