@@ -5,7 +5,8 @@ Pilot runs anew for every prefix. The Copilot is evaluated from its state dict, 
 position and one head at a time. Nothing of the package's computation is used.
 
 Notation: w_0 … w_j are the tokens so far; p̂_j the Pilot's distribution for w_{j+1}; ℓ_j = onehot(w_{j+1}) − p̂_j.
-Position j's own entry in the Copilot's sequence is e_j = ℓ_{j-1} (or, fed back, the predicted mistake at j − 1).
+Position j's own entry in the Copilot's sequence is e_j = ℓ_{j-1}; fed back, the predicted mistake at j − 1; of the kind
+"token", onehot(w_j) at every position, the first one included.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Step:
 
     logits: Tensor  # (vocab,)
     question: Tensor  # X̃_j; not used by an encoder-decoder
-    rationale: Tensor  # h̄_j
+    rationale: Tensor  # h̄_j, (width,); of the kind "depths" (3, width)
 
 
 @dataclass
@@ -34,7 +35,7 @@ class SlowPilot:
 
     pilot: PreTrainedModel
     source_ids: Tensor | None = None  # an encoder-decoder's question, (source,)
-    pooling: str = "mean"
+    kind: str = "preceding"  # of rationale
     outputs: list[Tensor] = field(default_factory=list)
 
     def layers(self) -> torch.nn.ModuleList:
@@ -56,8 +57,13 @@ class SlowPilot:
             logits = self.pilot(self.source_ids[None], decoder_input_ids=prefix[None], use_cache=False).logits
         for handle in handles:
             handle.remove()
-        pooled = self.outputs[-1:] if self.pooling == "last" else self.outputs
-        rationale = sum(output[0, -1].double() for output in pooled) / len(pooled)
+        states = [output[0, -1].double() for output in self.outputs]
+        rationale = sum(states) / len(states)
+        if self.kind == "last":
+            rationale = states[-1]
+        elif self.kind == "depths":
+            after = (round(len(states) / 3), round(2 * len(states) / 3), len(states))
+            rationale = torch.stack([states[number - 1] for number in after])
         question = self.pilot.get_input_embeddings()(prefix[-1:])[0].double()
         return Step(logits[0, -1].double(), question, rationale)
 
@@ -96,8 +102,8 @@ class SlowCopilot:
         return self.weights["mistake_projection.weight"] @ (self.embedding.T @ mistake)
 
     def remembered(self, kind: str, segment: int, x: Tensor) -> Tensor:
-        """One entry of the memory: a norm, a map where the widths differ, and its segment's vector."""
-        x = self.norm(f"{kind}_norm", x)
+        """One entry of the memory: a norm of each state, a map where the widths differ, and its segment's vector."""
+        x = torch.cat([self.norm(f"{kind}_norm", state) for state in (x if x.ndim == 2 else [x])])
         if f"{kind}_projection.weight" in self.weights:
             x = self.weights[f"{kind}_projection.weight"] @ x
         return x + self.weights["segments"][segment]
@@ -129,7 +135,7 @@ class SlowCopilot:
     def corrections(self, mistakes: list[Tensor], memories: list[list[Tensor]]) -> list[Tensor]:
         """f_j at every position, from e_0 … e_j and the memory that position j sees (Eq. 6)."""
         states = [self.read(mistake) for mistake in mistakes]
-        if self.config.rationale_input:  # position j's own rationale is the last thing that it sees
+        if self.config.rationale in ("last", "depths"):  # position j's own rationale is the last thing that it sees
             states = [x + self.linear("rationale_input", seen[-1]) for x, seen in zip(states, memories, strict=True)]
         for number in range(self.config.num_hidden_layers):
             layer = f"layers.{number}"
@@ -153,13 +159,13 @@ class SlowPair:
 
     def __init__(self, pair: PreTrainedModel, source_ids: Tensor | None = None) -> None:
         self.config, self.pilot, self.copilot = pair.config, SlowPilot(pair.pilot, source_ids), SlowCopilot(pair)
-        self.pilot.pooling = self.config.rationale_pooling
+        self.pilot.kind = self.config.copilot.rationale
         self.encoded = None if source_ids is None else [*self.pilot.encoded()]
 
     def memory(self, steps: list[Step], j: int) -> list[Tensor]:
         """What position j attends to: X̃, and h̄ before j, or up to j."""
         questions = [step.question for step in steps[: j + 1]] if self.encoded is None else self.encoded
-        last = j if self.config.rationale_window == "preceding" else j + 1
+        last = j if self.config.copilot.rationale == "preceding" else j + 1
         rationales = [step.rationale for step in steps[:last]]
         return [self.copilot.remembered("question", 0, x) for x in questions] + [
             self.copilot.remembered("rationale", 1, x) for x in rationales
@@ -168,6 +174,24 @@ class SlowPair:
     def correct(self, steps: list[Step], entries: list[Tensor]) -> list[Tensor]:
         """f at every position so far."""
         return self.copilot.corrections(entries, [self.memory(steps, j) for j in range(len(steps))])
+
+    def given(self, steps: list[Step], token_ids: Tensor) -> list[Tensor]:
+        """e_0 … e_j of a text that is given."""
+        nothing = torch.zeros_like(steps[0].logits)
+        if self.config.error_feedback == "token":
+            return [self.onehot(nothing, token) for token in token_ids]
+        mistakes = [self.observed(step, token) for step, token in zip(steps, token_ids[1:], strict=False)]
+        return [nothing, *mistakes]
+
+    def written(self, step: Step, f: Tensor, token: Tensor) -> Tensor:
+        """The entry of a token that was written after a step."""
+        if self.config.error_feedback == "token":
+            return self.onehot(f, token)
+        return self.observed(step, token) if self.config.error_feedback == "observed" else self.predicted(step, f)
+
+    @staticmethod
+    def onehot(like: Tensor, token: Tensor) -> Tensor:
+        return torch.zeros_like(like).index_fill(0, token, 1.0)
 
     def observed(self, step: Step, token: Tensor) -> Tensor:
         """ℓ = onehot − p̂ (Eq. 4), or what its sparse form keeps: the true token and the k most probable."""
@@ -179,12 +203,16 @@ class SlowPair:
             mistake[[index for index in range(len(mistake)) if index not in kept]] = 0.0
         return mistake
 
-    def fuse(self, logits: Tensor, f: Tensor, weight: float) -> Tensor:
-        """p̃ (Eq. 8)."""
+    def rectified(self, logits: Tensor, f: Tensor, weight: float) -> Tensor:
+        """Logits of p̃ (Eq. 8): z + λf, or under probability fusion at the Pilot's level, Σ exp unchanged."""
         if self.config.fusion == "logits":
-            return torch.softmax(logits + weight * f, dim=-1)
+            return logits + weight * f
         fused = (torch.softmax(logits, dim=-1) + weight * f).clamp_min(TINY_PROBABILITY)
-        return fused / fused.sum()
+        return (fused / fused.sum()).log() + logits.logsumexp(-1)
+
+    def fuse(self, logits: Tensor, f: Tensor, weight: float) -> Tensor:
+        """p̃."""
+        return torch.softmax(self.rectified(logits, f, weight), dim=-1)
 
     def predicted(self, step: Step, f: Tensor) -> Tensor:
         """The mistake that the Copilot expects at a step: f, or under logits fusion what f does to p̂ at λ = 1."""
@@ -196,27 +224,27 @@ class SlowPair:
         return torch.zeros_like(f).index_copy(0, kept, f[kept])
 
     @torch.no_grad()
-    def score(self, token_ids: Tensor, weight: float = 1.0) -> Tensor:
-        """p̃ at every position of a given text (teacher-forced), (length, vocab)."""
+    def score_logits(self, token_ids: Tensor, weight: float = 1.0) -> Tensor:
+        """The rectified logits at every position of a given text (teacher-forced), (length, vocab)."""
         steps = [self.pilot.step(token_ids[: j + 1]) for j in range(len(token_ids))]
-        entries = [torch.zeros_like(steps[0].logits)]
-        entries += [self.observed(steps[j - 1], token_ids[j]) for j in range(1, len(token_ids))]
-        corrections = self.correct(steps, entries)
-        return torch.stack([self.fuse(s.logits, f, weight) for s, f in zip(steps, corrections, strict=True)])
+        corrections = self.correct(steps, self.given(steps, token_ids))
+        return torch.stack([self.rectified(s.logits, f, weight) for s, f in zip(steps, corrections, strict=True)])
+
+    def score(self, token_ids: Tensor, weight: float = 1.0) -> Tensor:
+        """p̃ at every position of a given text, (length, vocab)."""
+        return self.score_logits(token_ids, weight).softmax(-1)
 
     @torch.no_grad()
     def greedy(self, token_ids: Tensor, count: int, weight: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Decode `count` tokens; returns the whole text and p̃ of each new token, (count, vocab)."""
+        """Decode `count` tokens; returns the whole text and the rectified logits of each new token, (count, vocab)."""
         steps = [self.pilot.step(token_ids[: j + 1]) for j in range(len(token_ids))]
-        entries = [torch.zeros_like(steps[0].logits)]
-        entries += [self.observed(steps[j - 1], token_ids[j]) for j in range(1, len(token_ids))]
-        distributions = []
+        entries = self.given(steps, token_ids)
+        found = []
         for _ in range(count):
             f = self.correct(steps, entries)[-1]
-            distributions.append(self.fuse(steps[-1].logits, f, weight))
-            token = distributions[-1].argmax()
-            observed = self.config.error_feedback == "observed"
-            entries.append(self.observed(steps[-1], token) if observed else self.predicted(steps[-1], f))
+            found.append(self.rectified(steps[-1].logits, f, weight))
+            token = found[-1].argmax()
+            entries.append(self.written(steps[-1], f, token))
             token_ids = torch.cat([token_ids, token[None]])
             steps.append(self.pilot.step(token_ids))
-        return token_ids, torch.stack(distributions)
+        return token_ids, torch.stack(found)

@@ -8,7 +8,7 @@ package. So every setting of `generate` acts on it as transformers means it to.
 from typing import Any
 
 import torch
-from reference_inference import TINY_PROBABILITY, SlowPair, Step
+from reference_inference import SlowPair, Step
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -18,7 +18,7 @@ def slow_model(pair: PreTrainedModel, weight: float = 1.0) -> PreTrainedModel:
     """A model of the Pilot's class that says what the pair says; give its `generate` `use_cache=False`.
 
     Args:
-        pair: a decoder-only pair of dense mistakes, with observed feedback.
+        pair: a decoder-only pair, with observed feedback or that of the token alone.
         weight: λ.
     """
     known: dict[tuple[int, ...], tuple[Step, Tensor]] = {}
@@ -29,8 +29,8 @@ def slow_model(pair: PreTrainedModel, weight: float = 1.0) -> PreTrainedModel:
         if text not in known:
             step = slow.pilot.step(torch.tensor(text))
             before = read(text[:-1])[0] if len(text) > 1 else None
-            entry = torch.zeros_like(step.logits) if before is None else slow.observed(before, torch.tensor(text[-1]))
-            known[text] = (step, entry)
+            steps = [step] if before is None else [before, step]
+            known[text] = (step, slow.given(steps, torch.tensor(text[-2:]))[-1])
         return known[text]
 
     rectified: dict[tuple[int, ...], Tensor] = {}
@@ -39,10 +39,8 @@ def slow_model(pair: PreTrainedModel, weight: float = 1.0) -> PreTrainedModel:
         if text not in rectified:
             read_so_far = [read(text[: end + 1]) for end in range(len(text))]
             steps, entries = ([one[place] for one in read_so_far] for place in (0, 1))
-            logits = steps[-1].logits
-            probabilities = slow.fuse(logits, slow.correct(steps, entries)[-1], weight)
-            # The level stays the Pilot's: `repetition_penalty` asks for a logit's sign.
-            rectified[text] = logits + probabilities.clamp_min(TINY_PROBABILITY).log() - logits.log_softmax(-1)
+            # The level counts: `repetition_penalty` asks for a logit's sign.
+            rectified[text] = slow.rectified(steps[-1].logits, slow.correct(steps, entries)[-1], weight)
         return rectified[text]
 
     class Slow(type(pair.pilot)):  # type: ignore[misc]

@@ -134,8 +134,8 @@ class MistakeBatch:
             _check_finite(lessons.float().masked_scatter(lessons, normalizer), lessons)
         most = pilot_distribution(at_lessons, 1, normalizer)
         values = {name: None if value is None else value.detach() for name, value in read.items()}
-        if values.get("question_mask") is not None:
-            values["question_mask"] = values["question_mask"].bool()
+        mask = values.get("question_mask")
+        values["question_mask"] = None if mask is None else mask.bool()
         return cls(
             token_ids=token_ids,
             attention_mask=real,

@@ -37,7 +37,7 @@ from .validation import chosen
 _ModelBase: Any = PreTrainedModel if TYPE_CHECKING else object
 
 # Arguments of `forward` that are the Copilot's alone; the Pilot never sees them.
-_COPILOTS_OWN = frozenset({"copilot_items", "copilot_scale", "keep_layers", "return_correction"})
+_COPILOTS_OWN = frozenset({"copilot_items", "copilot_scale", "keep_layers", "recorded_layers", "return_correction"})
 # Arguments that a pair's `forward` names for every family; a Pilot that takes none of a name is not given it.
 _OFFERED = frozenset(
     {
@@ -99,7 +99,7 @@ class PairPassesMixin(_ModelBase):
         inner = cache.pilot if isinstance(cache, PilotCopilotCache) else cache
         given = self._pilot_arguments(arguments, inner, use_cache)
         frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
-        wanted = self.copilot.layers_read(self.recorder.num_layers)
+        wanted = arguments.get("recorded_layers", self.copilot.layers_read(self.recorder.num_layers))
         direct = state is not None and self._corrects_before_head(step, weight, state)
         one_product = direct or (self._has_pilot_head and (self.head_map or HeadMap(softcap=1.0)).is_linear)
         own = cache if isinstance(cache, PilotCopilotCache) else None
@@ -122,6 +122,15 @@ class PairPassesMixin(_ModelBase):
         if self._head_map == "unknown":
             self._head_map = find_head_map(self.pilot, self.recorder)
         return self._head_map
+
+    def adopt_head_map(self, found: HeadMap | None) -> None:
+        """Take what was found out earlier of the Pilot's family, so that the Pilot is not run for it.
+
+        Args:
+            found ([`HeadMap`], *optional*): what a record says; `None` says nothing.
+        """
+        if found is not None and self._head_map == "unknown":
+            self._head_map = found
 
     def _corrects_before_head(self, step: GeneratedStep, weight: float, state: RectifyState) -> bool:
         """Whether the Pilot's head can read what the Copilot has corrected, so that its logits are p̃'s alone."""
@@ -253,22 +262,37 @@ class PairPassesMixin(_ModelBase):
         """The logits that the Pilot's head, as it is now, makes of a state; read only."""
         if self.head_map is None or head_states is None:
             raise ValueError(
-                f"a round holds the states before the Pilot's head, but the logits of {type(self.pilot).__name__} can't "
-                "be made of them. Record it again with this Pilot."
+                f"a round holds the states before the Pilot's head, but {type(self.pilot).__name__} makes its logits "
+                "of them in a way that is not known. Record it again with this Pilot."
             )
         return self.head_map.logits(self._read_pilot_head(head_states, with_bias=True))
 
-    def copilot_only(self, mistake_round: MistakeBatch) -> PilotCopilotOutput:
-        """The Copilot's loss on a logged round, without a pass of the Pilot.
+    def copilot_only(self, mistake_round: MistakeBatch, num_items: Tensor | float | None = None) -> PilotCopilotOutput:
+        """The Copilot's loss on a logged or recorded round, without a pass of the Pilot.
 
         Args:
             mistake_round ([`MistakeBatch`]): the round.
+            num_items (`float` or tensor, *optional*): see [`copilot_objective`].
 
         Returns:
             [`PilotCopilotOutput`] with `loss` and `copilot_loss`.
         """
-        loss = self.copilot_loss(mistake_round)
+        loss = self.copilot_loss(mistake_round, num_items)
         return PilotCopilotOutput(loss=loss, copilot_loss=loss.detach())
+
+    def read_only(self, outputs: ModelOutput, seen: PilotPass, targets: Tensor) -> PilotCopilotOutput:
+        """The round of a pass outside training whose mistakes are asked for: the Copilot does not run.
+
+        Args:
+            outputs (`ModelOutput`): the Pilot's.
+            seen ([`PilotPass`]): what it did.
+            targets (`torch.LongTensor` of shape `(batch, length)`): the token that each position predicts, or -100.
+
+        Returns:
+            [`PilotCopilotOutput`] with the Pilot's `logits` and `mistakes`.
+        """
+        mistakes = self._round_under_way(seen, targets)
+        return PilotCopilotOutput(logits=seen.logits, pilot_logits=seen.logits, mistakes=mistakes)
 
     def _labels_of_pilot(self, labels: Tensor | None, held_out: Tensor | None) -> Tensor | None:
         """The labels that the Pilot learns from: not those of rows that it only reads."""
