@@ -138,6 +138,11 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         segments = packed_segments(position_ids, attention_mask, past)
         if reading or (training and use_cache is None and segments is not None):
             use_cache = False  # with a cache, transformers does not keep the documents of a packed row apart
+        columns: Tensor | None = None
+        if reading and lesson_targets is not None:
+            columns = self._lesson_columns(self.targets_of(lesson_targets, kwargs), attention_mask, segments)
+            if columns is not None:
+                given["logits_to_keep"] = columns
         outputs, captured = self._pilot_pass(given, pair_cache, use_cache, step, weight, rectify_state)
         seen = PilotPass(
             token_ids=input_ids,
@@ -159,7 +164,7 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             targets = self.targets_of(lesson_targets, kwargs)
             return self._train_on(outputs, seen, targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
         if reading and lesson_targets is not None:
-            return self.read_only(outputs, seen, self.targets_of(lesson_targets, kwargs))
+            return self.read_only(outputs, seen, self.targets_of(lesson_targets, kwargs), columns)
         pilot_cache = cache_of(outputs)
         if pair_cache is None and use_cache is not False and pilot_cache is not None:
             pair_cache = self.cache_beside(pilot_cache)

@@ -16,7 +16,7 @@ from .compat import CACHE_NAME, cache_of, cache_parameter
 from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import RectifyState
 from .head_map import HeadMap, find_head_map
-from .mistake_batch import MistakeBatch
+from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, rectified_cross_entropy
 from .rationale import Capture
@@ -280,19 +280,31 @@ class PairPassesMixin(_ModelBase):
         loss = self.copilot_loss(mistake_round, num_items)
         return PilotCopilotOutput(loss=loss, copilot_loss=loss.detach())
 
-    def read_only(self, outputs: ModelOutput, seen: PilotPass, targets: Tensor) -> PilotCopilotOutput:
+    def read_only(
+        self, outputs: ModelOutput, seen: PilotPass, targets: Tensor, columns: Tensor | None = None
+    ) -> PilotCopilotOutput:
         """The round of a pass outside training whose mistakes are asked for: the Copilot does not run.
 
         Args:
             outputs (`ModelOutput`): the Pilot's.
             seen ([`PilotPass`]): what it did.
             targets (`torch.LongTensor` of shape `(batch, length)`): the token that each position predicts, or -100.
+            columns (`torch.LongTensor`, *optional*): the positions whose logits the Pilot made; all by default.
 
         Returns:
             [`PilotCopilotOutput`] with the Pilot's `logits` and `mistakes`.
         """
-        mistakes = self._round_under_way(seen, targets)
+        mistakes = self._round_under_way(seen, targets, columns)
         return PilotCopilotOutput(logits=seen.logits, pilot_logits=seen.logits, mistakes=mistakes)
+
+    def _lesson_columns(self, targets: Tensor, attention_mask: Tensor | None, segments: Tensor | None) -> Tensor | None:
+        """The positions at which any row has a lesson, where the Pilot need not make the logits of others."""
+        if not self._keeps_logits(None, False):
+            return None
+        real = torch.ones_like(targets, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        lessons = lesson_positions(targets, real, segments, self.config.mistakes_from)
+        columns = lessons.any(dim=0).nonzero().flatten()
+        return columns if len(columns) else None
 
     def _labels_of_pilot(self, labels: Tensor | None, held_out: Tensor | None) -> Tensor | None:
         """The labels that the Pilot learns from: not those of rows that it only reads."""
@@ -361,10 +373,10 @@ class PairPassesMixin(_ModelBase):
         own = self.copilot.new_cache()
         return cache if own is None else PilotCopilotCache(cache, own)
 
-    def _round_under_way(self, seen: PilotPass, targets: Tensor) -> MistakeBatch:
+    def _round_under_way(self, seen: PilotPass, targets: Tensor, columns: Tensor | None = None) -> MistakeBatch:
         """What the Pilot's pass leaves for the log."""
         states = seen.head_states
-        known = states is not None and states.shape[:2] == seen.token_ids.shape and self.head_map is not None
+        known = states is not None and states.shape[:2] == seen.logits.shape[:2] and self.head_map is not None
         return MistakeBatch.from_pilot(
             seen.logits,
             seen.token_ids,
@@ -373,6 +385,7 @@ class PairPassesMixin(_ModelBase):
             self.config,
             head_states=states if known else None,
             keep_belief=reads_mistakes(self),
+            columns=columns,
             segments=seen.segments,
             question=seen.question,
             question_mask=seen.question_mask,
