@@ -39,7 +39,7 @@ def merge(pair: PilotCopilotPreTrainedModel) -> PreTrainedModel:
         pair: the pair; it stays as it is.
 
     Returns:
-        `PreTrainedModel`: of the Pilot's class, dtype and device.
+        `PreTrainedModel`: of the Pilot's class, dtype and device, in evaluation mode.
 
     Raises:
         ValueError: the pair is not a plain model: its form, its fusion, its λ, an adapter or a quantized Pilot; or the
@@ -56,7 +56,7 @@ def merge(pair: PilotCopilotPreTrainedModel) -> PreTrainedModel:
     values = pair.generation_config.to_dict()
     values.pop("copilot_weight", None)
     merged.generation_config = GenerationConfig.from_dict(values)
-    _compare(pair, merged, weight)
+    _compare(pair, merged.eval(), weight)
     return merged
 
 
@@ -143,8 +143,8 @@ def _compare(pair: PilotCopilotPreTrainedModel, merged: PreTrainedModel, weight:
     given: dict[str, Any] = {"input_ids": tokens}
     if pair.config.is_encoder_decoder:
         given["decoder_input_ids"] = tokens
-    states = [(module, module.training) for model in (pair, merged) for module in model.modules()]
-    pair.eval(), merged.eval()
+    states = [(module, module.training) for module in pair.modules()]
+    pair.eval()
     wanted, found = pair(**given, copilot_weight=weight).logits.float(), merged(**given).logits.float()
     for module, training in states:
         module.training = training
