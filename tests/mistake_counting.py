@@ -7,21 +7,27 @@ def rows_of(log):
     """A log's rows, made one by one from its raw tensors and not by the package's own way."""
     rows = []
     for number, record in zip(log.round_numbers, log, strict=True):
-        at = 0
+        at, lessons = 0, 0
         for sequence, length in enumerate(record.lengths.tolist()):
             for position in range(length):
                 here, label = at + position, int(record.labels[at + position])
-                if label < 0 and position == length - 1:
+                lesson = bool(record.lessons[here])
+                lessons += lesson
+                if (label < 0 and position == length - 1) or not (lesson or record.belief_ids is not None):
                     continue
                 true = label if label >= 0 else int(record.token_ids[here + 1])
-                p = float((record.label_probabilities if label >= 0 else record.next_probabilities)[here])
-                beliefs = list(
-                    zip(record.belief_ids[here].tolist(), record.belief_probabilities[here].tolist(), strict=True)
-                )
-                size = (1 - p) ** 2 + sum(q * q for token, q in beliefs if token != true)
+                if lesson:  # exact; these lie one after the other
+                    names = ("true_probabilities", "predicted_ids", "predicted_probabilities", "mistake_sizes")
+                    p, predicted, probability, size = (getattr(record, name)[lessons - 1].item() for name in names)
+                else:
+                    p = float(record.next_probabilities[here])
+                    beliefs = [record.belief_ids[here].tolist(), record.belief_probabilities[here].tolist()]
+                    size = (1 - p) ** 2 + sum(q * q for token, q in zip(*beliefs, strict=True) if token != true)
+                    predicted, probability = (values[0] for values in beliefs)
                 token = int(record.token_ids[here])
-                rows.append((number, sequence, position, token, true, p, *beliefs[0], label >= 0, size))
+                rows.append((number, sequence, position, token, true, p, predicted, probability, label >= 0, size))
             at += length
+        assert lessons == len(record.true_probabilities)
     return rows
 
 

@@ -319,9 +319,15 @@ def test_min_new_tokens_is_kept_where_the_copilot_wants_to_end(tiny_pair: PairOf
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_repetition_penalty_acts_on_rectified_logits(tiny_pair: PairOf, fusion: str):
-    """It divides positive logits and multiplies negative ones, so a logit must keep the Pilot's own level."""
+    """It divides positive logits and multiplies negative ones, so a logit's level counts: z + λf is a plain model's
+    own, and of p̂ + λf the log-normaliser is the Pilot's."""
     pair, ids, penalty = tiny_pair(fusion=fusion), some_ids(1, 5), 1.9
-    logits = pair(ids).logits[0, -1].clone()
+    out = pair(ids, return_correction=True)
+    logits, z = out.logits[0, -1].clone(), out.pilot_logits[0, -1]
+    if fusion == "logits":
+        torch.testing.assert_close(logits, z + out.correction[0, -1])
+    else:
+        torch.testing.assert_close(logits.logsumexp(-1), z.logsumexp(-1))
     logits[ids[0]] = torch.where(logits[ids[0]] < 0, logits[ids[0]] * penalty, logits[ids[0]] / penalty)
     kwargs = {"repetition_penalty": penalty, "output_scores": True, "return_dict_in_generate": True}
     out = generated(pair, ids, max_new_tokens=1, **kwargs)

@@ -115,10 +115,17 @@ def test_every_number_is_what_counting_by_hand_gives(rounds, seed, batch_rows):
     check(analysis, rows, tokens.class_of)
 
 
-def test_a_real_log_counted_from_its_raw_tensors(tmp_path):
-    trainer = make_trainer(tmp_path, max_steps=12, gradient_accumulation_steps=2)
+@pytest.mark.parametrize(
+    "options", [{}, {"mistake_top_k": 3}, {"error_feedback": "token"}, {"copilot": {"form": "linear"}}], ids=str
+)
+def test_a_real_log_counted_from_its_raw_tensors(tmp_path, options):
+    """Every supervised row is there, and exact; those of prompts are there where the Copilot reads mistakes."""
+    trainer = make_trainer(tmp_path, make_pair(**options), max_steps=12, gradient_accumulation_steps=2)
     trainer.train()
     rows = rows_of(trainer.mistake_log)
+    prompts = sum(not row[8] for row in rows)
+    assert bool(prompts) == (not options or "mistake_top_k" in options)
+    assert len(rows) - prompts == sum(int((record.labels >= 0).sum()) for record in trainer.mistake_log)
     tokens = TokenTexts(end_token_ids=[2])
     check(analyse_mistakes(trainer.mistake_log.to_dataset(), tokens, round_bins=7), rows, tokens.class_of)
 
@@ -171,11 +178,13 @@ def record_of_rows(tokens):
         lengths=torch.tensor([tokens], dtype=torch.int32),
         token_ids=ids,
         labels=ids + 1,
+        lessons=torch.ones(tokens, dtype=torch.bool),
+        head_states=torch.ones(tokens, 4),
+        true_probabilities=torch.full((tokens,), 0.5),
+        predicted_ids=torch.zeros(tokens, dtype=torch.int32),
+        predicted_probabilities=torch.full((tokens,), 0.5),
+        mistake_sizes=torch.full((tokens,), 0.5),
         rationale=torch.ones(tokens, 4),
-        belief_ids=torch.zeros(tokens, 2, dtype=torch.int32),
-        belief_probabilities=torch.full((tokens, 2), 0.5),
-        next_probabilities=torch.full((tokens,), 0.5),
-        label_probabilities=torch.full((tokens,), 0.5),
     )
 
 

@@ -40,11 +40,16 @@ def small_record(number=0, tokens=3):
         lengths=torch.tensor([tokens], dtype=torch.int32),
         token_ids=torch.full((tokens,), number, dtype=torch.int32),
         labels=torch.full((tokens,), 1, dtype=torch.int32),
+        lessons=torch.ones(tokens, dtype=torch.bool),
+        head_states=torch.ones(tokens, 4),
+        true_probabilities=one.clone(),
+        predicted_ids=torch.zeros(tokens, dtype=torch.int32),
+        predicted_probabilities=one.clone(),
+        mistake_sizes=one.clone(),
         rationale=torch.ones(tokens, 4),
         belief_ids=torch.zeros(tokens, 2, dtype=torch.int32),
         belief_probabilities=torch.full((tokens, 2), 0.5),
         next_probabilities=one.clone(),
-        label_probabilities=one.clone(),
     )
 
 
@@ -57,18 +62,21 @@ def equal_records(left, right):
 
 # ---- records ----
 
+TOKENS_ALONE = {"error_feedback": "token", "copilot": {"num_hidden_layers": 2, "rationale": "depths"}}
+LINEAR, BRANCH = {"copilot": {"form": "linear"}}, {"copilot": {"form": "branch", "num_hidden_layers": 1}}
+KINDS = [
+    *[{"head": "own"}, {"head": "pilot"}, {**TOKENS_ALONE, "head": "own"}, {**TOKENS_ALONE, "head": "pilot"}],
+    *[LINEAR, BRANCH],
+]
+
 
 @pytest.mark.parametrize("mistakes_from", ["labels", "all"])
+@pytest.mark.parametrize("options", KINDS, ids=str)
 @pytest.mark.parametrize(
-    ("family", "head", "side"),
-    [
-        *[("llama", "own", side) for side in ("right", "left", "packed")],
-        *[("llama-tied", "pilot", side) for side in ("right", "left", "packed")],
-        ("t5", "own", "right"),
-    ],
+    ("family", "side"), [*[("llama-tied", side) for side in ("right", "left", "packed")], ("t5", "right")]
 )
-def test_a_record_teaches_what_its_batch_does(family, head, side, mistakes_from):
-    pair = make_pair(family, head=head, random_head=True, mistakes_from=mistakes_from).train()
+def test_a_record_teaches_what_its_batch_does(family, options, side, mistakes_from):
+    pair = make_pair(family, random_head=True, mistakes_from=mistakes_from, **options).train()
     batch = packed_batch(pair)[0] if side == "packed" else batch_of(pair, side=side)
     again = MistakeRecord.from_batch(batch, torch.float32).to_batch()
     torch.testing.assert_close(pair.copilot_loss(again), pair.copilot_loss(batch), rtol=1e-5, atol=1e-6)
@@ -88,7 +96,9 @@ def test_padding_is_dropped(side):
     assert len(record.rationale) == len(record.question) == len(record.belief_ids) == len(record.token_ids)
     other = MistakeRecord.from_batch(batch_of(pair, side="left" if side == "right" else "right"), torch.float32)
     torch.testing.assert_close(record.rationale, other.rationale)
-    torch.testing.assert_close(record.label_probabilities, other.label_probabilities)
+    torch.testing.assert_close(record.true_probabilities, other.true_probabilities)
+    torch.testing.assert_close(record.head_states, other.head_states)
+    assert int(record.lessons.sum()) == len(record.head_states) == int((record.labels >= 0).sum())
 
 
 def test_padding_of_an_encoder_decoder_is_dropped_on_both_sides():
@@ -117,7 +127,11 @@ def test_a_packed_row_comes_apart_into_its_documents():
     assert torch.equal(left.lengths, right.lengths)
     assert torch.equal(left.token_ids, right.token_ids)
     torch.testing.assert_close(left.rationale, right.rationale)
-    torch.testing.assert_close(left.label_probabilities, right.label_probabilities)
+    torch.testing.assert_close(left.true_probabilities, right.true_probabilities)
+    torch.testing.assert_close(left.head_states, right.head_states)
+    inside = torch.ones(len(left.token_ids), dtype=torch.bool)
+    inside[left.lengths.cumsum(0) - 1] = False  # after a document's last token there is another document, or nothing
+    torch.testing.assert_close(left.next_probabilities[inside], right.next_probabilities[inside])
 
 
 def test_a_record_is_narrow_and_on_its_own():
@@ -125,13 +139,14 @@ def test_a_record_is_narrow_and_on_its_own():
     batch = batch_of(pair)
     record = MistakeRecord.from_batch(batch)
     assert record.rationale.dtype == record.question.dtype == torch.bfloat16
-    assert record.token_ids.dtype == record.belief_ids.dtype == torch.int32
-    assert record.belief_probabilities.dtype == torch.float16
-    assert record.next_probabilities.dtype == record.label_probabilities.dtype == torch.float32
-    tokens = len(record.token_ids)
-    drawn = pair.config.mistake_tail * 4
-    by_hand = tokens * (16 * 2 * 2 + 4 + 4 + 5 * (4 + 2) + 4 + 4 + drawn) + 4 * len(record.lengths)
-    assert record.nbytes == by_hand
+    assert record.token_ids.dtype == record.belief_ids.dtype == record.predicted_ids.dtype == torch.int32
+    assert record.belief_probabilities.dtype == record.head_states.dtype == torch.float16
+    for name in ("next_probabilities", "true_probabilities", "predicted_probabilities", "mistake_sizes"):
+        assert getattr(record, name).dtype == torch.float32
+    tokens, lessons = len(record.token_ids), int((record.labels >= 0).sum())
+    of_tokens = 16 * 2 * 2 + 4 + 4 + 1 + 5 * (4 + 2) + 4  # two states; token, label, lesson; beliefs; the next token's
+    of_lessons = 16 * 2 + 4 * 4  # what the head read, and four numbers
+    assert record.nbytes == tokens * of_tokens + lessons * of_lessons + 4 * len(record.lengths)
     before = record.rationale.clone()
     batch.rationale.zero_()
     assert torch.equal(record.rationale, before)
@@ -146,6 +161,52 @@ def test_without_questions_the_frozen_embedding_gives_them():
     torch.testing.assert_close(pair.copilot_loss(record.to_batch()), pair.copilot_loss(batch))
 
 
+def test_a_state_that_is_too_large_for_16_bits_is_kept_in_32():
+    """float16 is finer than bfloat16 and ends at 65,504; a state past it would be infinite."""
+    pair = make_pair(random_head=True)
+    batch = batch_of(pair)
+    batch.head_states[0, 0] = 7e4
+    record = MistakeRecord.from_batch(batch)
+    assert record.head_states.dtype == torch.float32 and torch.equal(record.head_states, batch.head_states)
+    assert record.rationale.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "rationale"),
+    [
+        (TOKENS_ALONE, 3),
+        ({"error_feedback": "token"}, 1),
+        (LINEAR, 0),
+        (BRANCH, 1),
+    ],
+    ids=str,
+)
+def test_a_copilot_that_reads_no_mistakes_has_none_recorded(options, rationale):
+    record = record_of(make_pair("llama", **options))
+    assert record.belief_ids is record.belief_probabilities is record.next_probabilities is None
+    assert (record.question is None) == ("form" in options.get("copilot", {}))
+    if not rationale:
+        assert record.rationale is None
+    else:
+        assert record.rationale.shape[1:] == ((3, 16) if rationale == 3 else (16,))
+    assert len(record.head_states) == int((record.labels >= 0).sum()) < len(record.token_ids)
+    with pytest.raises(ValueError, match="recorded without the mistakes of every position.*error_feedback='token'"):
+        record.to_batch().feedback()
+
+
+def test_more_lessons_than_were_recorded_are_refused():
+    pair = make_pair()
+    record = record_of(pair)
+    pair.config.mistakes_from = "all"
+    with pytest.raises(ValueError, match="other lessons than mistakes_from='all' asks for.*mistakes_from='labels'"):
+        pair.train()(mistake_round=record.to_batch())
+    pair.config.mistakes_from = "all"
+    everything = record_of(pair)
+    pair.config.mistakes_from = "labels"  # what is there beside is left aside
+    few, many = (pair.copilot_loss(one.to_batch()) for one in (record, everything))
+    torch.testing.assert_close(many, few)
+
+
 def test_layers_are_kept_for_the_first_sequences():
     pair = make_pair().train()
     rows = reversal_rows(4)
@@ -158,13 +219,15 @@ def test_layers_are_kept_for_the_first_sequences():
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_part_and_join_are_inverse(family, count):
-    record = record_of(make_pair(family), rows=5)
+@pytest.mark.parametrize("options", [{}, TOKENS_ALONE, LINEAR, BRANCH], ids=str)
+def test_part_and_join_are_inverse(family, count, options):
+    record = record_of(make_pair(family, mistakes_from="all", **options), rows=5)
     parts = [record.part(index, count) for index in range(count)]
     assert equal_records(MistakeRecord.join(parts), record)
     for mistakes_from in ("labels", "all"):
         assert sum(part.count_supervised(mistakes_from) for part in parts) == record.count_supervised(mistakes_from)
         assert record.count_supervised(mistakes_from) == record.to_batch().supervised(mistakes_from).sum()
+    assert record.count_supervised("all") > record.count_supervised("labels") or family == "t5"
 
 
 def test_there_are_empty_parts_where_sequences_are_few():
@@ -174,8 +237,9 @@ def test_there_are_empty_parts_where_sequences_are_few():
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_joined_micro_batches_are_the_batch(family):
-    pair = make_pair(family, random_head=True)
+@pytest.mark.parametrize("options", [{}, TOKENS_ALONE, LINEAR, BRANCH], ids=str)
+def test_joined_micro_batches_are_the_batch(family, options):
+    pair = make_pair(family, random_head=True, **options)
     halves = [batch_of(pair, 2, seed=seed) for seed in (0, 1)]
     joined = MistakeRecord.join([MistakeRecord.from_batch(half, torch.float32) for half in halves])
     weights = [int(half.supervised("labels").sum()) for half in halves]
@@ -281,14 +345,22 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
 # ---- as a dataset ----
 
 
-def test_a_row_for_each_token_whose_successor_is_known():
-    pair = make_pair(mistake_top_k=None).train()
+@pytest.mark.parametrize(
+    "options", [{"mistake_top_k": None}, {"mistake_top_k": 2}, {"error_feedback": "token"}, LINEAR, BRANCH], ids=str
+)
+def test_a_row_for_each_token_whose_successor_is_known(options):
+    """Rows of lessons are exact, however many tokens a mistake keeps; where the Copilot reads no mistakes, they are
+    all that there is."""
+    pair = make_pair(**options).train()
     rows, log = reversal_rows(2), MistakeLog()
     batch = collate(rows)
     output = pair(**batch, return_mistakes=True)
     log.append(MistakeRecord.from_batch(output.mistakes, torch.float32), round_number=6)
     dataset = log.to_dataset()
-    assert len(dataset) == sum(len(row["input_ids"]) - 1 for row in rows)
+    known = sum(len(row["input_ids"]) - 1 for row in rows)
+    labelled = sum(label >= 0 for row in rows for label in row["labels"])
+    assert len(dataset) == (known if "mistake_top_k" in options else labelled) and 0 < labelled < known
+    assert sum(dataset["supervised"]) == labelled
     probabilities = output.logits.detach().softmax(-1)
     for row in dataset:
         sequence, position = row["sequence"], row["position"]
@@ -300,6 +372,9 @@ def test_a_row_for_each_token_whose_successor_is_known():
         assert row["supervised"] == (rows[sequence]["labels"][position + 1] != -100)
         assert row["true_probability"] == pytest.approx(float(p[true]), rel=1e-4)
         assert row["predicted_probability"] == pytest.approx(float(p.max()), rel=1e-4)
+        if not row["supervised"] and options["mistake_top_k"] is not None:
+            kept = torch.zeros_like(p, dtype=torch.bool).index_fill(0, p.topk(options["mistake_top_k"]).indices, True)
+            exact = torch.where(kept.index_fill(0, torch.tensor(true), True), exact, 0.0)
         assert row["mistake_size"] == pytest.approx(float(exact.square().sum()), rel=1e-4)
 
 

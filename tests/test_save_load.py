@@ -37,8 +37,6 @@ OPTIONS = {
     "error_feedback": "predicted",
     "fusion": "probability",
     "objective": "rmse",
-    "rationale_window": "current",
-    "rationale_pooling": "last",
     "mistakes_from": "all",
     "mistake_top_k": 7,
     "copilot_weight": 0.6,
@@ -73,7 +71,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("head", ["own", "pilot"])
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
 def test_a_pair_comes_back_as_it_was(tiny_pair: PairOf, tmp_path: Path, family: str, head: str, shard: str):
-    pair = tiny_pair(family, head=head, **OPTIONS)
+    pair = tiny_pair(family, head=head, copilot={"num_hidden_layers": 4, "rationale": "last"}, **OPTIONS)
     pair.save_pretrained(tmp_path, max_shard_size=shard)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == "20KB")
     assert not [file for file in tmp_path.iterdir() if file.suffix in (".bin", ".pt", ".pkl")]
@@ -82,8 +80,37 @@ def test_a_pair_comes_back_as_it_was(tiny_pair: PairOf, tmp_path: Path, family: 
     check_same_output(loaded, pair)
     assert {name: getattr(loaded.config, name) for name in OPTIONS} == OPTIONS
     assert loaded.generation_config.to_diff_dict() == pair.generation_config.to_diff_dict()
+    assert loaded.config.copilot.to_dict() == pair.config.copilot.to_dict()
+    assert loaded.config.copilot.rationale == "last"
     for (name, ours), (_, theirs) in zip(pair.named_parameters(), loaded.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "qwen3", "t5"])
+@pytest.mark.parametrize(
+    ("copilot", "options"),
+    [
+        ({"num_hidden_layers": 2, "rationale": "depths"}, {"error_feedback": "token", "head": "pilot"}),
+        ({"form": "linear"}, {}),
+        ({"form": "branch", "num_hidden_layers": 2}, {}),
+    ],
+    ids=["depths", "linear", "branch"],
+)
+def test_a_pair_of_any_form_comes_back_as_it_was(
+    tiny_pair: PairOf, tmp_path: Path, family: str, copilot: dict, options: dict
+):
+    pair = tiny_pair(family, copilot=copilot, **options)
+    pair.save_pretrained(tmp_path)
+    assert not any(VOCAB in tensor.shape for name, tensor in stored(tmp_path).items() if name.startswith("copilot."))
+    auto = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+    for loaded in (type(pair).from_pretrained(tmp_path), auto.from_pretrained(tmp_path)):
+        assert type(loaded) is type(pair) and type(loaded.copilot) is type(pair.copilot)
+        check_same_output(loaded, pair)
+        assert loaded.config.copilot.to_dict() == pair.config.copilot.to_dict()
+        for (name, ours), (_, theirs) in zip(pair.named_parameters(), loaded.named_parameters(), strict=True):
+            assert torch.equal(ours, theirs), name
+    copied = copy.deepcopy(pair)
+    assert torch.equal(output(copied), output(pair))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma", "t5"])

@@ -22,13 +22,15 @@ from transformers.utils import find_adapter_config_file
 from .adapted import has_adapter
 from .adapter_methods import METHODS, kind_of, start_that_changes_base, start_that_reads_data, why_refused
 from .rationale import RationaleRecorder
+from .validation import chosen
 
 
 if TYPE_CHECKING:
     from .modeling_pair_base import PilotCopilotPreTrainedModel
 
 PARTS = ("pilot", "copilot")
-# Every matrix of the Copilot's layers; its other parts are trained whole, see `add_adapters`.
+# Every matrix of a decoder's layers; its other parts are trained whole, see `add_adapters`. The other forms have no
+# matrices besides those of their layers, or the one map.
 COPILOT_TARGETS = r"layers\.\d+\.(self_attn|cross_attn|mlp)\.\w+_proj"
 # Dropout of the Copilot's adapter is the paper's too (0.08); the Pilot's is 0.05.
 PAPER_LORA: dict[str, dict[str, Any]] = {
@@ -331,8 +333,10 @@ def put_adapter(
             "model alone, as PEFT's documentation says, and give the PeftModel to `from_pilot`."
         )
     config = copy.deepcopy(config)
-    if part == "copilot" and vars(config).get("target_modules") is None:
-        config.target_modules = COPILOT_TARGETS  # PEFT knows no defaults for a Copilot
+    if part == "copilot" and vars(config).get("target_modules") in (None, COPILOT_TARGETS):
+        # PEFT knows no defaults for a Copilot
+        decoder = chosen("form", pair.config.copilot.form) == "decoder"
+        config.target_modules = COPILOT_TARGETS if decoder else "all-linear"
     if stored:
         config.inference_mode = False  # adapters that were loaded learn on
         start = start_that_changes_base(config) or start

@@ -147,14 +147,10 @@ class PilotCopilotConfig(PreTrainedConfig):
         given.pop("mistake_tail", None)
         former = {name: given.pop(name) for name in ("rationale_window", "rationale_pooling") if name in given}
         if former and isinstance(self.copilot, dict) and "rationale" not in self.copilot:
-            self.copilot = {
-                **self.copilot,
-                "rationale": CopilotConfig.rationale_of_former(
-                    former.get("rationale_window", "preceding"),
-                    former.get("rationale_pooling", "mean"),
-                    bool(self.copilot.get("rationale_input", False)),
-                ),
-            }
+            copilot = dict(self.copilot)
+            window, pooling = former.get("rationale_window", "preceding"), former.get("rationale_pooling", "mean")
+            own_input = bool(copilot.pop("rationale_input", False))
+            self.copilot = {**copilot, "rationale": CopilotConfig.rationale_of_former(window, pooling, own_input)}
 
     def _without_unknown(self, given: dict[str, Any]) -> dict[str, Any]:
         """Leave out, with a warning, what a later version of the package has put into the file."""

@@ -19,6 +19,7 @@ from .adapters import (
 from .copilot_checkpoint import CopilotCheckpoint, write_copilot
 from .hub_push import hub_api, push_errors_explained, push_folder
 from .model_card import write_card
+from .validation import chosen
 
 
 if TYPE_CHECKING:
@@ -137,8 +138,9 @@ def put_adapters(pair: PilotCopilotPreTrainedModel, pilot: Any, copilot: Any, tr
         put_adapter(pair, "pilot", pilot)
     if copilot is not None:
         put_adapter(pair, "copilot", copilot)
+        decoder = chosen("form", pair.config.copilot.form) == "decoder"  # the other forms are made of the Pilot alone
         for name, parameter in pair.copilot.named_parameters():
-            if train_new_parts and not name.startswith(_COPIED):
+            if train_new_parts and decoder and not name.startswith(_COPIED):
                 parameter.requires_grad_(True)
     pair.train(pair.training)
 
