@@ -3,8 +3,8 @@
     python benchmarks/render.py
 
 A table stands between `<!-- table: KIND EXPERIMENT -->` and `<!-- /table -->` in the page; what is between is replaced.
-No table mixes runs of different losses of the Copilot: where there are runs of today's, older ones are left out, and a
-table of older ones says so. What was tried on dev lies in the results' folder `dev`: tables show it, the summary does not.
+No table mixes runs of different losses of the Copilot: runs of today's loss go before older ones, and a table of
+older ones says so. What was tried on dev lies in the results' folder `dev`: tables show it, the summary does not.
 """
 
 import argparse
