@@ -16,7 +16,8 @@ from transformers import (
     set_seed,
 )
 
-from transformers_copilot import CopilotModel, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
+from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
+from transformers_copilot.copilot_forms import new_copilot
 
 
 def pilot_config(spec: Experiment, data: ExperimentData) -> PreTrainedConfig:
@@ -82,7 +83,7 @@ def build_pair(spec: Experiment, variant: Variant, data: ExperimentData, seed: i
     pair = kind.from_pilot(pilot, **options)
     if variant.random_weights:
         set_seed(seed)
-        pair.copilot.load_state_dict(CopilotModel(pair.config.copilot).state_dict())
+        pair.copilot.load_state_dict(new_copilot(pair.config.copilot).state_dict())
     pair.generation_config.pad_token_id = data.tokenizer.pad_token_id
     return pair
 

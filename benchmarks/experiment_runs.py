@@ -19,7 +19,7 @@ from experiment_models import build_pair, build_pilot
 from experiment_precision import precision, uses_bfloat16
 from experiment_replay import Recorder, is_recorded, recording_of, replay
 from experiment_spec import Experiment, Variant
-from experiment_store import ResultStore
+from experiment_store import LOSS, ResultStore
 from experiment_train import Cost, Workplace, pilot_step_seconds, train
 from experiment_weights import by_weight
 from filelock import FileLock
@@ -77,6 +77,7 @@ class Runner:
             "measure": self.spec.measure,
             "seed": seed,
             "name": name,
+            "loss": LOSS,
             **made,
             "data": data.facts,
             "total_seconds": round(time.perf_counter() - started, 1),

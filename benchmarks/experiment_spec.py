@@ -108,7 +108,7 @@ class Experiment:
 
     def needs_own_log(self, variant: Variant) -> bool:
         """Whether a variant can't learn from the first one's log: its Pilot trains on less, or its rounds hold other
-        rationales or mistakes, or it reads no log.
+        lessons than the first one's or what that doesn't read, or it reads no log.
 
         Args:
             variant: The variant.
@@ -116,10 +116,25 @@ class Experiment:
         Returns:
             Whether its Pilot has to be trained beside it.
         """
-        logged = ("rationale_pooling", "mistakes_from", "mistake_top_k", "mistake_tail")
-        other = any(name in variant.pair and variant.pair[name] != self.pair.get(name) for name in logged)
+        recorded, own = self._read_of_rounds(self.variants[0]), self._read_of_rounds(variant)
+        other = any(value is not None and value != recorded[name] for name, value in own.items())
         differs = {"held_out_mistakes", "freeze_pilot"} & set(variant.training)
         return other or bool(differs) or not variant.training.get("use_mistake_log", True)
+
+    def _read_of_rounds(self, variant: Variant) -> dict[str, Any]:
+        """What a variant's rounds hold because its Copilot reads it; `None`: nothing of the kind."""
+        pair = {**self.pair, **variant.pair}
+        copilot = {**self.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
+        form, states, mistakes = copilot.get("form", "decoder"), None, None
+        if form == "branch":
+            states = ("branch", copilot.get("num_hidden_layers"))
+        if form == "decoder":
+            # Those of the current position are kept in any case; what differs is which states they are made of.
+            rationale = copilot.get("rationale", "preceding")
+            states = ("decoder", "mean" if rationale in ("preceding", "current") else rationale)
+            if pair.get("error_feedback", "observed") in ("observed", "predicted"):
+                mistakes = ("top_k", pair.get("mistake_top_k", 64))
+        return {"states": states, "mistakes": mistakes, "lessons": pair.get("mistakes_from", "labels")}
 
     def variant(self, name: str) -> Variant:
         """The variant of a name."""

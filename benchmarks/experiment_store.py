@@ -10,6 +10,35 @@ from typing import Any
 from filelock import FileLock
 
 
+# The Copilot's loss that a run was made with, as its line says. The results of different losses are never mixed.
+LOSS = "whole vocabulary"
+OLD_LOSS = "truncated"  # lines that say nothing: p̂'s likeliest tokens and some that were drawn from the rest
+
+
+def loss_of(line: dict[str, Any]) -> str:
+    """The Copilot's loss that a run was made with.
+
+    Args:
+        line: A line of results.
+
+    Returns:
+        [`LOSS`] or [`OLD_LOSS`].
+    """
+    return line.get("loss", OLD_LOSS)
+
+
+def of_one_loss(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those lines that may stand in one table: the runs of today's loss, and where there are none, the old ones.
+
+    Args:
+        lines: Lines of results.
+
+    Returns:
+        Lines of one loss.
+    """
+    return [line for line in lines if loss_of(line) == LOSS] or lines
+
+
 class ResultStore:
     """The results file of one experiment.
 
@@ -28,19 +57,20 @@ class ResultStore:
         lines = self.path.read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in lines if line]
 
-    def find(self, seed: int, name: str) -> dict[str, Any] | None:
-        """The result of a run, or `None` where it has not been made."""
-        return next((line for line in self.read() if (line["seed"], line["name"]) == (seed, name)), None)
+    def find(self, seed: int, name: str, loss: str = LOSS) -> dict[str, Any] | None:
+        """The result of a run, or `None` where it has not been made with this loss."""
+        wanted = (seed, name, loss)
+        return next((line for line in self.read() if (line["seed"], line["name"], loss_of(line)) == wanted), None)
 
     def append(self, result: dict[str, Any]) -> None:
         """Add a run's result, unless another runner has added it meanwhile.
 
         Args:
-            result: The line; `seed` and `name` say which run it is.
+            result: The line; `seed`, `name` and `loss` say which run it is.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
-            if self.find(result["seed"], result["name"]) is not None:
+            if self.find(result["seed"], result["name"], loss_of(result)) is not None:
                 return
             content = self.path.read_bytes() if self.path.is_file() else b""
             whole = content[: content.rfind(b"\n") + 1]

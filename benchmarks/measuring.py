@@ -21,6 +21,7 @@ class Row:
     """One row of the table: the pair against its Pilot alone.
 
     Args:
+        kind: Which pair.
         name: What is measured.
         pilot: The Pilot alone, in `unit`; None where there is nothing to compare.
         value: The pair over the Pilot, or a plain number where `unit` is a size or a share.
@@ -29,9 +30,11 @@ class Row:
         unit: Unit of `pilot`, or of `value` where `pilot` is None.
         bound: What the ratio would be if only the counted work took time; None where nothing is counted.
         bound_by: What was counted.
-        target: The most that `value` may be, for SmolLM2-135M and six layers; None without a target.
+        target: The most that `value` may be, for SmolLM2's shape; None without a target.
+        least: The pair's fastest round over the Pilot's, which other programs disturb less; None where nothing is timed.
     """
 
+    kind: str
     name: str
     pilot: float | None
     value: float
@@ -41,15 +44,17 @@ class Row:
     bound: float | None = None
     bound_by: str = ""
     target: float | None = None
+    least: float | None = None
 
     def cells(self) -> list[str]:
         """The row's cells as Markdown."""
         pilot = "" if self.pilot is None else f"{_short(self.pilot)} {self.unit}"
         value = f"{self.value:.3f}" if self.pilot is not None else f"{_short(self.value)} {self.unit}"
         spread = "" if self.low == self.high else f"{self.low:.3f} to {self.high:.3f}"
+        least = "" if self.least is None else f"{self.least:.3f}"
         bound = "" if self.bound is None else f"{self.bound:.3f} ({self.bound_by})"
         target = "" if self.target is None else f"{self.target:g}"
-        return [self.name, pilot, value, spread, bound, target]
+        return [self.kind, self.name, pilot, value, spread, least, bound, target]
 
 
 def _short(number: float) -> str:
@@ -83,21 +88,23 @@ def time_interleaved(
     return seconds
 
 
-def compare(name: str, pilot: list[float], pair: list[float], **about: Any) -> Row:
+def compare(kind: str, name: str, pilot: list[float], pair: list[float], **about: Any) -> Row:
     """A row of ratios, each of two measurements of the same round.
 
     Args:
+        kind: Which pair.
         name: What was measured.
         pilot: The Pilot alone, a number a round.
         pair: The pair, as many numbers.
         **about: Other fields of the row.
 
     Returns:
-        The row, with the median of the ratios and their quartiles.
+        The row, with the median of the ratios, their quartiles, and the ratio of the fastest.
     """
     ratios = [of_pair / of_pilot for of_pilot, of_pair in zip(pilot, pair, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return Row(name, statistics.median(pilot), statistics.median(ratios), low, high, **about)
+    middle, least = statistics.median(ratios), min(pair) / min(pilot)
+    return Row(kind, name, statistics.median(pilot), middle, low, high, least=least, **about)
 
 
 def announce(row: Row) -> Row:
@@ -144,9 +151,25 @@ def markdown(rows: list[Row]) -> str:
     Returns:
         The table.
     """
-    head = ["", "Pilot alone", "pair / Pilot", "middle half of rounds", "bound", "target"]
+    head = ["pair", "", "Pilot alone", "pair / Pilot", "middle half of rounds", "fastest rounds", "bound", "target"]
     body = [head, ["---"] * len(head), *(row.cells() for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in body)
+
+
+def overview(rows: list[Row]) -> str:
+    """The ratios as a Markdown table, a line a kind of pair, each with what bounds it in brackets.
+
+    Args:
+        rows: The rows.
+
+    Returns:
+        The table.
+    """
+    names = list(dict.fromkeys(row.name for row in rows if row.pilot is not None and row.bound is not None))
+    cells = {(row.kind, row.name): f"{row.value:.2f} ({row.bound:.2f})" for row in rows if row.bound is not None}
+    head = ["pair", *names]
+    body = [[kind, *(cells.get((kind, name), "") for name in names)] for kind in dict.fromkeys(r.kind for r in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
 
 
 def as_json(rows: list[Row]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Peak memory, each variant in a process of its own: `python benchmarks/memory.py training pair --pilot …`."""
+"""Peak memory, each variant in a process of its own: `python benchmarks/memory.py training linear --pilot …`."""
 
 import argparse
 import json
@@ -7,8 +7,8 @@ import sys
 
 import torch
 from generation_speed import writer
-from measuring import Row
-from models import load_pilot, make_pair
+from measuring import Row, announce
+from models import Kind, kind_named, load_pilot, make_pair
 from options import add_options, command_line
 from process_memory import peak_bytes, reset_peak
 from training_speed import train
@@ -17,7 +17,9 @@ from work import Parameters
 from transformers_copilot import MistakeLog
 
 
-CASES = ("training", "generation")
+# What is measured, and what bounds it.
+CASES = {"training": "weights, gradients, AdamW", "generation": "weights"}
+PILOT = "pilot"  # the variant without a Copilot; others are kinds of pairs
 TRAINING_STEPS = 2  # the first makes the optimizer's state, the second has it from its start
 
 
@@ -33,50 +35,51 @@ def measure(options: argparse.Namespace) -> int:
     reset_peak()
     before = peak_bytes()
     model = load_pilot(options)
-    if options.variant == "pair":
-        model = make_pair(model, options)
+    paired = options.variant != PILOT
+    if paired:
+        model = make_pair(model, kind_named(options.variant, options))
     reset_peak()  # loading holds some weights twice
     if options.case == "training":
-        train(model, options, TRAINING_STEPS, MistakeLog() if options.variant == "pair" else None)
+        train(model, options, TRAINING_STEPS, MistakeLog() if paired else None)
     else:
-        more = {"copilot_weight": 1.0} if options.variant == "pair" else {}
+        more = {"copilot_weight": 1.0} if paired else {}
         writer(model, options.rows, options, **more)()
     return peak_bytes() - before
 
 
-def memory_rows(work: Parameters, options: argparse.Namespace) -> list[Row]:
-    """Peak memory of training and of generation, the pair over the Pilot alone.
+def memory_rows(kinds: list[tuple[Kind, Parameters]], options: argparse.Namespace) -> list[Row]:
+    """Peak memory of training and of generation, each pair over the Pilot alone.
 
     Args:
-        work: The pair's weights by part.
+        kinds: The kinds of pairs, and their weights by part.
         options: The command line's options.
 
     Returns:
         The rows.
     """
-    bounds = {
-        "training": (work.training_state(), "weights, gradients, AdamW"),
-        "generation": (work.training_state(), "weights"),
-    }
     rows = []
-    for case in CASES:
-        peaks = {}
-        for variant in ("pilot", "pair"):
-            command = [sys.executable, __file__, case, variant, *command_line(options)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise RuntimeError(f"measuring the memory of {case}, {variant} failed:\n{done.stderr}")
-            peaks[variant] = json.loads(done.stdout.splitlines()[-1])["peak"]
-        ratio, (bound, bound_by) = peaks["pair"] / peaks["pilot"], bounds[case]
-        rows.append(Row(f"peak memory, {case}", peaks["pilot"] / 1e9, ratio, ratio, ratio, "GB", bound, bound_by))
+    for case, bound_by in CASES.items():
+        alone = _peak(case, PILOT, options)
+        for kind, work in kinds:
+            ratio, bound = _peak(case, kind.name, options) / alone, work.training_state()
+            row = Row(kind.name, f"peak memory, {case}", alone / 1e9, ratio, ratio, ratio, "GB", bound, bound_by)
+            rows.append(announce(row))
     return rows
+
+
+def _peak(case: str, variant: str, options: argparse.Namespace) -> int:
+    command = [sys.executable, __file__, case, variant, *command_line(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"measuring the memory of {case}, {variant} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])["peak"]
 
 
 def main() -> None:
     """Measure one case, and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("variant", choices=("pilot", "pair"))
+    parser.add_argument("variant", help="pilot, or the name of a kind of pair")
     add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,12 +1,17 @@
 """The models that are measured and the tokens that they read."""
 
 import argparse
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from transformers_copilot import PilotCopilotForCausalLM
+
+
+MOST_OVER_LAYERS = 1.05  # the target, for SmolLM2's shape
 
 
 def smollm2_shape() -> LlamaConfig:
@@ -43,18 +48,89 @@ def load_pilot(options: argparse.Namespace) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(options.pilot, dtype=dtype).eval()
 
 
-def make_pair(pilot: PreTrainedModel, options: argparse.Namespace) -> PilotCopilotForCausalLM:
-    """The pair of the command line. Its Copilot has learnt nothing, which costs as much as one that has.
+@dataclass(frozen=True)
+class Kind:
+    """One kind of pair.
+
+    Args:
+        name: Its name in the table.
+        copilot: Fields of the Copilot's configuration.
+        options: Options of `from_pilot`.
+    """
+
+    name: str
+    copilot: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> int:
+        """How many layers its Copilot has."""
+        return self.copilot.get("num_hidden_layers", 0)
+
+    def most(self, pilot: PreTrainedModel) -> float | None:
+        """The most that the pair should take, over its Pilot alone: its layers' share and 5 % more.
+
+        Args:
+            pilot: The Pilot, of L layers.
+
+        Returns:
+            1.05 · (1 + K / L); None of a Copilot that reads mistakes or has vocabulary matrices of its own.
+        """
+        if self.copilot.get("head") == "own" or self.options.get("error_feedback") == "observed":
+            return None
+        return MOST_OVER_LAYERS * (1 + self.layers / pilot.config.num_hidden_layers)
+
+
+def all_kinds(options: argparse.Namespace) -> list[Kind]:
+    """The kinds of pairs that are measured, the cheapest first.
+
+    Args:
+        options: `forms`, `branch_layers` and `copilot_layers`.
+
+    Returns:
+        The kinds.
+    """
+    made = [Kind("linear", {"form": "linear"})] if "linear" in options.forms else []
+    if "branch" in options.forms:
+        made += [
+            Kind(f"branch of {layers}", {"form": "branch", "num_hidden_layers": layers})
+            for layers in options.branch_layers
+        ]
+    if "decoder" in options.forms:
+        layers = options.copilot_layers
+        made += [
+            Kind(f"decoder of {layers}, {feedback}, {head} head", {"num_hidden_layers": layers, "head": head}, more)
+            for feedback in ("token", "observed")
+            for head in ("pilot", "own")
+            for more in [{"error_feedback": feedback}]
+        ]
+    return made
+
+
+def kind_named(name: str, options: argparse.Namespace) -> Kind:
+    """The kind of a name.
+
+    Args:
+        name: Its name.
+        options: As of [`all_kinds`].
+
+    Returns:
+        The kind.
+    """
+    return next(kind for kind in all_kinds(options) if kind.name == name)
+
+
+def make_pair(pilot: PreTrainedModel, kind: Kind) -> PilotCopilotForCausalLM:
+    """A pair. Its Copilot has learnt nothing, which costs as much as one that has.
 
     Args:
         pilot: The Pilot, which the pair shares.
-        options: `copilot_layers` and `head`.
+        kind: What pair.
 
     Returns:
         The pair, in evaluation mode.
     """
-    copilot = {"num_hidden_layers": options.copilot_layers}
-    return PilotCopilotForCausalLM.from_pilot(pilot, copilot, head=options.head).eval()
+    return PilotCopilotForCausalLM.from_pilot(pilot, dict(kind.copilot), **kind.options).eval()
 
 
 def random_tokens(pilot: PreTrainedModel, rows: int, length: int, seed: int = 0) -> torch.Tensor:

@@ -3,7 +3,8 @@
 import argparse
 
 
-SHARED = ("pilot", "copilot_layers", "head", "batch", "rows", "length", "supervised", "new_tokens")
+FORMS = ("linear", "branch", "decoder")
+SHARED = ("pilot", "forms", "branch_layers", "copilot_layers", "batch", "rows", "length", "supervised", "new_tokens")
 SHARED += ("threads", "dtype", "autocast", "clock")
 
 
@@ -14,13 +15,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser: The parser to add to.
     """
     parser.add_argument("--pilot", help="id or path; random weights of SmolLM2-135M's shape without")
-    parser.add_argument("--copilot_layers", type=int, default=6, help="layers of the Copilot")
-    parser.add_argument("--head", choices=("pilot", "own"), default="pilot", help="vocabulary matrices of the Copilot")
-    parser.add_argument("--batch", type=int, default=16, help="sequences of a training step")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="forms of Copilots")
+    parser.add_argument("--branch_layers", nargs="+", type=int, default=[2, 6], help="layers of each branch")
+    parser.add_argument("--copilot_layers", type=int, default=2, help="layers of decoders")
+    parser.add_argument("--batch", type=int, default=8, help="sequences of a training step")
     parser.add_argument("--rows", type=int, default=8, help="sequences of the larger generation")
     parser.add_argument("--length", type=int, default=64, help="tokens of a training sequence, and of a prompt")
     parser.add_argument("--supervised", type=int, default=16, help="tokens of a training sequence that have a label")
-    parser.add_argument("--new_tokens", type=int, default=64, help="tokens that are generated")
+    parser.add_argument("--new_tokens", type=int, default=32, help="tokens that are generated")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the Pilot's weights"
@@ -38,5 +40,9 @@ def command_line(options: argparse.Namespace) -> list[str]:
     Returns:
         The arguments.
     """
-    given = [(name, getattr(options, name)) for name in SHARED]
-    return [part for name, value in given if value is not None for part in (f"--{name}", str(value))]
+    given = []
+    for name in SHARED:
+        value = getattr(options, name)
+        if value is not None:
+            given += [f"--{name}", *(str(part) for part in (value if isinstance(value, list) else [value]))]
+    return given

@@ -3,7 +3,8 @@
     python benchmarks/render.py
 
 A table stands between `<!-- table: KIND EXPERIMENT -->` and `<!-- /table -->` in the page; what is between is replaced.
-What was tried on dev lies in the results' folder `dev`: tables show it, the summary does not.
+No table mixes runs of different losses of the Copilot: runs of today's loss go before older ones, and a table of
+older ones says so. What was tried on dev lies in the results' folder `dev`: tables show it, the summary does not.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from experiment_figures import sizes_figure
 from experiment_main_table import main_table, short_table
 from experiment_spec import Experiment, read_experiment
 from experiment_statistics import Comparison, compare, with_likelihoods
-from experiment_store import ResultStore
+from experiment_store import LOSS, ResultStore, loss_of, of_one_loss
 from experiment_tables import (
     ablation_table,
     by_variant,
@@ -33,6 +34,8 @@ from experiment_tables import (
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
+# What stands above a table whose runs were made with an older loss.
+OLD_NOTE = "*Made with the old loss, which saw a part of the vocabulary; to be measured again.*"
 TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 KINDS = {
     "comparison": comparison_table,
@@ -71,12 +74,16 @@ def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
         folder: Where their JSONL files are.
 
     Returns:
-        Experiment name to its lines. Where models were tested on further tasks, each is one more experiment,
-        `{experiment}_{task}`.
+        Experiment name to its lines, of one loss each, without runs that are no longer in the experiment's description.
+        Where models were tested on further tasks, each is one more experiment, `{experiment}_{task}`.
     """
-    results = {}
+    results, specs = {}, all_experiments()
     for path in sorted(folder.glob("*.jsonl")):
-        lines = results[path.stem] = ResultStore(path).read()
+        lines = ResultStore(path).read()
+        if path.stem in specs:
+            names = {name for _, name in specs[path.stem].runs()}
+            lines = [line for line in lines if line["name"] in names]
+        lines = results[path.stem] = of_one_loss(lines)
         others = dict.fromkeys(task for line in lines for task in line.get("other_tests", {}))
         for task in others:
             results[f"{path.stem}_{task}"] = [
@@ -116,6 +123,7 @@ def _entry(experiment: str, made: Comparison, controls: Collection[str]) -> dict
     gain, first = made.gain(), made.lines[0]
     return {
         "experiment": experiment,
+        "loss": loss_of(first),
         "task": first["task"],
         "measure": first["measure"],
         "pilot": f"{first['weights']['pilot'] / 1e6:.3g}M",
@@ -153,14 +161,21 @@ def fill_tables(page: str, results: dict[str, list[dict[str, Any]]]) -> str:
         begin, kind, name, end = match.groups()
         if kind in GROUPS:
             chosen = {key: lines for key, lines in results.items() if any(map(key.startswith, name.split("*")[:-1]))}
-            return f"{begin}{GROUPS[kind](chosen)}\n{end}"
+            new = {key: lines for key, lines in chosen.items() if loss_of(lines[0]) == LOSS}
+            return f"{begin}{_note(new or chosen)}{GROUPS[kind](new or chosen)}\n{end}"
         if kind not in KINDS or name not in results:
             raise ValueError(
                 f"no table {kind!r} of {name!r}: there are {sorted([*KINDS, *GROUPS])} of {sorted(results)}."
             )
-        return f"{begin}{KINDS[kind](results[name])}\n{end}"
+        return f"{begin}{_note({name: results[name]})}{KINDS[kind](results[name])}\n{end}"
 
     return TABLE.sub(table, page)
+
+
+def _note(results: dict[str, list[dict[str, Any]]]) -> str:
+    """What has to stand above a table of some results, all of one loss."""
+    old = any(loss_of(line) != LOSS for lines in results.values() for line in lines)
+    return f"{OLD_NOTE}\n\n" if old else ""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,7 +3,8 @@
     python benchmarks/run.py benchmarks/experiments/sizes.yaml --data_dir ../shared/data
     python benchmarks/run.py benchmarks/experiments/*.yaml --minutes 30
 
-Each finished run is a line in `benchmarks/results/{experiment}.jsonl`; what stands there is not run again. A runner may
+Each finished run is a line in `benchmarks/results/{experiment}.jsonl`; what stands there is not run again, unless it
+was made with an older loss of the Copilot. A runner may
 be stopped at any time: a long run goes on from its last checkpoint, a short one starts anew. Two may work on one
 experiment; neither takes a run that the other has begun.
 """

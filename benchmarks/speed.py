@@ -1,12 +1,13 @@
-"""What a Copilot costs: time and memory of a pair, each as a ratio to its Pilot alone in the same run.
+"""What a Copilot costs: time and memory of pairs, each as a ratio to its Pilot alone in the same run.
 
     python benchmarks/speed.py --pilot HuggingFaceTB/SmolLM2-135M
 
 Without `--pilot`, a model of SmolLM2-135M's shape with random weights: speed does not depend on what the weights are.
-Variants run in turn, every ratio is of two measurements made one after the other, and the median of the rounds is
-printed with its quartiles. Beside it stands the ratio of the work that bounds it: operations where the processor is
-kept busy (training, prefill, several sequences), weights read where memory is (one sequence). `work.py` has the
-formulas. Runs on the CPU; about 15 minutes on 2 cores.
+All forms of Copilots are measured: a linear one, branches, and decoders with either feedback and either head. Pilot and
+pair run in turn, every ratio is of two measurements made one after the other, and the median of the rounds is printed
+with its quartiles. Beside it stands the ratio of the work that bounds it: operations where the processor is kept busy
+(training, prefill, several sequences), weights read where memory is (one sequence). `work.py` has the formulas. The
+first table has them all in short, the bound in brackets. Runs on the CPU; about 40 minutes on 2 cores.
 """
 
 import argparse
@@ -15,10 +16,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from generation_speed import generation_rows
-from measuring import Row, as_json, describe_machine, markdown
+from generation_speed import generation_rows, idle_rows
+from measuring import Row, as_json, describe_machine, markdown, overview
 from memory import memory_rows
-from models import load_pilot, make_pair
+from models import all_kinds, load_pilot, make_pair
 from options import add_options
 from training_speed import training_rows
 from transformers.utils import logging
@@ -39,8 +40,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--repeats", type=int, default=7, help="rounds of generation and prefill")
-    parser.add_argument("--training_blocks", type=int, default=4, help="rounds of training")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of generation and prefill")
+    parser.add_argument("--training_blocks", type=int, default=3, help="rounds of training")
     parser.add_argument("--block_steps", type=int, default=2, help="timed steps of each in a round of training")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args(arguments)
@@ -58,18 +59,26 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], str]:
     Returns:
         The rows, and a line about the models.
     """
-    pilot = load_pilot(options)  # a model of its own: the pair puts hooks on its Pilot
-    pair = make_pair(load_pilot(options), options)
-    work = count_parameters(pair)
-    writing = generation_rows(pilot, pair, work, options)
-    rows = [*training_rows(pilot, pair, work, options), *writing, *memory_rows(work, options)]
-    if (options.copilot_layers, options.head, work.stored[0]) != (6, "pilot", SMOLLM2_WEIGHTS):
+    pilot = load_pilot(options)  # a model of its own: a pair puts hooks on its Pilot
+    rows, counted, idle = [], [], []
+    for kind in all_kinds(options):
+        pair = make_pair(load_pilot(options), kind)
+        work = count_parameters(pair)
+        counted.append((kind, work))
+        rows += training_rows(kind, pilot, pair, work, options)
+        rows += generation_rows(kind, pilot, pair, work, options)
+        if not idle:
+            idle = idle_rows(pilot, pair, work, options)
+        del pair  # a Pilot's weights and gradients each
+    rows += [*idle, *memory_rows(counted, options)]
+    if counted[0][1].stored[0] != SMOLLM2_WEIGHTS:
         for row in rows:
-            row.target = None  # targets are for that pair only
+            row.target = None  # targets are for that Pilot only
     name = options.pilot or "random weights of SmolLM2-135M's shape"
+    weights = ", ".join(f"{kind.name} {work.stored[1]:,}" for kind, work in counted)
     models = (
-        f"Pilot: {name}, {work.stored[0]:,} weights ({options.dtype}); Copilot: {options.copilot_layers} layers, "
-        f'head="{options.head}", {work.stored[1]:,} weights of its own. '
+        f"Pilot: {name}, {counted[0][1].stored[0]:,} weights in {pilot.config.num_hidden_layers} layers "
+        f"({options.dtype}); Copilots' own weights: {weights}. "
         f"Prompts of {options.length} tokens, {options.new_tokens} new ones; training: {options.autocast} autocast."
     )
     return rows, models
@@ -87,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     rows, models = measure(options)
     machine = describe_machine(options.threads)
-    print(markdown(rows))
+    print(f"{overview(rows)}\n\n{markdown(rows)}")
     print(f"\n{models}")
     print("Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + f", {options.clock} clock.")
     if options.json is not None:

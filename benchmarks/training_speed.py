@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from measuring import CLOCKS, Row, announce, compare, time_interleaved
-from models import random_tokens
+from models import Kind, random_tokens
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from work import Parameters
 
@@ -21,7 +21,6 @@ from transformers_copilot import (
 )
 
 
-MOST_TRAINING = 1.35  # targets for SmolLM2-135M and six layers
 MOST_LOG_PERCENT = 3.0
 MOST_LOG_MEGABYTES = 500.0
 LOG_ROUNDS = 128
@@ -75,7 +74,11 @@ def training_arguments(options: argparse.Namespace, steps: int, folder: str, **m
 
 
 def train(
-    model: PreTrainedModel, options: argparse.Namespace, steps: int, log: MistakeLog | None = None
+    model: PreTrainedModel,
+    options: argparse.Namespace,
+    steps: int,
+    log: MistakeLog | None = None,
+    frozen: bool = False,
 ) -> list[float]:
     """Train for some steps with the trainer that a user would take.
 
@@ -84,6 +87,7 @@ def train(
         options: The command line's options.
         steps: Optimizer steps.
         log: The Mistake Log to go on with; a pair without one learns from each batch once.
+        frozen: Whether a pair's Pilot is only read.
 
     Returns:
         Seconds of each step but the first, which also makes the optimizer's state.
@@ -92,7 +96,7 @@ def train(
     data = supervised_rows(model, options.batch * steps, options)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(model, PilotCopilotForCausalLM):
-            arguments = training_arguments(options, steps, folder, use_mistake_log=log is not None)
+            arguments = training_arguments(options, steps, folder, use_mistake_log=log is not None, freeze_pilot=frozen)
             trainer: Trainer = CopilotTrainer(model=model, args=arguments, train_dataset=data, mistake_log=log)
         else:
             arguments = training_arguments(options, steps, folder)
@@ -104,12 +108,13 @@ def train(
 
 
 def training_rows(
-    pilot: PreTrainedModel, pair: PilotCopilotForCausalLM, work: Parameters, options: argparse.Namespace
+    kind: Kind, pilot: PreTrainedModel, pair: PilotCopilotForCausalLM, work: Parameters, options: argparse.Namespace
 ) -> list[Row]:
-    """Training steps with and without the Mistake Log, and the log's own time and size.
+    """Training steps of both together and of the Copilot beside a frozen Pilot, and the log's own time and size.
 
     Args:
-        pilot: The Pilot alone.
+        kind: Which pair.
+        pilot: The Pilot alone, learning.
         pair: A pair of the same Pilot.
         work: Its weights by part.
         options: The command line's options.
@@ -117,27 +122,29 @@ def training_rows(
     Returns:
         The rows.
     """
-    log = MistakeLog(LOG_ROUNDS)
-    steps: dict[str, list[float]] = {"pilot": [], "logging": [], "without": []}
+    steps: dict[str, list[float]] = {"pilot": [], "joint": [], "frozen": []}
+    logs = {"joint": MistakeLog(LOG_ROUNDS), "frozen": MistakeLog(LOG_ROUNDS)}
     for turn in range(options.training_blocks):  # blocks of steps in turn, so that all meet the same noise
-        order = list(steps)[turn % 3 :] + list(steps)[: turn % 3]
-        for name in order:
+        for name in [*list(steps)[turn % 3 :], *list(steps)[: turn % 3]]:
             model = pilot if name == "pilot" else pair
-            steps[name] += train(model, options, 1 + options.block_steps, log if name == "logging" else None)
-    bound = {"bound": work.training(options.length, options.supervised), "bound_by": "operations"}
-    one_step = f"training step, {options.batch} x {options.length} tokens, {options.supervised} supervised"
+            steps[name] += train(model, options, 1 + options.block_steps, logs.get(name), name == "frozen")
+            pair.freeze_pilot(False)
+    shape = f"{options.batch} × {options.length} tokens, {options.supervised} supervised"
+    joint = {"bound": work.training(options.length, options.supervised), "bound_by": "operations"}
+    frozen = {"bound": work.teaching(options.length, options.supervised), "bound_by": "operations"}
     rows = [
-        compare(one_step, steps["pilot"], steps["logging"], target=MOST_TRAINING, **bound),
-        compare("training step, Mistake Log off", steps["pilot"], steps["without"], **bound),
-        *log_rows(pair, statistics.median(steps["logging"]), options),
+        compare(kind.name, f"training step, {shape}", steps["pilot"], steps["joint"], target=kind.most(pilot), **joint),
+        compare(kind.name, "training step, frozen Pilot", steps["pilot"], steps["frozen"], **frozen),
+        *log_rows(kind, pair, statistics.median(steps["joint"]), options),
     ]
     return [announce(row) for row in rows]
 
 
-def log_rows(pair: PilotCopilotForCausalLM, step_seconds: float, options: argparse.Namespace) -> list[Row]:
+def log_rows(kind: Kind, pair: PilotCopilotForCausalLM, step_seconds: float, options: argparse.Namespace) -> list[Row]:
     """What the Mistake Log itself takes: converting and appending a round, drawing one and padding it again.
 
     Args:
+        kind: Which pair.
         pair: The pair.
         step_seconds: A training step of the pair.
         options: The command line's options.
@@ -160,6 +167,8 @@ def log_rows(pair: PilotCopilotForCausalLM, step_seconds: float, options: argpar
     seconds = time_interleaved({"log": keep_and_draw}, max(LOG_ROUNDS, options.repeats), options.clock)["log"]
     percent = 100.0 * statistics.median(seconds) / step_seconds
     size = log.nbytes / len(log) * LOG_ROUNDS / 1e6
-    share = Row("Mistake Log's own work in a step", None, percent, percent, percent, "%", target=MOST_LOG_PERCENT)
-    stored = f"Mistake Log of {LOG_ROUNDS} such rounds"
-    return [share, Row(stored, None, size, size, size, "MB", target=MOST_LOG_MEGABYTES)]
+    own_work, stored = "Mistake Log's own work in a step", f"Mistake Log of {LOG_ROUNDS} such rounds"
+    return [
+        Row(kind.name, own_work, None, percent, percent, percent, "%", target=MOST_LOG_PERCENT),
+        Row(kind.name, stored, None, size, size, size, "MB", target=MOST_LOG_MEGABYTES),
+    ]

@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rival_learning_rate", type=float, default=2e-3, help="the same of the larger, deeper Pilot")
     parser.add_argument("--copilot_learning_rate", type=float, default=3e-3, help="peak learning rate of the Copilot")
     parser.add_argument("--copilot_steps", type=int, default=4, help="the Copilot's steps for each of the Pilot's")
-    parser.add_argument("--rationale_window", default="preceding", help="rationales that the Copilot sees")
+    parser.add_argument("--rationale", default="preceding", help="what the Copilot sees of the Pilot's layers")
     parser.add_argument("--output_dir", default="outputs/demo", help="folder for results.json")
     parser.add_argument("--quick", action="store_true", help="a run of seconds that shows nothing but that it runs")
     options = parser.parse_args(arguments)
@@ -110,6 +110,19 @@ def build_rival(pair_size: int, seed: int) -> LlamaForCausalLM:
     """
     one, two = (build_pilot(layers, HIDDEN_SIZE, seed).num_parameters() for layers in (1, 2))
     return build_pilot(1 + max(1, round((pair_size - one) / (two - one))), HIDDEN_SIZE, seed)
+
+
+def copilot_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """What the Copilot's configuration is given.
+
+    Args:
+        options: The command line's options.
+
+    Returns:
+        Field to value.
+    """
+    layers, rationale = options.copilot_layers, options.rationale
+    return {"num_hidden_layers": layers, "initializer_range": INITIALIZER_RANGE, "rationale": rationale}
 
 
 class Demo:
@@ -193,8 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     demo = Demo(options)
     pilot = build_pilot(options.pilot_layers, HIDDEN_SIZE, options.seed)
-    copilot = {"num_hidden_layers": options.copilot_layers, "initializer_range": INITIALIZER_RANGE}
-    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot=copilot, rationale_window=options.rationale_window)
+    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot=copilot_fields(options))
     seconds = {"training the pair": demo.train(CopilotTrainer, pair, "the pair", options.learning_rate)}
     collator = DataCollatorForSeq2Seq(demo.tokenizer)
     dev = demo.encode(demo.dev)

@@ -80,7 +80,7 @@ class TaskRun:
         """The pair of the options."""
         options = self.options
         kind = PilotCopilotForSeq2SeqLM if self.is_encoder_decoder else PilotCopilotForCausalLM
-        copilot = options.copilot or {"num_hidden_layers": options.copilot_layers}
+        copilot = options.copilot or options.copilot_fields()
         pair = kind.from_pilot(options.pilot, copilot=copilot, dtype=getattr(torch, options.dtype), **options.choices())
         pair.generation_config.pad_token_id = self.tokenizer.pad_token_id
         return pair
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
         "copilot_weight": pair.config.copilot_weight,
         "copilot_weight_fit": pair.config.copilot_weight_fit,
         "seconds": run.seconds,
-        "choices": options.choices(),
+        "choices": {**options.choices(), **({} if options.copilot else options.copilot_fields())},
         "training_arguments": training.to_dict(),
     }
     questions, expected = (run.questions[column][:] for column in ("question", "answer"))

@@ -34,11 +34,10 @@ class TaskArguments:
     head: str = field(
         default="own", metadata={"help": "The Copilot's vocabulary matrices.", "choices": ["own", "pilot"]}
     )
-    error_feedback: str = field(default="observed", metadata={"choices": ["observed", "predicted"]})
+    error_feedback: str = field(default="observed", metadata={"choices": ["observed", "predicted", "token"]})
     fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
     objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
-    rationale_window: str = field(default="preceding", metadata={"choices": ["preceding", "current"]})
-    rationale_pooling: str = field(default="mean", metadata={"choices": ["mean", "last"]})
+    rationale: str = field(default="preceding", metadata={"choices": ["preceding", "current", "last", "depths"]})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights.", "choices": ["float32", "bfloat16"]})
     control: str | None = field(
         default=None, metadata={"help": "Id or folder of another model to fine-tune alone and compare with."}
@@ -64,9 +63,15 @@ class TaskArguments:
             "error_feedback": self.error_feedback,
             "fusion": self.fusion,
             "objective": self.objective,
-            "rationale_window": self.rationale_window,
-            "rationale_pooling": self.rationale_pooling,
         }
+
+    def copilot_fields(self) -> dict[str, Any]:
+        """What a Copilot's configuration is given that is built from the Pilot.
+
+        Returns:
+            Field to value.
+        """
+        return {"num_hidden_layers": self.copilot_layers, "rationale": self.rationale}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[TaskArguments, CopilotTrainingArguments]:

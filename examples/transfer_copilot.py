@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from comparison import Comparison
-from demo import BATCH_SIZE, HIDDEN_SIZE, INITIALIZER_RANGE, Demo, build_pilot
+from demo import BATCH_SIZE, HIDDEN_SIZE, Demo, build_pilot, copilot_fields
 from demo import parse_arguments as parse_demo_arguments
 from report import Contestant
 from sum_questions import Sum, SumStream
@@ -97,11 +97,7 @@ def train_pair(demo: Demo, seed: int, base: PreTrainedModel | None) -> PreTraine
     """
     options = demo.options
     pilot = build_pilot(options.pilot_layers, HIDDEN_SIZE, seed) if base is None else copy.deepcopy(base)
-    pair = PilotCopilotForCausalLM.from_pilot(
-        pilot,
-        copilot={"num_hidden_layers": options.copilot_layers, "initializer_range": INITIALIZER_RANGE},
-        rationale_window=options.rationale_window,
-    )
+    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot=copilot_fields(options))
     demo.train(CopilotTrainer, pair, f"the pair of seed {seed}", options.learning_rate)
     collator = DataCollatorForSeq2Seq(demo.tokenizer)
     dev = demo.encode(demo.dev)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 LENGTH, SUPERVISED = 12, 4
 QUICK = {
+    "branch_layers": 1,
     "copilot_layers": 2,
     "batch": 2,
     "rows": 2,
@@ -31,20 +32,26 @@ QUICK = {
     "training_blocks": 1,
     "block_steps": 1,
 }
-ROWS = [
-    "training step, 2 x 12 tokens, 4 supervised",
-    "training step, Mistake Log off",
+KINDS = [
+    "linear",
+    "branch of 1",
+    "decoder of 2, token, pilot head",
+    "decoder of 2, token, own head",
+    "decoder of 2, observed, pilot head",
+    "decoder of 2, observed, own head",
+]
+TIMED = [
+    "training step, 2 × 12 tokens, 4 supervised",
+    "training step, frozen Pilot",
     "Mistake Log's own work in a step",
     "Mistake Log of 128 such rounds",
+    "prefill, batch 2",
     "generation, batch 1",
     "generation, batch 2",
-    "prefill, batch 2",
-    "λ = 0: generation, batch 1",
-    "λ = 0: generation, batch 2",
-    "λ = 0: prefill, batch 2",
-    "peak memory, training",
-    "peak memory, generation",
 ]
+ROWS = [(kind, name) for kind in KINDS for name in TIMED]
+ROWS += [("any, at λ = 0", name) for name in TIMED[4:]]
+ROWS += [(kind, f"peak memory, {case}") for case in ("training", "generation") for kind in KINDS]
 
 
 def small_llama() -> LlamaForCausalLM:
@@ -80,23 +87,40 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     return done.stdout, json.loads((folder / "results" / "speed.json").read_text(encoding="utf-8"))
 
 
+def tables(page: str) -> list[list[list[str]]]:
+    """The cells of every table, without heads and rules."""
+    found = []
+    for block in page.split("\n\n"):
+        lines = [line.strip("|\n").split("|") for line in block.splitlines() if line.startswith("|")]
+        if lines:
+            found.append([[cell.strip() for cell in line] for line in lines[2:]])
+    return found
+
+
 def test_table_has_every_row(run: tuple[str, dict]) -> None:
-    table = [line.strip("| \n").split("|") for line in run[0].splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line] for line in table[2:]]
-    assert [row[0] for row in cells] == ROWS
-    ratios = {row[0]: row[2] for row in cells}
+    overview, cells = tables(run[0])
+    assert [(row[0], row[1]) for row in cells] == ROWS
     own = {"Mistake Log's own work in a step": "%", "Mistake Log of 128 such rounds": "MB"}
-    for name, ratio in ratios.items():
-        number = float(ratio.removesuffix(own.get(name, "")))
-        assert math.isfinite(number) and number > 0, name
+    for row in cells:
+        number = float(row[3].removesuffix(own.get(row[1], "")))
+        assert math.isfinite(number) and number > 0, row
+    assert [row[0] for row in overview] == [*KINDS, "any, at λ = 0"]
+    ratios = {(row[0], row[1]): f"{float(row[3]):.2f}" for row in cells if row[1] not in own}
+    for line in overview[:-1]:
+        names = [name for name in TIMED if name not in own] + ["peak memory, training", "peak memory, generation"]
+        measured = [cell.partition(" (")[0] for cell in line[1:]]
+        assert [float(value) for value in measured] == [
+            pytest.approx(float(ratios[line[0], name]), abs=0.011) for name in names
+        ]
 
 
 def test_json_has_what_the_table_has(run: tuple[str, dict]) -> None:
-    rows = {row["name"]: row for row in run[1]["rows"]}
+    rows = {(row["kind"], row["name"]): row for row in run[1]["rows"]}
     assert list(rows) == ROWS
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
-    assert rows["λ = 0: prefill, batch 2"]["bound"] == 1.0
-    assert rows["generation, batch 1"]["bound"] > 1.0
+    assert rows["any, at λ = 0", "prefill, batch 2"]["bound"] == 1.0
+    assert rows["linear", "generation, batch 1"]["bound"] > 1.0
+    assert rows["branch of 1", "generation, batch 1"]["bound"] > rows["linear", "generation, batch 1"]["bound"]
 
 
 def test_machine_and_models_are_named(run: tuple[str, dict]) -> None:
@@ -116,8 +140,10 @@ def products(counter: FlopCounterMode) -> int:
 
 
 @pytest.mark.usefixtures("benchmark_modules")
-@pytest.mark.parametrize("head", ["pilot", "own"])
-def test_operations_are_those_that_torch_counts(head: str) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_operations_are_those_that_torch_counts(name: str) -> None:
+    from models import kind_named, make_pair
+    from options import FORMS
     from work import count_parameters
 
     pilot = small_llama()
@@ -128,15 +154,42 @@ def test_operations_are_those_that_torch_counts(head: str) -> None:
         pilot(input_ids=ids, logits_to_keep=1)
     with FlopCounterMode(display=False) as training_alone:
         pilot(input_ids=ids, labels=labels).loss.backward()
-    pair = PilotCopilotForCausalLM.from_pilot(pilot, {"num_hidden_layers": 2}, head=head).eval()
+    kind = kind_named(name, argparse.Namespace(forms=FORMS, branch_layers=[1], copilot_layers=2))
+    pair = make_pair(pilot, kind)
+    pair(input_ids=ids)  # what is found out at a pair's first pass is found out
     with torch.no_grad(), FlopCounterMode(display=False) as reading:
         pair(input_ids=ids, logits_to_keep=1)
     pair.train()
     with FlopCounterMode(display=False) as training:
         pair(input_ids=ids, labels=labels).loss.backward()
+    pair.freeze_pilot()
+    with FlopCounterMode(display=False) as teaching:
+        pair(input_ids=ids, labels=labels).loss.backward()
     work = count_parameters(pair)
+    alone = products(training_alone)
     assert products(reading) / products(reading_alone) == pytest.approx(work.prefill(LENGTH), rel=0.02)
-    assert products(training) / products(training_alone) == pytest.approx(work.training(LENGTH, SUPERVISED), rel=0.03)
+    assert products(training) / alone == pytest.approx(work.training(LENGTH, SUPERVISED), rel=0.03)
+    assert products(teaching) / alone == pytest.approx(work.teaching(LENGTH, SUPERVISED), rel=0.05)
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+@pytest.mark.parametrize("name", KINDS)
+def test_generating_takes_the_operations_that_are_counted(name: str) -> None:
+    from models import kind_named, make_pair
+    from options import FORMS
+    from work import count_parameters
+
+    pilot, ids = small_llama(), torch.randint(3, 300, (2, LENGTH))
+    kind = kind_named(name, argparse.Namespace(forms=FORMS, branch_layers=[1], copilot_layers=2))
+    pair, given = make_pair(pilot, kind), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    given |= {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    pair.generate(**given)
+    with FlopCounterMode(display=False) as alone:
+        pilot.generate(**given)
+    with FlopCounterMode(display=False) as together:
+        pair.generate(**given)
+    expected = count_parameters(pair).generation(LENGTH, 4)
+    assert products(together) / products(alone) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.usefixtures("benchmark_modules")

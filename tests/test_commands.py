@@ -92,6 +92,9 @@ def test_evaluate_then_report(trained):
         assert all(answer == answer.strip() for answer in answers) and model["total"] == 12
     gain = results["gain"]
     assert gain["fixed"] - gain["broken"] == round(12 * gain["difference"])
+    loss = results["loss"]
+    assert loss["total"] == 12 and loss["low"] <= loss["difference"] <= loss["high"]
+    assert f"Pilot {loss['before']:.4f}, pair {loss['after']:.4f}" in done.stdout
     page = trained / "page.html"
     done = run_command("report", run, "-o", page, *own)
     assert done.returncode == 0, done.stderr

@@ -53,7 +53,7 @@ def test_the_page_names_the_codes_defaults():
     for options, defaults in rows:
         names, values = (re.findall(r"`([^`]+)`", cell) for cell in (options, defaults))
         assert values == [str(default_of(name)) for name in names], names
-    wanted = {"fusion", "objective", "rationale_window", "rationale_pooling", "head", "error_feedback"}
+    wanted = {"fusion", "objective", "rationale", "head", "error_feedback"}
     assert wanted <= {name for options, _ in rows for name in re.findall(r"`([^`]+)`", options)}
 
 
@@ -73,8 +73,8 @@ def test_a_change_is_weighed_against_the_first_variant_on_the_same_questions():
     assert table[0] == "| option | compared with | instead | gsm8k | default |"
     default = default_of("num_hidden_layers")
     assert f"| `num_hidden_layers` | `2` | `6` | **+0.250 [0.250, 0.250]** | `{default}` |" in table
-    (window,) = (row for row in table if "rationale_window" in row)
-    assert window.startswith("| `rationale_window` | `preceding` | `current` | +0.000 [−0.") and "**" not in window
+    (window,) = (row for row in table if "rationale" in row)
+    assert window.startswith("| `rationale` | `preceding` | `current` | +0.000 [−0.") and "**" not in window
     assert len(table) == 4  # what has not been run is no row
 
 

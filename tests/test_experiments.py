@@ -24,7 +24,7 @@ from experiment_models import add_identity_blocks, build_pair, build_pilot, with
 from experiment_replay import Recorder, replay
 from experiment_spec import Variant, read_experiment
 from experiment_statistics import gain_of, mcnemar, ndcg_of, scores_of
-from experiment_store import ResultStore
+from experiment_store import LOSS, OLD_LOSS, ResultStore, of_one_loss
 from experiment_train import HeadTrainer, Workplace, train, train_head
 from experiment_weights import DimensionSums, by_weight
 from transformers import Trainer
@@ -82,6 +82,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert pair["training_memory_bytes"] > 10**8 and pair["precision"] == "float32"
     run.main(options)
     assert ResultStore(tmp_path / "tiny.jsonl").read() == lines
+    assert {line["loss"] for line in lines} == {LOSS}
 
     docs, dev = tmp_path / "docs", tmp_path / "dev"
     docs.mkdir()
@@ -148,6 +149,13 @@ def test_rows_made_again_are_compared_with_the_reported_ones(
     with pytest.raises(SystemExit) as ended:
         quick.main([*options, "--threads", "1"])
     assert ended.value.code == 1 and "OUTSIDE" in capsys.readouterr().out
+    # What is reported was made with the former loss: nothing is made again, and nothing is claimed.
+    for path in (tmp_path / "tiny.jsonl", tmp_path / "tiny2.jsonl"):
+        old = {name: value for name, value in json.loads(path.read_text()).items() if name != "loss"}
+        path.write_text(json.dumps(old) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        quick.main([*options, "--threads", "1"])
+    assert ended.value.code == 1 and capsys.readouterr().out.count("nothing to compare with") == 2
 
 
 def test_a_replayed_log_teaches_what_the_joint_training_teaches(tmp_path: Path) -> None:
@@ -240,13 +248,24 @@ def test_a_variant_whose_rounds_differ_has_its_own_log(tmp_path: Path) -> None:
     changes = {
         "held_out": {"training": {"held_out_mistakes": 0.2}},
         "no_log": {"training": {"use_mistake_log": False}},
-        "last": {"pair": {"rationale_pooling": "last"}},
-        "all": {"pair": {"mistakes_from": "all"}},  # tokens of the rest are drawn where there are lessons
-        "kl": {"pair": {"objective": "kl"}},
-        "mean": {"pair": {"rationale_pooling": "mean"}},
+        "last": {"pair": {"copilot": {"rationale": "last"}}},
+        "depths": {"pair": {"copilot": {"rationale": "depths"}}},
+        "all": {"pair": {"mistakes_from": "all"}},
+        "top_4": {"pair": {"mistake_top_k": 4}},
+        "branch": {"pair": {"copilot": {"form": "branch", "num_hidden_layers": 1}}},
     }
-    spec = read_experiment(write_spec(tmp_path, variants=changes, pair={"rationale_pooling": "mean"}))
-    assert [name for name in changes if spec.needs_own_log(spec.variant(name))] == ["held_out", "no_log", "last", "all"]
+    same = {
+        "current": {"pair": {"copilot": {"rationale": "current"}}},  # the same means, one position later
+        "kl": {"pair": {"objective": "kl"}},
+        "predicted": {"pair": {"error_feedback": "predicted"}},
+        "token": {"pair": {"error_feedback": "token"}},  # reads less
+        "linear": {"pair": {"copilot": {"form": "linear"}}},  # reads nothing but lessons
+    }
+    spec = read_experiment(write_spec(tmp_path, variants={"pair": None, **changes, **same}))
+    assert [variant.name for variant in spec.variants if spec.needs_own_log(variant)] == list(changes)
+    by_token = {"pair": {"pair": {"error_feedback": "token"}}, "observed": {"pair": {"error_feedback": "observed"}}}
+    spec = read_experiment(write_spec(tmp_path, variants=by_token))
+    assert [variant.name for variant in spec.variants if spec.needs_own_log(variant)] == ["observed"]
 
 
 def test_a_copilot_from_fresh_weights_is_no_copy(tmp_path: Path) -> None:
@@ -399,6 +418,49 @@ def test_two_writers_do_not_spoil_the_file_and_a_cut_line_is_dropped(tmp_path: P
         assert worker.exitcode == 0
     seeds = [line["seed"] for line in ResultStore(path).read()]
     assert sorted(seeds) == [*range(30), 100]
+
+
+def test_results_of_different_losses_are_never_mixed(tmp_path: Path) -> None:
+    tokens = {"loss": 1.0, "mistake_size": 0.5, "top1": 0.5, "tokens": 3}
+
+    def line(name: str, value: float, **more: str) -> dict:
+        results = {model: {"questions": [value] * 3, "tokens": tokens} for model in ("pilot", "pair")}
+        about = {"experiment": "one", "task": "mawps", "measure": "tokens", "copilot_weight": 1.0}
+        weights = {"pilot": 10, "pair": 20}
+        return {**about, "seed": 0, "name": name, "weights": weights, "results": results, **more}
+
+    store = ResultStore(tmp_path / "one.jsonl")
+    for each in (line("pair", -1.0), line("other", -2.0)):
+        store.append(each)
+    old = render.read_results(tmp_path)["one"]
+    assert [each["name"] for each in old] == ["pair", "other"] and store.find(0, "pair") is None
+    assert store.find(0, "pair", OLD_LOSS) == line("pair", -1.0)
+    page = "<!-- table: ablation one -->\n<!-- /table -->\n"
+    assert render.fill_tables(page, {"one": old}).count(render.OLD_NOTE) == 1
+    # A run is made again with today's loss; the old ones stay in the file and are no longer shown.
+    store.append(line("pair", -3.0, loss=LOSS))
+    store.append(line("pair", -4.0, loss=LOSS))
+    assert len(store.read()) == 3 and of_one_loss(store.read()) == [line("pair", -3.0, loss=LOSS)]
+    new = render.read_results(tmp_path)["one"]
+    filled = render.fill_tables(page, {"one": new})
+    assert render.OLD_NOTE not in filled and "−3.000" in filled and "−1.000" not in filled and "other" not in filled
+    # Nor do tables of several experiments hold both.
+    page = "<!-- table: main one*two* -->\n<!-- /table -->\n"
+    timed = {"training": 1.0, "pilot_alone": 1.0, "pilot_answers": 1.0, "pair_answers": 1.0}
+    both = {name: [{**each, "seconds": timed} for each in lines] for name, lines in (("one", new), ("two", old))}
+    filled = render.fill_tables(page, both)
+    assert filled.count("mawps (") == 1 and "−3.000" in filled and render.OLD_NOTE not in filled
+    filled = render.fill_tables(page, {"two": both["two"]})
+    assert filled.count("mawps (") == 1 and "−1.000" in filled and render.OLD_NOTE in filled
+
+
+def test_runs_that_are_no_longer_described_are_in_no_table() -> None:
+    results = render.read_results(render.ROOT / "benchmarks" / "results")
+    specs = render.all_experiments()
+    for name, lines in results.items():
+        if name in specs:
+            assert {line["name"] for line in lines} <= {run for _, run in specs[name].runs()}, name
+    assert "pooling_last" not in {line["name"] for line in results["ablation_gsm8k"]}
 
 
 def test_a_run_under_way_is_left_to_its_runner(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

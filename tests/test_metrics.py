@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from conftest import make_tokenizer
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, ndcg_score, top_k_accuracy_score
 
@@ -28,6 +29,7 @@ from transformers_copilot.metrics import (
     same_answer,
     wilson_interval,
 )
+from transformers_copilot.metrics.likelihoods import loss_gain, target_losses
 
 
 @pytest.mark.parametrize(
@@ -269,3 +271,23 @@ def test_paired_gain_needs_the_same_questions() -> None:
 def test_accuracy_of_marks() -> None:
     accuracy = accuracy_of([True] * 8 + [False] * 2)
     assert (accuracy.correct, accuracy.total, accuracy.share) == (8, 10, 0.8)
+
+
+def test_losses_of_targets_are_those_of_a_pass_a_question(tiny_pair):
+    """Whatever the batch and its padding, and with an interval that holds the difference."""
+    pair, tokenizer = tiny_pair("llama"), make_tokenizer()
+    texts = [("w5 w6 w7", " w8 w9"), ("w10", " w11 w12 w13"), ("w14 w15", " w16")]
+    pilot, rectified, tokens = target_losses(pair, tokenizer, texts, 0.7, batch_size=2)
+    for place, (prompt, target) in enumerate(texts):
+        ids = torch.tensor([tokenizer(prompt).input_ids + tokenizer(target).input_ids + [tokenizer.eos_token_id]])
+        first = len(tokenizer(prompt).input_ids)
+        for weight, found in ((0.0, pilot), (0.7, rectified)):
+            likely = pair(ids, copilot_weight=weight).logits[0, first - 1 : -1].log_softmax(-1)
+            expected = -likely.gather(-1, ids[0, first:, None]).sum().item()
+            assert found[place] == pytest.approx(expected, abs=1e-4)
+        assert tokens[place] == ids.shape[1] - first
+    gain = loss_gain(pilot, rectified, tokens)
+    assert gain.before == pytest.approx(pilot.sum() / tokens.sum()) and gain.low <= gain.difference <= gain.high
+    assert loss_gain(pilot, pilot, tokens).as_dict()["difference"] == 0.0
+    with pytest.raises(ValueError, match="no token"):
+        loss_gain(pilot, pilot, 0 * tokens)

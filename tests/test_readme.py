@@ -16,8 +16,9 @@ from hub_server import HubServer
 from page_blocks import PAGES, ROOT, blocks, commands, run_blocks, runs
 
 from transformers_copilot.commands.main import COMMANDS as SUBCOMMANDS
-from transformers_copilot.configuration_pilot_copilot import OPTION_VALUES, PAPER_OPTIONS
+from transformers_copilot.configuration_pilot_copilot import OPTION_VALUES, PAPER_COPILOT, PAPER_OPTIONS
 from transformers_copilot.training_args_copilot import CopilotArguments
+from transformers_copilot.validation import COPILOT_VALUES
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -124,9 +125,9 @@ def test_make_demo_quick(tmp_path: Path) -> None:
 
 
 def test_every_option_is_in_the_readme() -> None:
-    for name in (*PAPER_OPTIONS, "head", *(field.name for field in dataclasses.fields(CopilotArguments))):
+    for name in (*PAPER_OPTIONS, *PAPER_COPILOT, *(field.name for field in dataclasses.fields(CopilotArguments))):
         assert f"`{name}`" in README, f"the README does not say what {name} is"
-    for values in OPTION_VALUES.values():
+    for values in (*OPTION_VALUES.values(), *(COPILOT_VALUES[name] for name in PAPER_COPILOT)):
         assert all(f'`"{value}"`' in README for value in values)
 
 

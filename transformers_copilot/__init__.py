@@ -25,6 +25,8 @@ _EXPORTS: dict[str, str] = {
     "MistakeBatch": "mistake_batch",
     "MistakeLog": "mistake_log",
     "MistakeRecord": "mistake_record",
+    "RecordedMistakes": "recorded_mistakes",
+    "record_mistakes": "recording",
     "CopilotTrainer": "trainer_copilot",
     "CopilotSeq2SeqTrainer": "trainer_copilot",
     "CopilotTrainerMixin": "trainer_copilot",
@@ -39,6 +41,7 @@ _EXPORTS: dict[str, str] = {
     "write_report": "report.page",
     "CopilotWeightFit": "copilot_weight",
     "fit_copilot_weight": "copilot_weight",
+    "finish_then_record": "finishing",
 }
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from .configuration_copilot import CopilotConfig
     from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
     from .copilot_weight import CopilotWeightFit, fit_copilot_weight
+    from .finishing import finish_then_record
     from .generation_pilot_copilot import CopilotLogitsProcessor
     from .mistake_batch import MistakeBatch
     from .mistake_log import MistakeLog
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
     from .modeling_outputs import PilotCopilotOutput
     from .modeling_pilot_copilot import PilotCopilotForCausalLM
     from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+    from .recorded_mistakes import RecordedMistakes
+    from .recording import record_mistakes
     from .report.mistake_analysis import MistakeAnalysis, analyse_mistakes
     from .report.page import write_report
     from .trainer_callback_copilot import MistakeLogCallback

@@ -35,6 +35,11 @@ def branch_config(pilot_config: PreTrainedConfig, layers: int) -> dict[str, Any]
     values: dict[str, Any] = copy.deepcopy(source.to_dict())
     counts = [name for name in _DECODER_COUNTS if values.get(name) is not None] if seq2seq else []
     names = counts or [name for name in _LAYER_COUNTS if values.get(name) is not None]
+    if not names:
+        raise ValueError(
+            f"the configuration {type(pilot_config).__name__} does not say how many layers its decoder has, so no "
+            "branch can be made of it; use form='linear' or 'decoder'."
+        )
     total = int(values[names[0]])
     if not 1 <= layers < total:
         raise ValueError(
@@ -47,7 +52,7 @@ def branch_config(pilot_config: PreTrainedConfig, layers: int) -> dict[str, Any]
     values |= dict.fromkeys(names, layers)
     if counts:  # the branch has no encoder of its own
         values |= {name: 1 for name in ("encoder_layers", "num_layers") if values.get(name) is not None}
-    values |= {"vocab_size": _SMALL_VOCABULARY, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    values |= {"vocab_size": _SMALL_VOCABULARY, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
     for name in ("_name_or_path", "transformers_version", "architectures", "dtype", "quantization_config", "auto_map"):
         values.pop(name, None)
     return values

@@ -104,6 +104,8 @@ class CopilotConfig(PreTrainedConfig):
         branch_scale (`float`, *optional*, defaults to 1.0):
             A `"branch"`: what the Pilot multiplies its decoder's output with before its head (T5). Measured when the
             pair is made.
+        branch_shared (`list`, *optional*):
+            A `"branch"`: names of its parameters that stay the Pilot's.
 
     Raises:
         ValueError: an option is unknown or sizes do not fit each other.
@@ -138,6 +140,7 @@ class CopilotConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     branch_config: dict | None = None
     branch_scale: float = 1.0
+    branch_shared: list | None = None
 
     # Set by `registration`: called once, by the first configuration that is made. Every pair's holds one of these.
     register_models: ClassVar[Callable[[], None] | None] = None

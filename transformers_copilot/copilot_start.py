@@ -15,7 +15,7 @@ from .modeling_copilot import CopilotModel
 from .modeling_copilot_branch import BranchCopilot
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .quantization import is_quantized
-from .rationale import decoder_layers
+from .rationale import decoder_layers, decoder_of
 from .weight_copying import copy_decoder_weights
 
 
@@ -42,8 +42,8 @@ def start_copilot(pair: PilotCopilotPreTrainedModel, source: PreTrainedModel) ->
     form, name = copilot.config.form, type(pair.pilot).__name__
     if source is not pair.pilot:
         raise ValueError(
-            f"a Copilot of the form {form!r} is made of its Pilot, not of another checkpoint; leave the id or path out, "
-            f"or choose form='decoder'."
+            f"a Copilot of the form {form!r} is made of its Pilot, not of another checkpoint; leave the id or path "
+            "out, or choose form='decoder'."
         )
     if next(pair.pilot.parameters()).is_meta:
         raise ValueError(
@@ -61,25 +61,23 @@ def start_copilot(pair: PilotCopilotPreTrainedModel, source: PreTrainedModel) ->
 
 def _start_branch(pair: PilotCopilotPreTrainedModel, branch: BranchCopilot) -> None:
     """Copy the Pilot's last layers, and see that they make what the Pilot's own made."""
-    if has_adapter(pair.pilot) or is_quantized(pair.pilot):
+    why = "have an adapter: merge it first (`merge_and_unload` of PEFT)" if has_adapter(pair.pilot) else None
+    why = "are quantized" if is_quantized(pair.pilot) else why
+    if why is not None:
         raise ValueError(
-            "a branch is a copy of the Pilot's last layers, which "
-            + (
-                "have an adapter: merge it first (`merge_and_unload` of PEFT)"
-                if has_adapter(pair.pilot)
-                else "are quantized"
-            )
-            + ", or use form='linear' or 'decoder'."
+            f"a branch is a copy of the Pilot's last layers, which {why}. Or use form='linear' or 'decoder'."
         )
     _copy_layers(pair.pilot, branch)
     family = pair.pilot.config.model_type
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _evaluating(pair.pilot, branch):
+        with torch.random.fork_rng(devices=[]), _evaluating(pair.pilot, branch):
             found, wanted = _both_outputs(pair, branch)
+            _share_unlearnt(pair.pilot, branch, found)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         raise ValueError(
             f"a branch of {type(pair.pilot).__name__} does not run by itself ({error}); use form='linear' or 'decoder'."
         ) from error
+    found = found.detach()
     branch.config.branch_scale = _scale(found, wanted, pair.config.hidden_size)
     difference = float((found * branch.config.branch_scale - wanted).norm() / wanted.norm().clamp_min(1e-30))
     bound = _TOLERANCE if pair.pilot.dtype in (torch.float32, torch.float64) else _NARROW_TOLERANCE
@@ -87,40 +85,43 @@ def _start_branch(pair: PilotCopilotPreTrainedModel, branch: BranchCopilot) -> N
         raise ValueError(
             f"an untrained branch of {type(pair.pilot).__name__} is not its Pilot: what its head reads differs by "
             f"{difference:.2g} of its size. The last layers of the family {family!r} read more than the states before "
-            "them; use form='linear' or 'decoder'."
+            "them, or are of another kind than its first ones; use form='linear' or 'decoder'."
         )
 
 
-def _copy_layers(pilot: PreTrainedModel, branch: BranchCopilot) -> None:
-    decoder, layers = pilot.get_decoder(), decoder_layers(pilot)
-    prefix = _name_of(decoder, layers)
+def layer_names(pilot: PreTrainedModel, branch: BranchCopilot) -> dict[str, str]:
+    """Where a branch's tensors stand in the Pilot's decoder.
+
+    Args:
+        pilot (`PreTrainedModel`): the Pilot.
+        branch ([`BranchCopilot`]): made for it.
+
+    Returns:
+        `dict`: name in the branch's decoder to name in the Pilot's. What only a first layer has (T5's relative
+        positions) is the first layer's.
+    """
+    decoder, layers = decoder_of(pilot), decoder_layers(pilot)
+    first = next(name for name, module in decoder.named_modules() if module is layers[0])
+    prefix = first.rpartition(".")[0]
     skipped = len(layers) - branch.config.num_hidden_layers
-    source = decoder.state_dict()
-    taken: dict[str, Tensor] = {}
+    source, names = decoder.state_dict(), {}
     for name in branch.decoder.state_dict():
         number, _, rest = name.removeprefix(f"{prefix}.").partition(".")
         inside = name.startswith(f"{prefix}.") and number.isdigit()
         later = f"{prefix}.{int(number) + skipped}.{rest}" if inside else name
-        # What only a first layer has (T5's relative positions) is the first layer's.
-        found = source.get(later, source.get(name))
-        if found is not None:
-            taken[name] = found
+        names[name] = later if later in source else name
+    return names
+
+
+def _copy_layers(pilot: PreTrainedModel, branch: BranchCopilot) -> None:
+    names, source = layer_names(pilot, branch), decoder_of(pilot).state_dict()
     try:
-        branch.decoder.load_state_dict(taken)
+        branch.decoder.load_state_dict({name: source[found] for name, found in names.items() if found in source})
     except RuntimeError as error:
         raise ValueError(
             f"the last layers of {type(pilot).__name__} don't fit into a branch: {error}. Use form='linear' or "
             "'decoder'."
         ) from error
-
-
-def _name_of(decoder: nn.Module, layers: list[nn.Module]) -> str:
-    for name, module in decoder.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) and module[0] is layers[0]:
-            return name
-    raise ValueError(
-        f"the decoder layers of {type(decoder).__name__} were not found inside it; use form='linear' or 'decoder'."
-    )
 
 
 def _both_outputs(pair: PilotCopilotPreTrainedModel, branch: BranchCopilot) -> tuple[Tensor, Tensor]:
@@ -132,11 +133,22 @@ def _both_outputs(pair: PilotCopilotPreTrainedModel, branch: BranchCopilot) -> t
     given: dict[str, Any] = {"input_ids": tokens}
     if pilot.config.is_encoder_decoder:
         given["decoder_input_ids"] = tokens
-    with pair.recorder.capture(wanted=branch.layers_read(pair.recorder.num_layers)) as captured:
+    with torch.no_grad(), pair.recorder.capture(wanted=branch.layers_read(pair.recorder.num_layers)) as captured:
         outputs = pilot(**given, use_cache=False, return_dict=True)
     encoded = outputs.encoder_last_hidden_state if pilot.config.is_encoder_decoder else None
-    found = branch(cast(Tensor, captured.rationale()), encoded=encoded)
+    with torch.enable_grad():
+        found = branch(cast(Tensor, captured.rationale()), encoded=encoded)
     return found.float(), cast(Tensor, captured.head_input).float().to(found.device)
+
+
+def _share_unlearnt(pilot: PreTrainedModel, branch: BranchCopilot, found: Tensor) -> None:
+    """What stays the Pilot's: what a family does before its layers, and what its first layer has for all of them."""
+    names = layer_names(pilot, branch)
+    own = dict(branch.decoder.named_parameters())
+    gradients = torch.autograd.grad(found.sum(), list(own.values()), allow_unused=True)
+    unused = {name for name, gradient in zip(own, gradients, strict=True) if gradient is None}
+    first = {name for name in own if names[name] == name and any(part.isdigit() for part in name.split("."))}
+    branch.share(sorted(unused | first))
 
 
 def _scale(found: Tensor, wanted: Tensor, width: int) -> float:
@@ -158,4 +170,4 @@ def _evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-__all__ = ["start_copilot"]
+__all__ = ["layer_names", "start_copilot"]

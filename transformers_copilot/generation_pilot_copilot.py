@@ -46,8 +46,10 @@ class RectifyState:
 
 
 class CopilotLogitsProcessor(LogitsProcessor):
-    """Rectifies: adds the shift of [`rectify_shift`] to the Pilot's scores. `generate` puts it first, so that maskers and warpers act on
-    the rectified distribution, `output_logits` shows the Pilot's logits and `output_scores` the rectified scores.
+    """Rectifies: adds the shift of [`rectify_shift`] to the Pilot's scores.
+
+    `generate` puts it first, so that maskers and warpers act on the rectified distribution, `output_logits` shows the
+    Pilot's logits and `output_scores` the rectified scores.
 
     Args:
         state ([`RectifyState`]): filled by the pair's forward pass at every step.

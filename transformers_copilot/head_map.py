@@ -84,7 +84,7 @@ def find_head_map(pilot: PreTrainedModel, recorder: RationaleRecorder) -> HeadMa
     head = pilot.get_output_embeddings()
     if head is None or next(pilot.parameters()).is_meta:
         return None
-    token = torch.full((1, 1), 3, device=pilot.get_input_embeddings().weight.device)
+    token = torch.full((1, 1), _plain_token(pilot), device=pilot.get_input_embeddings().weight.device)
     given: dict[str, Any] = {"input_ids": token}
     if pilot.config.is_encoder_decoder:
         given["decoder_input_ids"] = token
@@ -103,6 +103,14 @@ def find_head_map(pilot: PreTrainedModel, recorder: RationaleRecorder) -> HeadMa
     maps += [HeadMap(), HeadMap(scale=_rounded(scale))]
     bound = _TOLERANCES.get(pilot.dtype, _NARROW_TOLERANCE) * float(logits.abs().max())
     return next((one for one in maps if float((one.logits(output) - logits).abs().max()) <= bound), None)
+
+
+def _plain_token(pilot: PreTrainedModel) -> int:
+    """A token that stands for text, and not for an image."""
+    text = pilot.config.get_text_config(decoder=True)
+    ends = text.eos_token_id
+    known = ends[0] if isinstance(ends, (list, tuple)) and ends else ends
+    return known if isinstance(known, int) and 0 <= known < text.vocab_size else min(3, text.vocab_size - 1)
 
 
 def _rounded(scale: float) -> float:

@@ -88,6 +88,7 @@ class MistakeBatch:
         *,
         head_states: Tensor | None = None,
         keep_belief: bool = True,
+        columns: Tensor | None = None,
         segments: Tensor | None = None,
         **read: Tensor | None,
     ) -> MistakeBatch:
@@ -103,6 +104,8 @@ class MistakeBatch:
                 Without, the logits of lessons are kept themselves.
             keep_belief (`bool`, *optional*, defaults to `True`): keep the most probable tokens at every position, for
                 a Copilot that reads mistakes.
+            columns (`torch.LongTensor` of shape `(kept,)`, *optional*): the positions, in order, that `logits` and
+                `head_states` are of, where that is not all; every lesson is among them. Not with `keep_belief`.
             **read: `question`, `question_mask`, `rationale` and `layers`; see the class.
 
         Returns:
@@ -128,14 +131,15 @@ class MistakeBatch:
                 "belief_probabilities": kept.probabilities,
                 "next_probabilities": next_probabilities,
             }
-        at_lessons = logits[lessons]
+        at = lessons if columns is None else lessons[:, columns]
+        at_lessons = logits[at]
         normalizer = log_normalizer(at_lessons)
         if not keep_belief:
             _check_finite(lessons.float().masked_scatter(lessons, normalizer), lessons)
         most = pilot_distribution(at_lessons, 1, normalizer)
         values = {name: None if value is None else value.detach() for name, value in read.items()}
-        if values.get("question_mask") is not None:
-            values["question_mask"] = values["question_mask"].bool()
+        mask = values.get("question_mask")
+        values["question_mask"] = None if mask is None else mask.bool()
         return cls(
             token_ids=token_ids,
             attention_mask=real,
@@ -145,7 +149,7 @@ class MistakeBatch:
             predicted_ids=most.token_ids[..., 0],
             predicted_probabilities=most.probabilities[..., 0],
             mistake_sizes=mistake_size(at_lessons, true),
-            head_states=None if head_states is None else head_states.detach()[lessons],
+            head_states=None if head_states is None else head_states.detach()[at],
             lesson_logits=at_lessons.clone() if head_states is None else None,
             segments=segments,
             **belief,

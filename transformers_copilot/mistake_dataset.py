@@ -67,7 +67,7 @@ def _round_table(number: int, record: MistakeRecord) -> pa.Table:
 
 
 def _figures(batch: MistakeBatch) -> dict[str, Tensor]:
-    """Probabilities and sizes at every position: of lessons exact, elsewhere over the tokens that the log keeps of p̂."""
+    """Probabilities and sizes at every position: of lessons exact, elsewhere over the tokens that are kept of p̂."""
     shape = batch.token_ids.shape
     if batch.belief_ids is None or batch.belief_probabilities is None or batch.next_probabilities is None:
         numbers = torch.zeros(shape)

@@ -21,6 +21,8 @@ from .validation import check_positive
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .recorded_mistakes import RecordedMistakes
+
 logger = logging.get_logger(__name__)
 
 LOG_FORMAT = "transformers_copilot.mistake_log.v2"
@@ -189,6 +191,24 @@ class MistakeLog:
             log.append(record, number)
         log.total_rounds, log.skipped_rounds = about["total_rounds"], about["skipped_rounds"]
         return log
+
+    @staticmethod
+    def open(folder: str | os.PathLike[str]) -> RecordedMistakes:
+        """A folder of rounds that [`record_mistakes`] wrote, to teach a Copilot from for any number of epochs:
+        `CopilotTrainer(model=pair, train_dataset=MistakeLog.open(folder))`. Its states stay on disk.
+
+        Args:
+            folder: the folder.
+
+        Returns:
+            [`RecordedMistakes`]
+
+        Raises:
+            ValueError: it is no such folder, or a file in it is broken.
+        """
+        from .recorded_mistakes import RecordedMistakes
+
+        return RecordedMistakes(folder)
 
     def to_dataset(self) -> Dataset:
         """The log as a `datasets.Dataset`, a row a token whose successor is known.

@@ -146,6 +146,25 @@ class MistakeRecord:
             lengths=self.lengths[slice(*bounds)], question=question, question_lengths=question_lengths, **chosen
         )
 
+    def sequences(self) -> list[MistakeRecord]:
+        """Its sequences apart, in order; without what `layers` holds of some.
+
+        Returns:
+            list of [`MistakeRecord`], views of this one.
+        """
+        lengths = self.lengths.tolist()
+        marks = self.lessons.split(lengths)
+        counts = torch.stack([mark.sum() for mark in marks]).tolist() if marks else []
+        pieces = {name: getattr(self, name).split(lengths) for name in present(self, TOKEN_FIELDS)}
+        pieces |= {name: getattr(self, name).split(counts) for name in present(self, LESSON_FIELDS)}
+        pieces["lengths"] = self.lengths.split(1)
+        if self.question is not None and self.question_lengths is not None:
+            pieces["question"] = self.question.split(self.question_lengths.tolist())
+            pieces["question_lengths"] = self.question_lengths.split(1)
+        elif self.question is not None:
+            pieces["question"] = self.question.split(lengths)
+        return [MistakeRecord(**{name: split[row] for name, split in pieces.items()}) for row in range(len(lengths))]
+
     def to_batch(self, device: torch.device | str = "cpu") -> MistakeBatch:
         """Pad again, on the right, on a device.
 
@@ -233,6 +252,8 @@ def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | No
 
 
 def _padded(flat: Tensor, lengths: list[int], device: torch.device | str) -> Tensor:
+    if not any(lengths):  # not a single token: one position of padding stands for them
+        return _widened(flat.new_zeros(len(lengths), 1, *flat.shape[1:]).to(device))
     return _widened(pad_sequence(list(flat.split(lengths)), batch_first=True).to(device))
 
 
@@ -243,7 +264,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def _mask(lengths: list[int], device: torch.device | str) -> Tensor:
-    positions = torch.arange(max(lengths), device=device)
+    positions = torch.arange(max(*lengths, 1), device=device)
     return positions < torch.tensor(lengths, device=device).unsqueeze(-1)
 
 

@@ -4,8 +4,8 @@ Everything that needs a mistake (training, scoring, generating, the log) calls t
 they cannot part. All of it is float32, whatever the Pilot's own precision.
 
 Notation, as in arXiv 2505.16270: w_1 … w_N are the tokens; p̂_j is the Pilot's distribution for w_{j+1}; the mistake
-is ℓ_j = onehot(w_{j+1}) − p̂_j (Eq. 4). A mistake that the Copilot reads is kept sparse: the true token and the `top_k` most
-probable ones. With `top_k` equal to the vocabulary it is exact. The mistake that it learns from is always whole.
+is ℓ_j = onehot(w_{j+1}) − p̂_j (Eq. 4). A mistake that the Copilot reads is kept sparse: the true token and the `top_k`
+most probable ones. With `top_k` equal to the vocabulary it is exact. The mistake that it learns from is always whole.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from .card_facts import CardFacts, eval_results, publishable, result_row, without_tokens
 from .package_part import install_advice
 from .provenance import hub_id
+from .validation import chosen
 from .version import __version__
 
 
@@ -128,11 +129,13 @@ def _pilot_text(pair: PilotCopilotPreTrainedModel, base: str | None) -> str:
 
 
 def _copilot_text(pair: PilotCopilotPreTrainedModel) -> str:
-    config = pair.copilot.config
-    return (
-        f"{config.num_hidden_layers} layers of width {config.hidden_size}, {pair.copilot.num_parameters():,} weights, "
-        f'`head="{config.head}"`'
-    )
+    config, weights = pair.copilot.config, f"{pair.copilot.num_parameters():,} weights"
+    shapes = {
+        "decoder": f"{config.num_hidden_layers} layers of width {config.hidden_size}",
+        "branch": f"the Pilot's last {config.num_hidden_layers} layers once more",
+        "linear": "one linear map of what the Pilot's head reads",
+    }
+    return f'{shapes[chosen("form", config.form)]}, {weights}, `head="{config.head}"`'
 
 
 def _fit_text(fit: dict[str, Any] | None) -> str | None:

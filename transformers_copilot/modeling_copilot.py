@@ -3,7 +3,7 @@ App. A of the paper)."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -181,9 +181,9 @@ class CopilotModel(CopilotPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(..., pilot_hidden_size)`.
         """
-        return self._out(cast(Tensor, states)).float()
+        return self._out(states).float()
 
-    def _out(self, states: Tensor) -> Tensor:
+    def _out(self, states: Tensor | None) -> Tensor:
         with self._random_stream(torch.tensor(states.shape, device=states.device)):  # an adapter's dropout
             return self.correction_head(states)
 

@@ -20,7 +20,7 @@ from .compat import cache_parameter
 from .configuration_copilot import CopilotConfig
 from .copilot_base import CopilotPreTrainedModel
 from .pilot_inputs import parameters_of
-from .rationale import decoder_layers
+from .rationale import decoder_layers, decoder_of
 
 
 # What the first layer is to read. A context variable: two threads may run one Copilot.
@@ -64,7 +64,7 @@ class BranchCopilot(CopilotPreTrainedModel):
     def __init__(self, config: CopilotConfig) -> None:
         super().__init__(config)
         whole = _family_model(config)
-        self.decoder = whole.get_decoder()
+        self.decoder = decoder_of(whole)
         layers = decoder_layers(whole)
         inside = {id(module) for layer in layers for module in layer.modules()}
         for name, module in list(self.decoder.named_modules()):
@@ -75,7 +75,24 @@ class BranchCopilot(CopilotPreTrainedModel):
         self._first = next(name for name, module in self.decoder.named_modules() if module is layers[0])
         layers[0].register_forward_pre_hook(_read_states, with_kwargs=True)
         self._taken = parameters_of(self.decoder)
+        self.share(config.branch_shared or [])
         self.post_init()
+
+    @property
+    def shared_names(self) -> list[str]:
+        """Parameters of its decoder that stay the Pilot's: what the family's first layer has for all (T5's relative
+        positions), which a merged model could have once only."""
+        return self.config.branch_shared or []
+
+    def share(self, names: list[str]) -> None:
+        """Leave some parameters as the Pilot has them; they don't learn.
+
+        Args:
+            names (list of `str`): their names in the decoder.
+        """
+        self.config.branch_shared = names
+        for name in names:
+            self.decoder.get_parameter(name).requires_grad_(False)
 
     def layers_read(self, num_layers: int) -> tuple[int, ...]:
         """The output of the layer before the copied ones.
@@ -94,7 +111,9 @@ class BranchCopilot(CopilotPreTrainedModel):
         Returns:
             `Cache`
         """
-        return EncoderDecoderCache(DynamicCache(), DynamicCache()) if self.config.is_encoder_decoder else DynamicCache()
+        if self.config.is_encoder_decoder:
+            return EncoderDecoderCache(DynamicCache(), DynamicCache())
+        return DynamicCache(config=self.decoder.config)
 
     def forward(
         self,
@@ -170,7 +189,7 @@ def _family_model(config: CopilotConfig) -> PreTrainedModel:
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         family = AutoConfig.for_model(kind, **values)
-        return auto.from_config(family, attn_implementation=config._attn_implementation or "sdpa")
+        return auto.from_config(family, attn_implementation=config._attn_implementation)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(
             f"a branch can't be built of the Pilot's family {kind!r} from its configuration ({error}); use the form "

@@ -13,8 +13,8 @@ from .copilot_base import CopilotPreTrainedModel
 
 
 class LinearCopilot(CopilotPreTrainedModel):
-    """u = A h, so that z + λf = W(h + λAh) = W(I + λA)h. It has no layers and no cache, costs width² a token, and can be
-    multiplied into the Pilot's head at any λ.
+    """u = A h, so that z + λf = W(h + λAh) = W(I + λA)h. It has no layers and no cache, costs width² a token, and can
+    be multiplied into the Pilot's head at any λ.
 
     Args:
         config ([`CopilotConfig`]): its shape.

@@ -90,7 +90,7 @@ class PilotCopilotPreTrainedModel(
         copilot_config = cast(CopilotConfig, config.copilot)  # no dict any more, nor None
         check_pairing(self.pilot.config, copilot_config, question_size(self.pilot))
         check_head(self.pilot, copilot_config)
-        keep_attention_plain(copilot_config)
+        keep_attention_plain(copilot_config, self.pilot.config)
         self.copilot = new_copilot(copilot_config) if copilot is None else copilot
         self.config.pilot, self.config.copilot = self.pilot.config, self.copilot.config
         self.recorder = RationaleRecorder(self.pilot)
@@ -128,7 +128,8 @@ class PilotCopilotPreTrainedModel(
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,
-                `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of the Pilot's `from_pretrained`; `copilot_revision`,
+                `mistakes_from`, `mistake_top_k`, `copilot_weight`); with an id, also keywords of the Pilot's
+                `from_pretrained`; `copilot_revision`,
                 branch, tag or commit of a Copilot's own checkpoint.
 
         Returns:
@@ -264,7 +265,8 @@ class PilotCopilotPreTrainedModel(
 
         Args:
             states (`torch.Tensor` of shape `(..., hidden_size)`, *optional*): the Copilot's; `None` of a form without.
-            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h, what the Pilot's head reads.
+            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h, what the Pilot's head
+                reads.
 
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.

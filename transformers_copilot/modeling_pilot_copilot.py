@@ -95,11 +95,12 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             mistake_targets (`torch.LongTensor` of shape `(batch, length)`, *optional*): training: labels that the
                 Copilot alone learns from. With them and without `labels` the Pilot's loss is left to the caller.
             held_out (`torch.BoolTensor` of shape `(batch,)`, *optional*): training: rows that the Pilot only reads.
-            return_mistakes (`bool`, *optional*, defaults to `False`): training: return this round's mistakes.
+            return_mistakes (`bool`, *optional*, defaults to `False`): return this round's mistakes. In evaluation the
+                Copilot does not run then, and the logits are the Pilot's.
             rectify_state ([`RectifyState`], *optional*): put there by `generate`.
             **kwargs: all that the Pilot's own `forward` takes. The Copilot's: `copilot_items`, what its loss is divided
-                by, and `copilot_scale`, a factor on it; `keep_layers`, sequences whose layers `return_mistakes` keeps;
-                `return_correction`.
+                by, and `copilot_scale`, a factor on it; `keep_layers`, sequences whose layers `return_mistakes` keeps,
+                and `recorded_layers`, of which layers it makes rationales; `return_correction`.
 
         Returns:
             [`PilotCopilotOutput`]
@@ -110,16 +111,17 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             TypeError: an argument that neither part takes.
         """
         if input_ids is None and mistake_round is not None:
-            return self.copilot_only(mistake_round)
+            return self.copilot_only(mistake_round, kwargs.get("copilot_items"))
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
         cache, weight = given_cache(past_key_values, cache), self.active_copilot_weight(copilot_weight)
         lesson_targets = labels if mistake_targets is None else mistake_targets
         training = self.training and lesson_targets is not None
-        pilot_labels = self._labels_of_pilot(labels, held_out)
+        reading = return_mistakes and lesson_targets is not None and not training
+        pilot_labels = None if reading else self._labels_of_pilot(labels, held_out)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         given["labels"] = pilot_labels
-        if weight == 0.0 and not training:
+        if weight == 0.0 and not training and not reading:
             alone = {**given, "inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep}
             return self._pilot_alone(alone, cache, use_cache)
         input_ids = _checked_input(input_ids, inputs_embeds)
@@ -134,8 +136,13 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         if keeps_logits:
             given["logits_to_keep"] = logits_to_keep
         segments = packed_segments(position_ids, attention_mask, past)
-        if training and use_cache is None and segments is not None:
+        if reading or (training and use_cache is None and segments is not None):
             use_cache = False  # with a cache, transformers does not keep the documents of a packed row apart
+        columns: Tensor | None = None
+        if reading and lesson_targets is not None:
+            columns = self._lesson_columns(self.targets_of(lesson_targets, kwargs), attention_mask, segments)
+            if columns is not None:
+                given["logits_to_keep"] = columns
         outputs, captured = self._pilot_pass(given, pair_cache, use_cache, step, weight, rectify_state)
         seen = PilotPass(
             token_ids=input_ids,
@@ -156,6 +163,8 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
         if training and lesson_targets is not None:
             targets = self.targets_of(lesson_targets, kwargs)
             return self._train_on(outputs, seen, targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
+        if reading and lesson_targets is not None:
+            return self.read_only(outputs, seen, self.targets_of(lesson_targets, kwargs), columns)
         pilot_cache = cache_of(outputs)
         if pair_cache is None and use_cache is not False and pilot_cache is not None:
             pair_cache = self.cache_beside(pilot_cache)

@@ -122,7 +122,7 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             TypeError: an argument that neither part takes.
         """
         if mistake_round is not None and input_ids is None and encoder_outputs is None and inputs_embeds is None:
-            return self.copilot_only(mistake_round)
+            return self.copilot_only(mistake_round, kwargs.get("copilot_items"))
         lesson_targets = labels if mistake_targets is None else mistake_targets
         if lesson_targets is not None:
             check_labels(lesson_targets, self.config.vocab_size)
@@ -130,7 +130,9 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(lesson_targets)
         cache, weight = given_cache(past_key_values, cache), self.active_copilot_weight(copilot_weight)
         training = self.training and lesson_targets is not None
-        pilot_labels = self._labels_of_pilot(labels, held_out)
+        reading = return_mistakes and lesson_targets is not None and not training
+        pilot_labels = None if reading else self._labels_of_pilot(labels, held_out)
+        use_cache = False if reading else use_cache
         given = {
             "input_ids": input_ids,
             "decoder_input_ids": decoder_input_ids,
@@ -141,7 +143,7 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             "labels": pilot_labels,
             **kwargs,
         }
-        if weight == 0.0 and not training:
+        if weight == 0.0 and not training and not reading:
             alone = {**given, "decoder_inputs_embeds": decoder_inputs_embeds, "logits_to_keep": logits_to_keep}
             return self._pilot_alone(alone, cache, use_cache)
         decoder_input_ids = _checked_decoder_input(decoder_input_ids, decoder_inputs_embeds)
@@ -163,7 +165,7 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
         question = outputs.encoder_last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
-        if training and lesson_targets is not None and decoder_attention_mask is None:
+        if (training or reading) and lesson_targets is not None and decoder_attention_mask is None:
             decoder_attention_mask = target_mask(lesson_targets)
         seen = PilotPass(
             token_ids=decoder_input_ids,
@@ -183,6 +185,8 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
         )
         if training and lesson_targets is not None:
             return self._train_on(outputs, seen, lesson_targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
+        if reading and lesson_targets is not None:
+            return self.read_only(outputs, seen, lesson_targets)
         pilot_cache = cache_of(outputs)
         if pair_cache is None and use_cache is not False and pilot_cache is not None:
             pair_cache = self.cache_beside(pilot_cache)

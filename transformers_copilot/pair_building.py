@@ -192,7 +192,7 @@ def build_pair(
         pilot_revision=loaded.revision,
         **own,
     )
-    keep_attention_plain(copilot_config)
+    keep_attention_plain(copilot_config, pilot.config)
     # Nothing is taken from torch's random stream: after a seed, what comes next (a Trainer's order of the data after
     # `model_init`, the Pilot's dropout) is what it would be without a Copilot.
     with torch.random.fork_rng(devices=[pilot.device] if pilot.device.type == "cuda" else []):

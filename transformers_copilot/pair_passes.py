@@ -16,7 +16,7 @@ from .compat import CACHE_NAME, cache_of, cache_parameter
 from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import RectifyState
 from .head_map import HeadMap, find_head_map
-from .mistake_batch import MistakeBatch
+from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, rectified_cross_entropy
 from .rationale import Capture
@@ -37,7 +37,7 @@ from .validation import chosen
 _ModelBase: Any = PreTrainedModel if TYPE_CHECKING else object
 
 # Arguments of `forward` that are the Copilot's alone; the Pilot never sees them.
-_COPILOTS_OWN = frozenset({"copilot_items", "copilot_scale", "keep_layers", "return_correction"})
+_COPILOTS_OWN = frozenset({"copilot_items", "copilot_scale", "keep_layers", "recorded_layers", "return_correction"})
 # Arguments that a pair's `forward` names for every family; a Pilot that takes none of a name is not given it.
 _OFFERED = frozenset(
     {
@@ -99,7 +99,7 @@ class PairPassesMixin(_ModelBase):
         inner = cache.pilot if isinstance(cache, PilotCopilotCache) else cache
         given = self._pilot_arguments(arguments, inner, use_cache)
         frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
-        wanted = self.copilot.layers_read(self.recorder.num_layers)
+        wanted = arguments.get("recorded_layers", self.copilot.layers_read(self.recorder.num_layers))
         direct = state is not None and self._corrects_before_head(step, weight, state)
         one_product = direct or (self._has_pilot_head and (self.head_map or HeadMap(softcap=1.0)).is_linear)
         own = cache if isinstance(cache, PilotCopilotCache) else None
@@ -122,6 +122,15 @@ class PairPassesMixin(_ModelBase):
         if self._head_map == "unknown":
             self._head_map = find_head_map(self.pilot, self.recorder)
         return self._head_map
+
+    def adopt_head_map(self, found: HeadMap | None) -> None:
+        """Take what was found out earlier of the Pilot's family, so that the Pilot is not run for it.
+
+        Args:
+            found ([`HeadMap`], *optional*): what a record says; `None` says nothing.
+        """
+        if found is not None and self._head_map == "unknown":
+            self._head_map = found
 
     def _corrects_before_head(self, step: GeneratedStep, weight: float, state: RectifyState) -> bool:
         """Whether the Pilot's head can read what the Copilot has corrected, so that its logits are p̃'s alone."""
@@ -259,22 +268,49 @@ class PairPassesMixin(_ModelBase):
         """The logits that the Pilot's head, as it is now, makes of a state; read only."""
         if self.head_map is None or head_states is None:
             raise ValueError(
-                f"a round holds the states before the Pilot's head, but the logits of {type(self.pilot).__name__} can't "
-                "be made of them. Record it again with this Pilot."
+                f"a round holds the states before the Pilot's head, but {type(self.pilot).__name__} makes its logits "
+                "of them in a way that is not known. Record it again with this Pilot."
             )
         return self.head_map.logits(self._read_pilot_head(head_states, with_bias=True))
 
-    def copilot_only(self, mistake_round: MistakeBatch) -> PilotCopilotOutput:
-        """The Copilot's loss on a logged round, without a pass of the Pilot.
+    def copilot_only(self, mistake_round: MistakeBatch, num_items: Tensor | float | None = None) -> PilotCopilotOutput:
+        """The Copilot's loss on a logged or recorded round, without a pass of the Pilot.
 
         Args:
             mistake_round ([`MistakeBatch`]): the round.
+            num_items (`float` or tensor, *optional*): see [`copilot_objective`].
 
         Returns:
             [`PilotCopilotOutput`] with `loss` and `copilot_loss`.
         """
-        loss = self.copilot_loss(mistake_round)
+        loss = self.copilot_loss(mistake_round, num_items)
         return PilotCopilotOutput(loss=loss, copilot_loss=loss.detach())
+
+    def read_only(
+        self, outputs: ModelOutput, seen: PilotPass, targets: Tensor, columns: Tensor | None = None
+    ) -> PilotCopilotOutput:
+        """The round of a pass outside training whose mistakes are asked for: the Copilot does not run.
+
+        Args:
+            outputs (`ModelOutput`): the Pilot's.
+            seen ([`PilotPass`]): what it did.
+            targets (`torch.LongTensor` of shape `(batch, length)`): the token that each position predicts, or -100.
+            columns (`torch.LongTensor`, *optional*): the positions whose logits the Pilot made; all by default.
+
+        Returns:
+            [`PilotCopilotOutput`] with the Pilot's `logits` and `mistakes`.
+        """
+        mistakes = self._round_under_way(seen, targets, columns)
+        return PilotCopilotOutput(logits=seen.logits, pilot_logits=seen.logits, mistakes=mistakes)
+
+    def _lesson_columns(self, targets: Tensor, attention_mask: Tensor | None, segments: Tensor | None) -> Tensor | None:
+        """The positions at which any row has a lesson, where the Pilot need not make the logits of others."""
+        if not self._keeps_logits(None, False):
+            return None
+        real = torch.ones_like(targets, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        lessons = lesson_positions(targets, real, segments, self.config.mistakes_from)
+        columns = lessons.any(dim=0).nonzero().flatten()
+        return columns if len(columns) else None
 
     def _labels_of_pilot(self, labels: Tensor | None, held_out: Tensor | None) -> Tensor | None:
         """The labels that the Pilot learns from: not those of rows that it only reads."""
@@ -343,10 +379,10 @@ class PairPassesMixin(_ModelBase):
         own = self.copilot.new_cache()
         return cache if own is None else PilotCopilotCache(cache, own)
 
-    def _round_under_way(self, seen: PilotPass, targets: Tensor) -> MistakeBatch:
+    def _round_under_way(self, seen: PilotPass, targets: Tensor, columns: Tensor | None = None) -> MistakeBatch:
         """What the Pilot's pass leaves for the log."""
         states = seen.head_states
-        known = states is not None and states.shape[:2] == seen.token_ids.shape and self.head_map is not None
+        known = states is not None and states.shape[:2] == seen.logits.shape[:2] and self.head_map is not None
         return MistakeBatch.from_pilot(
             seen.logits,
             seen.token_ids,
@@ -355,6 +391,7 @@ class PairPassesMixin(_ModelBase):
             self.config,
             head_states=states if known else None,
             keep_belief=reads_mistakes(self),
+            columns=columns,
             segments=seen.segments,
             question=seen.question,
             question_mask=seen.question_mask,

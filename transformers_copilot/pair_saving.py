@@ -166,6 +166,18 @@ class PairSavingMixin(_PairBase):
         given = {"tokenizer": tokenizer, "pilot": pilot, "pilot_revision": pilot_revision}
         package_part("pair_parts").save_with_adapters(self, save_directory, **given)
 
+    def merge_copilot(self) -> PreTrainedModel:
+        """The pair as a plain model of the Pilot's class, at the Pilot's cost: a branch in the place of the Pilot's
+        last layers (λ = 1), a linear Copilot multiplied into the head (any λ).
+
+        Returns:
+            `PreTrainedModel`: equal to the pair to rounding. The pair stays as it is.
+
+        Raises:
+            ValueError: no plain model is equal to the pair; the message says why.
+        """
+        return package_part("merging").merge(self)
+
     def merge_adapters(self) -> None:
         """Add the adapters to the weights below them and take them out: a plain pair, all of whose weights learn.
 

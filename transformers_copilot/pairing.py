@@ -165,12 +165,16 @@ def question_size(pilot: PreTrainedModel) -> int:
     return pilot.get_input_embeddings().weight.shape[-1]
 
 
-def keep_attention_plain(config: CopilotConfig) -> None:
-    """Eager or sdpa for the Copilot: its masks are its own, which flash kernels do not take.
+def keep_attention_plain(config: CopilotConfig, pilot_config: PreTrainedConfig) -> None:
+    """Eager or sdpa for the Copilot: its masks are its own, and its weights float32, which flash kernels do not take. A
+    branch attends as the Pilot does where it can.
 
     Args:
         config ([`CopilotConfig`]): changed in place where it asks for another implementation.
+        pilot_config (`PreTrainedConfig`): the Pilot's.
     """
+    if chosen("form", config.form) == "branch":
+        config._attn_implementation = pilot_config.get_text_config(decoder=True)._attn_implementation
     if config._attn_implementation not in ("eager", "sdpa", None):
         config._attn_implementation = "sdpa"
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from .modeling_pair_base import PilotCopilotPreTrainedModel
 
 logger = logging.get_logger(__name__)
+
+# Values of each tensor that a digest reads, evenly spread over it.
+_SAMPLED_VALUES = 1024
 
 
 def pair_fingerprint(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
@@ -54,6 +59,48 @@ def round_contents(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
         "mistakes_everywhere": reads_mistakes(pair),
         "mistakes_from": pair.config.mistakes_from,
     }
+
+
+def pilot_digests(pair: PilotCopilotPreTrainedModel) -> dict[str, str | None]:
+    """The Pilot's weights as two short numbers: equal where a sample of the values of every tensor is.
+
+    Args:
+        pair: the pair.
+
+    Returns:
+        `dict`: `weights`, of all of them, and `head`, of its language model head alone; `None` where a weight is on
+        the meta device, or there is no head.
+    """
+    head = pair.pilot.get_output_embeddings()
+    return {
+        "weights": weights_digest(pair.pilot.state_dict()),
+        "head": None if head is None else weights_digest(head.state_dict()),
+    }
+
+
+@torch.no_grad()
+def weights_digest(tensors: dict[str, Tensor]) -> str | None:
+    """One short number for some weights. The type that they are kept in does not count, as far as it holds the values.
+
+    Args:
+        tensors (`dict`): the weights by name.
+
+    Returns:
+        `str`: the first 16 hexadecimal digits of a SHA-256; `None` where a weight has no values (the meta device).
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        if tensor.is_meta:
+            return None
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        if type(tensor) in (Tensor, torch.nn.Parameter):
+            flat = tensor.detach().reshape(-1)
+            # An odd step: an even one could meet a single column of a matrix again and again.
+            sample = flat[:: (flat.numel() // _SAMPLED_VALUES) | 1]
+            plain = sample.to(torch.float32 if sample.is_floating_point() else torch.int64)
+            digest.update(plain.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -131,8 +178,10 @@ def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
 __all__ = [
     "differences",
     "pair_fingerprint",
+    "pilot_digests",
     "refuse_other_tokenizer",
     "round_contents",
     "tokenizer_hash",
     "tokenizer_hash_of",
+    "weights_digest",
 ]

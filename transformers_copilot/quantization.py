@@ -50,7 +50,10 @@ def adopt_quantization(pair: PilotCopilotPreTrainedModel) -> None:
     # Trainer refuses a quantized model without adapters; in a pair the Copilot is what learns.
     pair.is_quantized, pair.pilot.is_quantized = False, True
     if chosen("head", pair.copilot.config.head) == "pilot":
-        for layer in (pair.pilot.get_input_embeddings(), pair.pilot.get_output_embeddings()):
+        read = [pair.pilot.get_output_embeddings()]
+        if chosen("form", pair.copilot.config.form) == "decoder":
+            read.append(pair.pilot.get_input_embeddings())
+        for layer in read:
             if any(type(weight) is not nn.Parameter or not weight.is_floating_point() for weight in layer.parameters()):
                 raise ValueError(
                     f"head='pilot' reads the Pilot's vocabulary matrices, but a {type(layer).__name__} of them is "

@@ -1,8 +1,8 @@
 """Questions and rationales: what the Pilot's layers held, taken by forward hooks while it runs.
 
 The rationale h̄ of a position is made of the decoder layers' raw outputs (before the final norm) as the layers run:
-their mean, or some of them, instead of one tensor a layer (`output_hidden_states`). What goes into the head is kept too:
-with the head's weights it is the whole distribution.
+their mean, or some of them, instead of one tensor a layer (`output_hidden_states`). What goes into the head is kept
+too: with the head's weights it is the whole distribution.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -28,7 +27,7 @@ class Capture:
     Attributes:
         owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
         wanted (`str` or `tuple`, *optional*, defaults to `"mean"`): what a rationale is: the `"mean"` over the layers,
-            the outputs of some, by their numbers, or `None`.
+            the outputs of some, by their numbers, or `None`. In a tuple the mean may be one of several.
         keep_layers (`int`): for how many rows to keep every layer's output beside it.
         keep_head_output (`bool`): whether to keep what the head gives.
         question (`torch.Tensor` of shape `(batch, length, question_size)`, *optional*): the embedding layer's output.
@@ -46,7 +45,7 @@ class Capture:
     """
 
     owner: int
-    wanted: str | tuple[int, ...] | None = "mean"
+    wanted: str | tuple[int | str, ...] | None = "mean"
     keep_layers: int = 0
     keep_head_output: bool = False
     question: Tensor | None = None
@@ -100,10 +99,22 @@ class Capture:
                 "no decoder layer of the Pilot reported its output, so there is no rationale; was the Pilot replaced, "
                 "or its layers wrapped, after the pair was made? Make the pair anew with `from_pilot`."
             )
-        if self.wanted == "mean":
-            return cast(Tensor, self.total) / self.count
-        states = [self.states[number] for number in cast(tuple[int, ...], self.wanted)]
-        return states[0] if len(states) == 1 else torch.stack([one.to(states[0].device) for one in states], dim=-2)
+        states = [self._state(part) for part in ((self.wanted,) if isinstance(self.wanted, str) else self.wanted)]
+        if len(states) == 1:
+            return states[0]
+        widest = max((state.dtype for state in states), key=lambda dtype: dtype.itemsize)
+        return torch.stack([one.to(states[0].device, widest) for one in states], dim=-2)
+
+    def wants_mean(self) -> bool:
+        """Whether a rationale has the mean over the layers.
+
+        Returns:
+            `bool`
+        """
+        return self.wanted is not None and "mean" in ((self.wanted,) if isinstance(self.wanted, str) else self.wanted)
+
+    def _state(self, part: int | str) -> Tensor:
+        return cast(Tensor, self.total) / self.count if isinstance(part, str) else self.states[part]
 
 
 # A context variable and not an attribute: two threads may run one Pilot, each with its own capture.
@@ -140,7 +151,7 @@ class RationaleRecorder:
     def capture(
         self,
         keep_layers: int = 0,
-        wanted: str | tuple[int, ...] | None = None,
+        wanted: str | tuple[int | str, ...] | None = None,
         keep_head_output: bool = False,
     ) -> Iterator[Capture]:
         """Collect what the Pilot does inside the `with` block.
@@ -148,7 +159,7 @@ class RationaleRecorder:
         Args:
             keep_layers (`int`, *optional*, defaults to 0): for so many rows keep every layer's output too.
             wanted (`str` or `tuple`, *optional*): what a rationale is: the `"mean"` over the layers, or the outputs of
-                some, by their numbers from 0. By default there is none.
+                some, by their numbers from 0, or in a tuple both. By default there is none.
             keep_head_output (`bool`, *optional*, defaults to `False`): keep what the head gives.
 
         Yields:
@@ -170,10 +181,10 @@ class RationaleRecorder:
             captured.layers.append(hidden[: captured.keep_layers])
         number = captured.count
         captured.count = number + 1
-        if captured.wanted == "mean":
+        if captured.wants_mean():
             total = captured.total
             captured.total = hidden.float() if total is None else total + hidden.to(total.device)
-        elif captured.wanted is not None and number in captured.wanted:
+        if isinstance(captured.wanted, tuple) and number in captured.wanted:
             captured.states[number] = hidden
 
     def _on_embedding(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -228,13 +239,33 @@ def decoder_layers(pilot: PreTrainedModel) -> list[nn.Module]:
     Raises:
         ValueError: no list of `num_hidden_layers` equal blocks was found.
     """
+    return _find_layers(pilot)[1]
+
+
+def decoder_of(pilot: PreTrainedModel) -> PreTrainedModel:
+    """The Pilot's decoder, which its layers are in.
+
+    Args:
+        pilot (`PreTrainedModel`): a causal or encoder-decoder language model.
+
+    Returns:
+        `PreTrainedModel`: without the head.
+
+    Raises:
+        ValueError: no list of `num_hidden_layers` equal blocks was found.
+    """
+    return _find_layers(pilot)[0]
+
+
+def _find_layers(pilot: PreTrainedModel) -> tuple[Any, list[nn.Module]]:
     config = pilot.config.get_text_config(decoder=True)
     wanted = {config.num_hidden_layers, getattr(config, "num_decoder_layers", None)}
     # Where a family calls its head "decoder" (ModernBERT), `get_decoder` finds that; the base model is right then.
     whole = [] if pilot.config.is_encoder_decoder else [pilot.base_model]
-    for module in chain.from_iterable(part.modules() for part in [pilot.get_decoder(), *whole]):
-        if isinstance(module, nn.ModuleList) and len(module) in wanted and len({type(m) for m in module}) == 1:
-            return list(module)
+    for part in [pilot.get_decoder(), *whole]:
+        for module in part.modules():
+            if isinstance(module, nn.ModuleList) and len(module) in wanted and len({type(m) for m in module}) == 1:
+                return part, list(module)
     raise ValueError(
         f"the decoder layers of {type(pilot).__name__} were not found: expected one `ModuleList` of "
         f"{config.num_hidden_layers} blocks of the same class inside its decoder. A Pilot needs ordinary decoder "
@@ -242,4 +273,4 @@ def decoder_layers(pilot: PreTrainedModel) -> list[nn.Module]:
     )
 
 
-__all__ = ["Capture", "RationaleRecorder", "decoder_layers"]
+__all__ = ["Capture", "RationaleRecorder", "decoder_layers", "decoder_of"]

@@ -41,7 +41,8 @@ class Corrector(Protocol):
 
         Args:
             states (`torch.Tensor` of shape `(..., hidden_size)`, *optional*): g.
-            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h, what the Pilot's head reads.
+            head_states (`torch.Tensor` of shape `(..., pilot_hidden_size)`, *optional*): h, what the Pilot's head
+                reads.
 
         Returns:
             `torch.FloatTensor` of shape `(..., vocab)`.
@@ -61,7 +62,7 @@ class PilotPass:
 
     Args:
         token_ids (`torch.LongTensor` of shape `(batch, length)`): the (decoder's) tokens of this call.
-        logits (`torch.Tensor` of shape `(batch, kept, vocab)`): the Pilot's; rectified already where `rectified` says so.
+        logits (`torch.Tensor` of shape `(batch, kept, vocab)`): the Pilot's, or with `rectified` the pair's.
         question (`torch.Tensor` of shape `(batch, questions, question_size)`, *optional*): X̃ of this call.
         rationale (`torch.Tensor` of shape `(batch, length, hidden)` or `(batch, length, layers, hidden)`, *optional*):
             h̄ of this call.
@@ -100,12 +101,14 @@ class PilotPass:
 
     def __post_init__(self) -> None:
         rows, length = self.token_ids.shape
+        if self.rationale is None:  # a Copilot that sees its own position alone
+            return
         if self.attention_mask is not None and self.attention_mask.shape != (rows, self.past + length):
             raise ValueError(
                 f"the attention mask has the shape {tuple(self.attention_mask.shape)}; for {length} tokens after "
                 f"{self.past} in the cache it must be {(rows, self.past + length)}, 0 at padding and 1 elsewhere."
             )
-        if self.rationale is not None and self.rationale.shape[:2] != self.token_ids.shape:
+        if self.rationale.shape[:2] != self.token_ids.shape:
             raise ValueError(
                 f"the Pilot's decoder layers give outputs of shape {tuple(self.rationale.shape)} for tokens of shape "
                 f"{tuple(self.token_ids.shape)}; a rationale needs one state a token, (batch, length, hidden_size). A "

@@ -52,12 +52,12 @@ class CopilotCheckpointsMixin(_TrainerBase):
         super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.use_mistake_log:
+        if self.keeps_log:
             self.mistake_callback.save(output_dir, self.args.process_index)
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and self.args.use_mistake_log:
+        if checkpoint is not None and self.keeps_log:
             self.mistake_callback.load(checkpoint, self.args.process_index)
         super()._load_optimizer_and_scheduler(checkpoint)
 

@@ -10,12 +10,12 @@ from transformers import Seq2SeqTrainer, Trainer
 
 from .adapters import check_trained_model
 from .call_weight import named_weight
-from .masks import packed_segments
-from .mistake_batch import MistakeBatch, lesson_positions, target_mask
+from .mistake_batch import MistakeBatch
 from .mistake_log import MistakeLog
 from .mistake_record import MistakeRecord
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .optimization import check_given_optimizer, copilot_groups_alone
+from .record_size import batch_lessons
 from .trainer_callback_copilot import MistakeLogCallback
 from .trainer_card import CopilotCardMixin
 from .trainer_checkpoints import CopilotCheckpointsMixin
@@ -23,6 +23,7 @@ from .trainer_hub import CopilotHubMixin
 from .trainer_loss import PairView
 from .trainer_metrics import CopilotMetricsMixin
 from .trainer_optimizers import CopilotOptimizersMixin
+from .trainer_recorded import CopilotRecordedMixin, is_recorded
 from .trainer_runs import CopilotRunsMixin, check_arguments
 from .validation import chosen
 
@@ -33,12 +34,15 @@ class CopilotTrainerMixin(
     CopilotMetricsMixin,
     CopilotCheckpointsMixin,
     CopilotOptimizersMixin,
+    CopilotRecordedMixin,
     CopilotRunsMixin,
 ):
     """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
 
     One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
     from the log, the batch's own among them. The two losses are on disjoint parameters and are added.
+
+    With [`RecordedMistakes`] as `train_dataset` and `freeze_pilot=True` only the Copilot runs, on recorded rounds.
 
     Args:
         *args: the base Trainer's.
@@ -122,6 +126,8 @@ class CopilotTrainerMixin(
         Raises:
             ValueError: the Pilot's logits hold NaN or inf; the round is named and not logged.
         """
+        if model.training and is_recorded(inputs):
+            return self._recorded_loss(model, inputs, return_outputs)
         labels, base = inputs.get("labels"), super().compute_loss
         if model.training:
             inputs = self._pilots_batch(inputs)
@@ -150,7 +156,7 @@ class CopilotTrainerMixin(
             )
         micro_steps = max(1, self.current_gradient_accumulation_steps)
         index, self._micro_step = self._micro_step, (self._micro_step + 1) % micro_steps
-        logging = self.args.use_mistake_log
+        logging = self.keeps_log
         extra: dict[str, Any] = {"return_mistakes": logging, "keep_layers": self.args.mistake_log_layers}
         if logging:
             if index == 0:
@@ -168,7 +174,7 @@ class CopilotTrainerMixin(
             scaled = by_items or self.compute_loss_func is not None
         if not scaled:
             pilot_loss = pilot_loss / self.current_gradient_accumulation_steps
-        if self.args.use_mistake_log:
+        if self.keeps_log:
             self._hand_over(outputs.mistakes)
         self._add_losses(pilot_loss, outputs.copilot_loss)
         return outputs.copilot_loss if self.pair.pilot_is_frozen else pilot_loss + outputs.copilot_loss
@@ -234,6 +240,8 @@ class CopilotTrainerMixin(
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Supervised tokens of the Pilot in the step; held-out rows are not its own."""
         self._micro_step = 0  # a step begins, whatever became of the one before
+        if batch_samples and is_recorded(batch_samples[0]):
+            return self._count_recorded(batch_samples, device)
         self._lessons = max(sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch), 1)
         items = super()._get_num_items_in_batch([self._pilots_batch(batch) for batch in batch_samples], device)
         return items.clamp_min(1) if isinstance(items, Tensor) else items
@@ -246,14 +254,7 @@ class CopilotTrainerMixin(
 
     def _count_lessons(self, batch: dict[str, Any]) -> Tensor:
         """Positions of a batch that the Copilot is to learn from, as the pair will find them."""
-        targets, segments = self.pair.targets_of(batch["labels"], batch), None
-        if self.pair.config.is_encoder_decoder:
-            real = batch.get("decoder_attention_mask", target_mask(targets))
-        else:
-            real = batch.get("attention_mask")
-            segments = packed_segments(batch.get("position_ids"), real, 0)
-        real = torch.ones_like(targets) if real is None else real
-        return lesson_positions(targets, real.bool(), segments, self.pair.config.mistakes_from).sum()
+        return batch_lessons(self.pair, batch)[1].sum()
 
 
 class CopilotTrainer(CopilotTrainerMixin, Trainer):

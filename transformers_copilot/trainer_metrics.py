@@ -44,8 +44,9 @@ class CopilotMetricsMixin(_TrainerBase):
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
 
-    def _add_losses(self, pilot_loss: Tensor, copilot_loss: Tensor) -> None:
-        self._add("pilot_loss", pilot_loss)
+    def _add_losses(self, pilot_loss: Tensor | None, copilot_loss: Tensor) -> None:
+        if pilot_loss is not None:
+            self._add("pilot_loss", pilot_loss)
         self._add("copilot_loss", copilot_loss)
         self._summed_steps += self._micro_step == 0
 
@@ -60,7 +61,7 @@ class CopilotMetricsMixin(_TrainerBase):
             for name, total in self._sums.items():
                 logs[name] = round(self.accelerator.gather(total.reshape(1)).mean().item() / self._summed_steps, 4)
             self.forget_losses()
-            if self.args.use_mistake_log:
+            if self.keeps_log:
                 logs.update(self.mistake_callback.statistics())
         super().log(logs, start_time)
 

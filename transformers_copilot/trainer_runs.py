@@ -24,6 +24,7 @@ class CopilotRunsMixin(_TrainerBase):
 
     train_dataset: Any
     data_collator: Any
+    _begin_with_record: Any
     _held_out: Any
     _pictures: Any
     _forget_rounds: Any
@@ -32,6 +33,7 @@ class CopilotRunsMixin(_TrainerBase):
         """What hangs on the arguments and the model: a search for hyperparameters has others for each trial."""
         _set_up(self.pair, self.args)
         self._check_parallel()
+        self._begin_with_record(log is not None)
         self._hold_out()
         if log is None:  # an empty one is false, and kept all the same
             log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)

@@ -51,7 +51,7 @@ def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
         raise ValueError(f"`{name}` is {value!r}, which is not one of its values: {choices}.")
 
 
-def chosen(name: str, value: str) -> str:
+def chosen(name: str, value: str | None) -> str:
     """An option's value, to be branched on: `chosen("fusion", fusion) == "logits"`.
 
     Configurations are checked when they are made, but their fields can be set later, and functions are called with
@@ -68,7 +68,7 @@ def chosen(name: str, value: str) -> str:
         ValueError: it is none of the option's values; the message names them.
     """
     check_option(name, value, _NAMED[name])
-    return value
+    return str(value)
 
 
 def check_copilot_weight(value: Any) -> float:

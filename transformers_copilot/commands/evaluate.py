@@ -10,6 +10,7 @@ from typing import Any
 
 from ..call_weight import weight_of_call
 from ..metrics import accuracy_of, paired_gain
+from ..metrics.likelihoods import loss_gain, target_losses
 from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies
 from .arguments import make_parser, parse
@@ -24,8 +25,9 @@ examples:
   transformers-copilot evaluate runs/own --dataset test.jsonl --answer_column answer --max_new_tokens 32
 
 Every question is answered twice: by the Pilot alone (λ = 0) and by the pair. The table gives each one's share of right
-answers with its 95 % interval, and the pair's gain with the interval of the same questions drawn anew. All of it, with
-every reply, goes into a JSON file that `transformers-copilot report` reads."""
+answers with its 95 % interval, and the pair's gain with the interval of the same questions drawn anew. Below it stands
+how likely the right answers are held, which tells more where there are few questions. All of it, with every reply, goes
+into a JSON file that `transformers-copilot report` reads."""
 PILOT, PAIR = "Pilot alone", "Pilot + Copilot"
 
 
@@ -82,7 +84,7 @@ def compare(pair: Any, tokenizer: Any, data: TextData, options: EvaluateArgument
         weight (`float`): the pair's λ.
 
     Returns:
-        `dict`: `task`, `copilot_weight`, `models`, `gain` and `rows`
+        `dict`: `task`, `copilot_weight`, `models`, `gain`, `loss` and `rows`
     """
     test: Any = data.test
     limit = options.max_new_tokens or data.max_new_tokens
@@ -116,7 +118,9 @@ def compare(pair: Any, tokenizer: Any, data: TextData, options: EvaluateArgument
         for place, row in enumerate(test)
     ]
     gain = paired_gain(correct[PILOT], correct[PAIR]).as_dict()
-    return {"task": data.name, "copilot_weight": weight, "models": models, "gain": gain, "rows": rows}
+    texts = list(zip(test["prompt"][:], test["target"][:], strict=True))
+    loss = loss_gain(*target_losses(pair, tokenizer, texts, weight, options.batch_size)).as_dict()
+    return {"task": data.name, "copilot_weight": weight, "models": models, "gain": gain, "loss": loss, "rows": rows}
 
 
 def describe(results: dict[str, Any]) -> list[str]:
@@ -140,13 +144,23 @@ def describe(results: dict[str, Any]) -> list[str]:
         for name, model in results["models"].items()
     ]
     gain = results["gain"]
-    verdict = "a gain" if gain["low"] > 0 else "a loss" if gain["high"] < 0 else "no difference that these could show"
+    verdict = "a gain" if gain["low"] > 0 else "a loss" if gain["high"] < 0 else "we saw no gain"
     return [
         table([results["task"], "weights", "right", "share", "95 % interval", "time"], rows),
         f"gain at λ = {results['copilot_weight']:g}: {100 * gain['difference']:+.1f} points, 95 % interval "
         f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f} ({gain['fixed']} mended, {gain['broken']} spoilt): "
         f"{verdict}",
+        _likelihood(results["loss"]),
     ]
+
+
+def _likelihood(loss: dict[str, Any]) -> str:
+    verdict = "a gain" if loss["low"] > 0 else "a loss" if loss["high"] < 0 else "we saw no gain"
+    return (
+        f"loss of the right answers in nats a token ({loss['tokens']:,} tokens): Pilot {loss['before']:.4f}, pair "
+        f"{loss['after']:.4f}, better by {loss['difference']:+.4f}, 95 % interval {loss['low']:+.4f} to "
+        f"{loss['high']:+.4f}: {verdict}"
+    )
 
 
 __all__ = ["EvaluateArguments", "compare", "describe", "run"]

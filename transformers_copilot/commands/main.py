@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "answer test questions with the pair and with its Pilot alone, and compare",
     "generate": "let a pair write; --compare shows what the Copilot changes",
     "report": "one HTML page: where a run goes wrong, and what its Copilot changes",
+    "merge": "write a pair as one plain model, which any server takes",
     "push": "upload a pair, its tokenizer and its report to the Hub",
 }
 HELP = """\

@@ -1,0 +1,234 @@
+"""Finish, then record: fine-tune the Pilot, stop, read it over questions that it has not trained on, teach the Copilot.
+
+A Pilot that still learns makes mistakes that it soon no longer makes. One that is finished, and read on text that is
+new to it, makes those that it will make in use.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import IterableDataset, Subset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.utils import logging
+
+from .adapted import has_adapter
+from .checkpoints import last_whole_checkpoint
+from .copilot_weight import fit_copilot_weight
+from .mistake_log import MistakeLog
+from .modeling_pair_base import PilotCopilotPreTrainedModel
+from .modeling_pilot_copilot import PilotCopilotForCausalLM
+from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+from .recording import record_mistakes
+from .trainer_copilot import CopilotTrainer
+from .trainer_runs import check_arguments
+from .validation import chosen
+
+
+logger = logging.get_logger(__name__)
+
+# What each form learns well with from a record, where the arguments don't say; see docs/results.md.
+COPILOT_RATES = {"linear": 1e-3, "branch": 3e-4, "decoder": 5e-4}
+COPILOT_EPOCHS = 4.0
+# Folders and the file of a run.
+PILOT_FOLDER, RECORD_FOLDER, COPILOT_FOLDER = "pilot", "record", "copilot"
+FINISHED_FILE = "finished.json"
+
+
+def finish_then_record(
+    pilot: PreTrainedModel,
+    args: Any,
+    train_dataset: Any = None,
+    *,
+    copilot: Any = None,
+    copilot_share: float = 0.5,
+    copilot_dataset: Any = None,
+    copilot_epochs: float = COPILOT_EPOCHS,
+    eval_dataset: Any = None,
+    data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+    processing_class: Any = None,
+    trainer_class: type[Trainer] = Trainer,
+    **options: Any,
+) -> PilotCopilotPreTrainedModel:
+    """Fine-tune a Pilot on a part of the data, record its mistakes on the rest, and teach a Copilot from the record.
+
+    Each step has a folder in `args.output_dir`: `pilot` (its checkpoints and the finished Pilot), `record`, and
+    `copilot` (checkpoints of the pair). A call that was stopped, even killed, is made again to go on from there.
+
+    Args:
+        pilot (`PreTrainedModel`): the model to fine-tune; changed in place.
+        args ([`CopilotTrainingArguments`]): of both trainings; the Copilot's by `copilot_learning_rate` and the like.
+            `num_train_epochs` and `max_steps` are the Pilot's.
+        train_dataset (map-style dataset, *optional*): as a Trainer takes it. `None`: the Pilot is finished already, and
+            `copilot_dataset` is given.
+        copilot: as `from_pilot` takes it: a configuration, or fields of one.
+        copilot_share (`float`, *optional*, defaults to 0.5): share of `train_dataset` that the Pilot does not train on
+            and the Copilot learns from, chosen by `args.seed`. Not used with `copilot_dataset`.
+        copilot_dataset (map-style dataset, *optional*): what the Copilot learns from, in the place of a share. It has
+            to be new to the Pilot.
+        copilot_epochs (`float`, *optional*, defaults to 4.0): how often the Copilot reads the record.
+        eval_dataset (map-style dataset, *optional*): λ is chosen on it. Without, it stays as it is.
+        data_collator (callable, *optional*): as a Trainer takes it.
+        processing_class (*optional*): the Pilot's tokenizer.
+        trainer_class (`type`, *optional*, defaults to `Trainer`): trains the Pilot alone.
+        **options: the pair's, as `from_pilot` takes them.
+
+    Returns:
+        The pair, its Pilot frozen.
+
+    Raises:
+        TypeError: `args` lack the Copilot's.
+        ValueError: there is nothing for one of the two to learn from, an argument can't be honoured, or the folder
+            holds a run of other data.
+    """
+    check_arguments(args)
+    _check(args, pilot, train_dataset, copilot_share, copilot_dataset)
+    folder = Path(args.output_dir)
+    common = {"data_collator": data_collator, "processing_class": processing_class}
+    if train_dataset is not None:
+        if copilot_dataset is None:
+            train_dataset, copilot_dataset = split(train_dataset, copilot_share, args.seed)
+        _finish(pilot, _arguments(args, folder / PILOT_FOLDER), train_dataset, eval_dataset, trainer_class, common)
+    kind: Any = PilotCopilotForSeq2SeqLM if pilot.config.is_encoder_decoder else PilotCopilotForCausalLM
+    pair = kind.from_pilot(pilot, copilot, **options)
+    pair.freeze_pilot()
+    record_mistakes(
+        pair,
+        copilot_dataset,
+        folder / RECORD_FOLDER,
+        data_collator=data_collator,
+        batch_size=args.per_device_eval_batch_size,
+        tokenizer=processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None,
+        progress=not args.disable_tqdm,
+    )
+    _teach(pair, args, folder, copilot_epochs, eval_dataset, common)
+    if eval_dataset is not None:
+        sizes = {"batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
+        fit_copilot_weight(pair, eval_dataset, data_collator=data_collator, **sizes)
+    return pair
+
+
+def split(dataset: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """A data set in two, by chance.
+
+    Args:
+        dataset (map-style dataset): the whole.
+        share (`float`): of the second part, above 0 and below 1.
+        seed (`int`): the same seed gives the same parts.
+
+    Returns:
+        Two data sets, at least one example in each, in the whole's order.
+    """
+    count = min(max(1, round(share * len(dataset))), len(dataset) - 1)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + 29) % 2**63)
+    order = torch.randperm(len(dataset), generator=generator)
+    first, second = order[count:].sort().values.tolist(), order[:count].sort().values.tolist()
+    return _select(dataset, first), _select(dataset, second)
+
+
+def _select(dataset: Any, rows: list[int]) -> Any:
+    if isinstance(dataset, datasets.Dataset):
+        return dataset.select(rows)
+    return [dataset[row] for row in rows] if isinstance(dataset, list) else Subset(dataset, rows)
+
+
+def _check(args: Any, pilot: Any, train_dataset: Any, share: float, copilot_dataset: Any) -> None:
+    if has_adapter(pilot):
+        raise ValueError(
+            "the Pilot has an adapter: train it as you are used to, merge the adapter (`merge_and_unload`), and give "
+            "the merged Pilot with `copilot_dataset` and without `train_dataset`."
+        )
+    if train_dataset is None and copilot_dataset is None:
+        raise ValueError(
+            "there is no data: give `train_dataset`, or `copilot_dataset` beside a Pilot that is finished."
+        )
+    given = [one for one in (train_dataset, copilot_dataset) if one is not None]
+    if any(isinstance(one, (datasets.IterableDataset, IterableDataset)) for one in given):
+        raise ValueError("the data is streamed, but it is split and recorded by number: load it without streaming.")
+    if copilot_dataset is None and not 0.0 < share < 1.0:
+        raise ValueError(
+            f"`copilot_share` is {share}; it is the share of the data that the Copilot learns from, above 0 and below "
+            "1."
+        )
+    if copilot_dataset is None and len(train_dataset) < 2:
+        raise ValueError(f"`train_dataset` has {len(train_dataset)} examples, and each part needs one at least.")
+    senseless = {"held_out_mistakes": 0.0, "copilot_steps_per_round": 1, "freeze_pilot": False}
+    wrong = [name for name, value in senseless.items() if getattr(args, name) != value]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(f'`{name}={getattr(args, name)!r}`' for name in wrong)}: this is about a Copilot that learns "
+            "beside its Pilot. Here the Copilot learns after it; leave it out, or use `CopilotTrainer`."
+        )
+
+
+def _arguments(args: Any, folder: Path, **changes: Any) -> Any:
+    """The same arguments for one of the steps, whose files are in a folder of their own."""
+    own = copy.deepcopy(args)
+    for name, value in {"output_dir": str(folder), **changes}.items():
+        setattr(own, name, value)
+    return own
+
+
+def _finish(
+    pilot: PreTrainedModel, args: Any, rows: Any, eval_rows: Any, trainer_class: type[Trainer], common: dict[str, Any]
+) -> None:
+    """Train the Pilot alone, or take up the one that was finished before."""
+    folder = Path(args.output_dir)
+    mark, about = folder / FINISHED_FILE, {"examples": len(rows), "seed": args.seed}
+    if mark.is_file():
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        if found != about:
+            raise ValueError(
+                f"{folder} holds a Pilot that was finished on {found}, and this run's data is {about}. Give another "
+                "`output_dir`, or delete that folder."
+            )
+        logger.warning(f"The Pilot in {folder} is finished; it is taken as it is.")
+        loaded = type(pilot).from_pretrained(folder, dtype=pilot.dtype)
+        pilot.load_state_dict(loaded.state_dict())
+        return
+    trainer = trainer_class(model=pilot, args=args, train_dataset=rows, eval_dataset=eval_rows, **common)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(str(folder)))
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        partial = mark.with_suffix(".partial")
+        partial.write_text(json.dumps(about), encoding="utf-8")
+        os.replace(partial, mark)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _teach(pair: Any, args: Any, folder: Path, epochs: float, eval_rows: Any, common: dict[str, Any]) -> None:
+    """Teach the Copilot from the record."""
+    rate = args.copilot_learning_rate
+    own = _arguments(
+        args,
+        folder / COPILOT_FOLDER,
+        freeze_pilot=True,
+        num_train_epochs=epochs,
+        max_steps=-1,
+        copilot_learning_rate=COPILOT_RATES[chosen("form", pair.copilot.config.form)] if rate is None else rate,
+        mistake_log_export_rows=0,
+        mistake_picture_steps=0,
+        mistake_log_layers=0,
+        mistake_log_draw="newest",
+    )
+    record = MistakeLog.open(folder / RECORD_FOLDER)
+    trainer = CopilotTrainer(model=pair, args=own, train_dataset=record, eval_dataset=eval_rows, **common)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(own.output_dir))
+
+
+__all__ = [
+    "COPILOT_EPOCHS",
+    "COPILOT_RATES",
+    "COPILOT_FOLDER",
+    "PILOT_FOLDER",
+    "RECORD_FOLDER",
+    "finish_then_record",
+    "split",
+]

@@ -1,0 +1,114 @@
+"""How likely the right answers are held: the pair against its Pilot alone, on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..tasks.answering import encode_items
+
+
+@dataclass(frozen=True)
+class LossGain:
+    """The loss of the right answers, in nats a token, before and after, with a 95 % interval of the difference.
+
+    Args:
+        before: Mean negative log-likelihood of a token under the first model.
+        after: The same under the second.
+        low: Lower end of the interval of `before - after`; questions are drawn anew, each with both models' losses.
+        high: Upper end.
+        tokens: Number of tokens.
+        total: Number of questions.
+    """
+
+    before: float
+    after: float
+    low: float
+    high: float
+    tokens: int
+    total: int
+
+    @property
+    def difference(self) -> float:
+        """What is gained: above 0 where the second model is better."""
+        return self.before - self.after
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields and the difference, for JSON."""
+        return {**asdict(self), "difference": self.difference}
+
+
+@torch.no_grad()
+def target_losses(
+    pair: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, str]],
+    weight: float,
+    batch_size: int = 16,
+    max_length: int = 1024,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Negative log-likelihoods of targets, by the Pilot alone and by the pair.
+
+    Args:
+        pair: The pair.
+        tokenizer: Its tokenizer.
+        texts: For each question the prompt and the target.
+        weight: λ of the pair.
+        batch_size: Questions at a time; defaults to 16.
+        max_length: Longest text in tokens; longer ones are left out. Defaults to 1,024.
+
+    Returns:
+        For each question the Pilot's sum, the pair's, and the number of tokens.
+    """
+    items, _ = encode_items(tokenizer, texts, max_length, bool(pair.config.is_encoder_decoder))
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    sums = np.zeros((3, len(items)))
+    order = sorted(range(len(items)), key=lambda place: len(items[place]["input_ids"]))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        batch = {name: value.to(pair.device) for name, value in collator([items[p] for p in places]).items()}
+        targets = pair.targets_of(batch["labels"], {})
+        outputs = pair(**batch, copilot_weight=weight, use_cache=False)
+        pilot_logits = outputs.logits if outputs.pilot_logits is None else outputs.pilot_logits
+        known = targets >= 0
+        for row, logits in ((0, pilot_logits), (1, outputs.logits)):
+            losses = torch.nn.functional.cross_entropy(logits[known].float(), targets[known], reduction="none")
+            sums[row, places] = torch.zeros(targets.shape).masked_scatter(known.cpu(), losses.cpu()).sum(dim=-1).numpy()
+        sums[2, places] = known.sum(dim=-1).cpu().numpy()
+    return sums[0], sums[1], sums[2]
+
+
+def loss_gain(
+    before: np.ndarray, after: np.ndarray, tokens: np.ndarray, draws: int = 10_000, seed: int = 0
+) -> LossGain:
+    """The gain of one model over another on the same questions, with a bootstrap interval.
+
+    Args:
+        before: For each question the sum of the first model's losses.
+        after: The same of the second model, in the same order.
+        tokens: For each question its number of tokens.
+        draws: Number of bootstrap samples; defaults to 10,000.
+        seed: Seed of the draws.
+
+    Returns:
+        The gain.
+
+    Raises:
+        ValueError: There is no token.
+    """
+    count = float(tokens.sum())
+    if not count:
+        raise ValueError("there is no token to measure a loss on; give questions with targets.")
+    drawn = np.random.default_rng(seed).multinomial(len(tokens), np.full(len(tokens), 1 / len(tokens)), size=draws)
+    differences = drawn @ (before - after) / np.maximum(drawn @ tokens, 1.0)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    means = float(before.sum()) / count, float(after.sum()) / count
+    return LossGain(*means, float(low), float(high), int(count), len(tokens))
+
+
+__all__ = ["LossGain", "loss_gain", "target_losses"]

@@ -1,0 +1,208 @@
+"""What a folder of recorded rounds says of itself, in `record.json`: whose mistakes they are, and what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .head_map import HeadMap
+from .pilot_fingerprint import pair_fingerprint, pilot_digests, round_contents, tokenizer_hash
+from .version import __version__
+
+
+if TYPE_CHECKING:
+    from .modeling_pair_base import PilotCopilotPreTrainedModel
+
+RECORD_FILE = "record.json"
+RECORD_FORMAT = "transformers_copilot.record.v1"
+# What may differ between two calls that write into one folder, or may be unknown to one of them.
+_NOT_COMPARED = ("transformers_copilot_version", "head_map")
+
+
+@dataclass(frozen=True)
+class RecordHeader:
+    """What `record.json` holds.
+
+    Attributes:
+        sequences (`int`): sequences of the data set.
+        sequences_per_shard (`int`): sequences of each shard but the last.
+        dtype (`str`): type of the states.
+        rationale (`tuple`): what is kept of the Pilot's layers at each position: `"mean"` over them, or numbers of
+            layers, from 0.
+        question (`bool`): whether an encoder's output is kept.
+        mistakes_everywhere (`bool`): whether mistakes are kept at every position, prompts included.
+        mistakes_from (`str`): which positions are lessons.
+        mistake_top_k (`int`, *optional*): how many tokens of p̂ a mistake keeps.
+        pilot (`dict`): the Pilot's fingerprint, and digests of its `weights` and of its `head` alone.
+        pilot_dtype (`str`): type of its weights.
+        head_map (`dict`, *optional*): what its family does after its head; `None`: logits are kept instead of states.
+        tokenizer_hash (`str`, *optional*): of its tokenizer, where one was given.
+        data (`str`, *optional*): digest of some of the rows.
+        transformers_copilot_version (`str`): of the package that wrote it.
+    """
+
+    sequences: int
+    sequences_per_shard: int
+    dtype: str
+    rationale: tuple[int | str, ...]
+    question: bool
+    mistakes_everywhere: bool
+    mistakes_from: str
+    mistake_top_k: int | None
+    pilot: dict[str, Any]
+    pilot_dtype: str
+    head_map: dict[str, Any] | None
+    tokenizer_hash: str | None = None
+    data: str | None = None
+    transformers_copilot_version: str = __version__
+
+    @classmethod
+    def of_pair(
+        cls,
+        pair: PilotCopilotPreTrainedModel,
+        layers: Iterable[int | str] = (),
+        tokenizer: Any = None,
+        **stored: Any,
+    ) -> RecordHeader:
+        """What a record of a pair is to hold.
+
+        Args:
+            pair: the pair.
+            layers (iterable): layers that are kept beside those that its Copilot reads.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's.
+            **stored: `sequences`, `sequences_per_shard`, `dtype` and `data`.
+
+        Returns:
+            [`RecordHeader`]
+
+        Raises:
+            ValueError: the Pilot has no such layer.
+        """
+        contents = round_contents(pair)
+        read = contents["rationale"]
+        own: list[int | str] = [] if read is None else [read] if isinstance(read, str) else list(read)
+        count = pair.recorder.num_layers
+        for layer in layers:
+            if layer != "mean" and not (isinstance(layer, int) and 0 <= layer < count):
+                raise ValueError(
+                    f"`layers` has {layer!r}; give numbers of the Pilot's decoder layers, 0 to {count - 1}, or 'mean'."
+                )
+            if layer not in own:
+                own.append(layer)
+        found = pair.head_map
+        return cls(
+            rationale=tuple(own),
+            question=bool(pair.config.is_encoder_decoder) and bool(own),
+            mistakes_everywhere=contents["mistakes_everywhere"],
+            mistakes_from=contents["mistakes_from"],
+            mistake_top_k=pair.config.mistake_top_k,
+            pilot={**pair_fingerprint(pair), **pilot_digests(pair)},
+            pilot_dtype=str(pair.pilot.dtype).removeprefix("torch."),
+            head_map=None if found is None else asdict(found),
+            tokenizer_hash=None if tokenizer is None else tokenizer_hash(tokenizer),
+            **stored,
+        )
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> RecordHeader:
+        """Read a folder's header.
+
+        Args:
+            folder: the folder.
+
+        Returns:
+            [`RecordHeader`]
+
+        Raises:
+            ValueError: there is none, or it is another file.
+        """
+        path = Path(folder) / RECORD_FILE
+        mend = (
+            "Give the folder that `record_mistakes(pair, dataset, folder)` or `transformers-copilot record "
+            "--output_dir FOLDER` wrote."
+        )
+        if not path.is_file():
+            raise ValueError(f"{folder} holds no {RECORD_FILE}, so it is no record of mistakes. {mend}")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no whole JSON file ({error}). {mend}") from error
+        found = values.get("format") if isinstance(values, Mapping) else None
+        if found != RECORD_FORMAT:
+            raise ValueError(f"{path} has the format {found!r}, not {RECORD_FORMAT!r}. {mend}")
+        known = {field.name for field in fields(cls)}
+        try:
+            header = cls(**{name: value for name, value in values.items() if name in known})
+            object.__setattr__(header, "rationale", tuple(header.rationale))
+        except TypeError as error:
+            raise ValueError(f"{path} lacks something ({error}). {mend}") from error
+        return header
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write it, whole or not at all.
+
+        Args:
+            folder: the folder.
+        """
+        path = Path(folder) / RECORD_FILE
+        partial = path.with_name(f"{RECORD_FILE}.{os.getpid()}.partial")  # several processes may begin at once
+        text = json.dumps({"format": RECORD_FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    def check_same(self, recorded: RecordHeader, folder: str | os.PathLike[str]) -> None:
+        """Refuse to go on with a record that was begun with other options.
+
+        Args:
+            recorded ([`RecordHeader`]): what the folder says.
+            folder: the folder.
+
+        Raises:
+            ValueError: they differ; every option is named with both values.
+        """
+        different = []
+        for name, value in asdict(self).items():
+            before = asdict(recorded)[name]
+            unknown = name in ("tokenizer_hash", "data") and (value is None or before is None)
+            if name not in _NOT_COMPARED and not unknown and value != before:
+                if isinstance(value, dict):
+                    different += [
+                        f"{key} is {value[key]!r} and was {before.get(key)!r}"
+                        for key in value
+                        if value[key] != before.get(key)
+                    ]
+                else:
+                    different.append(f"{name} is {value!r} and was {before!r}")
+        if different:
+            raise ValueError(
+                f"{folder} holds a record that was begun otherwise: {'; '.join(different)}. Give the same options to "
+                "go on with it, give another folder, or delete this one."
+            )
+
+    @property
+    def shards(self) -> int:
+        """How many shards it is to have."""
+        return -(-self.sequences // self.sequences_per_shard)
+
+    @property
+    def identity(self) -> str:
+        """A short number that each shard repeats, so that one of another record is noticed."""
+        values = {name: value for name, value in asdict(self).items() if name not in (*_NOT_COMPARED, "tokenizer_hash")}
+        text = json.dumps({**values, "data": None}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def known_head_map(self) -> HeadMap | None:
+        """What the Pilot's family does after its head.
+
+        Returns:
+            [`HeadMap`], or `None` where logits were kept.
+        """
+        return None if self.head_map is None else HeadMap(**self.head_map)
+
+
+__all__ = ["RECORD_FILE", "RECORD_FORMAT", "RecordHeader"]

@@ -1,0 +1,170 @@
+"""How much disk a record takes, told before it is begun."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .masks import packed_segments
+from .mistake_batch import lesson_positions, target_mask
+from .record_header import RecordHeader
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .modeling_pair_base import PilotCopilotPreTrainedModel
+
+_SAMPLED_ROWS = 64
+# How much less than estimated a record may take: only what clearly doesn't fit is refused.
+_SLACK = 0.9
+
+
+@dataclass(frozen=True)
+class RecordSize:
+    """What a record takes.
+
+    Attributes:
+        tokens (`float`): tokens of all sequences, estimated.
+        lessons (`float`): lessons among them, estimated.
+        nbytes (`float`): bytes of the whole record.
+        missing (`float`): bytes of what is still to be written.
+        shards (`int`): shards of the whole record.
+        missing_shards (`int`): shards that are still to be written.
+        free (`int`): free bytes where it is written.
+    """
+
+    tokens: float
+    lessons: float
+    nbytes: float
+    missing: float
+    shards: int
+    missing_shards: int
+    free: int
+
+    def describe(self) -> str:
+        """What is told before the start.
+
+        Returns:
+            `str`
+        """
+        there = self.shards - self.missing_shards
+        rest = f", {_size(self.missing)} of it still to be written ({there} of {self.shards} shards are there)"
+        return (
+            f"about {self.tokens:,.0f} tokens, {self.lessons:,.0f} of them lessons: "
+            f"{self.nbytes / max(self.tokens, 1.0):,.0f} bytes a token, {_size(self.nbytes)} in all"
+            f"{rest if there else ''}; {_size(self.free)} are free"
+        )
+
+    def check_fits(self, folder: Path) -> None:
+        """Refuse to begin what clearly does not fit.
+
+        Args:
+            folder (`Path`): where it is written.
+
+        Raises:
+            OSError: there is too little room.
+        """
+        if self.missing * _SLACK > self.free:
+            raise OSError(
+                f"a record in {folder} takes {self.describe()}. Free some room, give a folder on another disk, record "
+                "fewer sequences or `layers`, or use a Copilot that reads less (error_feedback='token', "
+                "form='linear')."
+            )
+
+
+def estimate_size(
+    pair: PilotCopilotPreTrainedModel,
+    header: RecordHeader,
+    dataset: Any,
+    collate: Callable[[Sequence[Any]], Any],
+    missing_shards: int,
+    folder: Path,
+) -> RecordSize:
+    """Estimate by some of the rows, evenly spread.
+
+    Args:
+        pair: the pair.
+        header ([`RecordHeader`]): what is kept.
+        dataset: rows.
+        collate (callable): makes a batch of some rows.
+        missing_shards (`int`): shards that are still to be written.
+        folder (`Path`): where to.
+
+    Returns:
+        [`RecordSize`]
+    """
+    step = max(1, header.sequences // _SAMPLED_ROWS)
+    sampled = range(0, header.sequences, step)
+    sums = torch.zeros(3, dtype=torch.double)
+    for row in sampled:
+        sums += torch.tensor(_counts(pair, collate([dataset[row]])), dtype=torch.double)
+    tokens, lessons, questions = (sums * header.sequences / len(sampled)).tolist()
+    nbytes = tokens * _bytes_of_token(pair, header) + lessons * _bytes_of_lesson(pair, header) + 12 * header.sequences
+    if header.question:
+        nbytes += questions * pair.copilot.config.question_size * _itemsize(header)
+    place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    share = missing_shards / header.shards
+    return RecordSize(
+        tokens, lessons, nbytes, nbytes * share, header.shards, missing_shards, shutil.disk_usage(place).free
+    )
+
+
+def _counts(pair: PilotCopilotPreTrainedModel, batch: Any) -> tuple[int, int, int]:
+    """Tokens, lessons and an encoder's tokens of a batch."""
+    real, lessons = batch_lessons(pair, batch)
+    questions = 0
+    if pair.config.is_encoder_decoder and "input_ids" in batch:
+        questions = int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+    return int(real.sum()), int(lessons.sum()), questions
+
+
+def batch_lessons(pair: PilotCopilotPreTrainedModel, batch: Any) -> tuple[Tensor, Tensor]:
+    """Which positions of a batch are no padding, and which the Copilot is to learn from, as the pair will find them.
+
+    Args:
+        pair: the pair.
+        batch (`dict`): with `labels`.
+
+    Returns:
+        Two `torch.BoolTensor` of shape `(batch, length)`.
+    """
+    targets, segments = pair.targets_of(batch["labels"], batch), None
+    if pair.config.is_encoder_decoder:
+        real = batch.get("decoder_attention_mask", target_mask(targets))
+    else:
+        real = batch.get("attention_mask")
+        segments = packed_segments(batch.get("position_ids"), real, 0)
+    real = torch.ones_like(targets) if real is None else real
+    return real.bool(), lesson_positions(targets, real.bool(), segments, pair.config.mistakes_from)
+
+
+def _itemsize(header: RecordHeader) -> int:
+    return getattr(torch, header.dtype).itemsize
+
+
+def _bytes_of_token(pair: PilotCopilotPreTrainedModel, header: RecordHeader) -> int:
+    belief = 0
+    if header.mistakes_everywhere:
+        vocab = pair.config.vocab_size
+        kept = vocab if header.mistake_top_k is None else min(header.mistake_top_k, vocab)
+        belief = kept * (4 + _itemsize(header)) + 4
+    return 9 + belief + len(header.rationale) * int(header.pilot["hidden_size"]) * _itemsize(header)
+
+
+def _bytes_of_lesson(pair: PilotCopilotPreTrainedModel, header: RecordHeader) -> int:
+    head = pair.pilot.get_output_embeddings()
+    width = pair.config.vocab_size if header.head_map is None or head is None else head.weight.shape[-1]
+    return 16 + width * _itemsize(header)
+
+
+def _size(nbytes: float) -> str:
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
+
+
+__all__ = ["RecordSize", "batch_lessons", "estimate_size"]

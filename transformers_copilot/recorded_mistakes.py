@@ -1,0 +1,185 @@
+"""Recorded rounds as a data set for training: read from disk, a sequence at a time."""
+
+from __future__ import annotations
+
+import copy
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers.utils import logging
+
+from .mistake_record import LESSON_FIELDS, TOKEN_FIELDS, MistakeRecord
+from .record_header import RecordHeader
+from .record_shards import ShardIndex, rationale_name, read_index, shard_name
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset as Rows
+
+logger = logging.get_logger(__name__)
+
+_OPEN_FILES = 64
+
+_STATES = ("head_states", "lesson_logits")
+
+
+class RecordedMistakes(Dataset):
+    """What [`record_mistakes`] wrote, a [`MistakeRecord`] a sequence. Made by [`MistakeLog.open`].
+
+    Opening reads where each sequence begins; states are read, through memory-mapped files, when a sequence is asked
+    for.
+
+    Args:
+        folder (`str` or `Path`): the record's.
+
+    Raises:
+        ValueError: it holds no record, no shard is there, or a file is broken; the message names it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.header = RecordHeader.read(self.folder)
+        self.rationale: tuple[int | str, ...] = self.header.rationale
+        self._left_out: frozenset[str] = frozenset()
+        count = self.header.shards
+        there = [number for number in range(count) if (self.folder / shard_name(number, count)).is_file()]
+        go_on = (
+            f"`record_mistakes(pair, dataset, {str(self.folder)!r})` or `transformers-copilot record --output_dir "
+            f"{self.folder} …` with the same options as before goes on with it."
+        )
+        if not there:
+            raise ValueError(f"{self.folder} holds none of its {count} shards yet: {go_on}")
+        if len(there) < count:
+            logger.warning(f"{self.folder} holds {len(there)} of {count} shards; they are used as they are. {go_on}")
+        self._shards: list[tuple[int, ShardIndex]] = [
+            (number, read_index(self.folder, number, self.header)) for number in there
+        ]
+        self._ends = list(accumulate(len(index) for _, index in self._shards))
+        self._files: OrderedDict[int, Any] = OrderedDict()
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> MistakeRecord:
+        """One sequence.
+
+        Args:
+            index (`int`): which one of those that are there.
+
+        Returns:
+            [`MistakeRecord`]
+
+        Raises:
+            IndexError: there is no such sequence.
+        """
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        shard = bisect_right(self._ends, place)
+        row = place - (self._ends[shard - 1] if shard else 0)
+        return self._read(shard, row, row + 1, self._left_out)
+
+    def __iter__(self) -> Iterator[MistakeRecord]:
+        return (self[place] for place in range(len(self)))
+
+    def reading(self, rationale: tuple[int | str, ...], left_out: tuple[str, ...] = ()) -> RecordedMistakes:
+        """The same record, of which less is read.
+
+        Args:
+            rationale (`tuple`): the parts of the rationale, in the order that the Copilot reads them in.
+            left_out (tuple of `str`): fields that aren't read.
+
+        Returns:
+            [`RecordedMistakes`]
+        """
+        view = copy.copy(self)
+        view._files, view.rationale, view._left_out = OrderedDict(), tuple(rationale), frozenset(left_out)
+        return view
+
+    def to_dataset(self) -> Rows:
+        """The record as rows, a row a token whose successor is known; see [`MistakeLog.to_dataset`].
+
+        Returns:
+            `datasets.Dataset`; `round` is the number of the shard.
+        """
+        from datasets import Dataset as Rows
+
+        from .mistake_dataset import mistake_table
+
+        light = self.reading((), (*_STATES, "question", "question_lengths"))
+        rounds = (
+            (number, light._read(place, 0, len(index), light._left_out))
+            for place, (number, index) in enumerate(self._shards)
+        )
+        return Rows(mistake_table(rounds))
+
+    def _read(self, shard: int, first: int, end: int, left_out: frozenset[str]) -> MistakeRecord:
+        """Some sequences of a shard, one after the other."""
+        index, file = self._shards[shard][1], self._file(shard)
+        there = set(file.keys())
+        tokens = slice(int(index.tokens[first]), int(index.tokens[end]))
+        lessons = slice(int(index.lessons[first]), int(index.lessons[end]))
+        ranges = dict.fromkeys(TOKEN_FIELDS, tokens) | dict.fromkeys(LESSON_FIELDS, lessons)
+        ranges["lengths"] = slice(first, end)
+        if index.questions is not None:
+            ranges["question"] = slice(int(index.questions[first]), int(index.questions[end]))
+            ranges["question_lengths"] = slice(first, end)
+        values: dict[str, Tensor] = {
+            name: file.get_slice(name)[part] for name, part in ranges.items() if name in there - left_out
+        }
+        if self.rationale:
+            states = [file.get_slice(rationale_name(column))[tokens] for column in self.rationale]
+            values["rationale"] = states[0] if len(states) == 1 else torch.stack(states, dim=1)
+        return MistakeRecord(**values)
+
+    def _file(self, shard: int) -> Any:
+        """A shard's file, opened when it is first read in this process; the latest ones stay open."""
+        if self._process != os.getpid():
+            self._files, self._process = OrderedDict(), os.getpid()
+        file = self._files.pop(shard, None)
+        if file is None:
+            if len(self._files) >= _OPEN_FILES:
+                self._files.popitem(last=False)
+            file = safe_open(self.folder / shard_name(self._shards[shard][0], self.header.shards), framework="pt")
+        self._files[shard] = file
+        return file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+
+class RecordCollator:
+    """Batches of recorded sequences as tensors by name; all other examples go to another collator.
+
+    Args:
+        collator (callable): for other examples, of an evaluation set.
+    """
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __call__(self, features: list[Any]) -> Any:
+        """Make a batch.
+
+        Args:
+            features (`list`): [`MistakeRecord`]s, or examples.
+
+        Returns:
+            `dict` of tensors, the fields of a [`MistakeRecord`]; or the other collator's batch.
+        """
+        if all(isinstance(feature, MistakeRecord) for feature in features):
+            return MistakeRecord.join(features).tensors()
+        return self.collator(features)
+
+
+__all__ = ["RecordCollator", "RecordedMistakes"]

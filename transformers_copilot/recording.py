@@ -1,0 +1,320 @@
+"""Record once, teach often: the Pilot is read once over a data set, and what a Copilot learns from is kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import DataCollatorForSeq2Seq
+from transformers.utils import logging
+
+from .mistake_batch import MistakeBatch
+from .mistake_record import MistakeRecord
+from .pilot_inputs import parameters_of
+from .record_header import RECORD_FILE, RecordHeader
+from .record_shards import is_whole, write_shard
+from .record_size import RecordSize, estimate_size
+from .validation import TRAINING_VALUES, check_option, check_positive
+
+
+if TYPE_CHECKING:
+    from .modeling_pair_base import PilotCopilotPreTrainedModel
+
+logger = logging.get_logger(__name__)
+
+_COMPARED_ROWS = 64
+_LABELS = ("label", "label_ids", "labels")
+
+
+def record_mistakes(
+    pair: PilotCopilotPreTrainedModel,
+    dataset: Any,
+    output_dir: str | os.PathLike[str],
+    *,
+    data_collator: Any = None,
+    batch_size: int = 16,
+    tokenizer: Any = None,
+    sequences_per_shard: int = 256,
+    dtype: str = "bfloat16",
+    layers: Iterable[int | str] = (),
+    shard: tuple[int, int] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Read the Pilot over a data set, and write its mistakes and what its Copilot learns from into a folder.
+
+    A Copilot is then taught by `CopilotTrainer(model=pair, train_dataset=MistakeLog.open(output_dir))` with
+    `freeze_pilot=True`, for any number of epochs and as often as wanted, without the Pilot's layers. What it costs on
+    disk is told before the start. A call that was stopped, even killed, is made again to go on: shards that are whole
+    stay. Several processes (`torchrun`, `accelerate launch`), or calls with `shard`, share the work.
+
+    Args:
+        pair: the pair; its Copilot says what is kept, and need not have learnt anything. It is put into evaluation mode
+            meanwhile.
+        dataset (map-style dataset): as a Trainer takes it, with `labels`.
+        output_dir (`str` or `Path`): the folder; made where it does not exist.
+        data_collator (callable, *optional*): as a Trainer takes it; pads on the right by default.
+        batch_size (`int`, *optional*, defaults to 16): sequences that the Pilot reads at once. What is stored depends
+            on it by rounding only.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's; a record of another one's is then refused.
+        sequences_per_shard (`int`, *optional*, defaults to 256): sequences of a file; one file is held in memory.
+        dtype (`str`, *optional*, defaults to `"bfloat16"`): type of the states, `"bfloat16"` or `"float32"`.
+        layers (iterable of `int` or `"mean"`, *optional*): outputs of these decoder layers, from 0, or the mean of all,
+            are kept beside those that the pair's Copilot reads, for Copilots of other kinds.
+        shard (`tuple[int, int]`, *optional*): `(i, n)`: write only those shards whose number divided by n leaves i.
+        progress (`bool`, *optional*, defaults to `True`): tell what it takes, and show how far it is.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: the data or an option can't be used, the Pilot's logits hold NaN, or the folder holds a record that
+            was begun with other options.
+        OSError: it does not fit on the disk, or the disk is full; shards that are whole stay usable.
+    """
+    recording = Recording(
+        pair,
+        dataset,
+        output_dir,
+        data_collator=data_collator,
+        batch_size=batch_size,
+        tokenizer=tokenizer,
+        sequences_per_shard=sequences_per_shard,
+        dtype=dtype,
+        layers=layers,
+        shard=shard,
+    )
+    told = f"Recording into {recording.folder}: {recording.size.describe()}"
+    if progress:
+        tqdm.write(told, file=sys.stderr)
+    else:
+        logger.info(told)
+    return recording.run(progress)
+
+
+class Recording:
+    """A call of [`record_mistakes`], checked and ready to be run.
+
+    Args:
+        pair, dataset, output_dir, data_collator, batch_size, tokenizer, sequences_per_shard, dtype, layers, shard: see
+            [`record_mistakes`].
+
+    Attributes:
+        size ([`RecordSize`]): what it takes on disk.
+
+    Raises:
+        ValueError: the data or an option can't be used.
+        OSError: it does not fit on the disk.
+    """
+
+    def __init__(
+        self,
+        pair: PilotCopilotPreTrainedModel,
+        dataset: Any,
+        output_dir: str | os.PathLike[str],
+        *,
+        data_collator: Any = None,
+        batch_size: int = 16,
+        tokenizer: Any = None,
+        sequences_per_shard: int = 256,
+        dtype: str = "bfloat16",
+        layers: Iterable[int | str] = (),
+        shard: tuple[int, int] | None = None,
+    ) -> None:
+        check_positive("batch_size", batch_size)
+        check_positive("sequences_per_shard", sequences_per_shard)
+        check_option("dtype", dtype, TRAINING_VALUES["mistake_log_dtype"])
+        _check_dataset(dataset)
+        self.pair, self.dataset, self.folder, self.batch_size = pair, dataset, Path(output_dir), batch_size
+        self._collate = data_collator or _default_collator(pair, tokenizer)
+        self._shared_out = shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self._part = _part_of(shard, pair) if shard is not None or self._shared_out else (0, 1)
+        stored = {"sequences": len(dataset), "sequences_per_shard": sequences_per_shard, "dtype": dtype}
+        with _reading(pair):
+            header = RecordHeader.of_pair(pair, layers, tokenizer, data=_data_digest(dataset), **stored)
+        self.header = header
+        if (self.folder / RECORD_FILE).is_file():
+            self.header = RecordHeader.read(self.folder)
+            header.check_same(self.header, self.folder)
+        missing = [number for number in range(header.shards) if not is_whole(self.folder, number, self.header)]
+        self._own = [number for number in missing if number % self._part[1] == self._part[0]]
+        to_come = len(missing if shard is None else self._own)  # other calls may write to other disks
+        self.size: RecordSize = estimate_size(pair, self.header, dataset, self._batch, to_come, self.folder)
+        self.size.check_fits(self.folder)
+
+    def run(self, progress: bool = False) -> Path:
+        """Write the shards that are missing.
+
+        Args:
+            progress (`bool`, *optional*, defaults to `False`): show how far it is.
+
+        Returns:
+            `Path`: the folder.
+
+        Raises:
+            ValueError: the Pilot's logits hold NaN, or rows can't be used.
+            OSError: the disk is full.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / RECORD_FILE).is_file():
+            self.header.write(self.folder)
+        rows = sum(len(self._rows_of(number)) for number in self._own)
+        with _reading(self.pair), tqdm(total=rows, disable=not progress, desc="recording") as bar:
+            for number in self._own:
+                record = self._read_shard(number, bar)
+                self._write(number, record)
+        if self._shared_out:
+            PartialState().wait_for_everyone()
+        return self.folder
+
+    def _rows_of(self, number: int) -> range:
+        first = number * self.header.sequences_per_shard
+        return range(first, min(first + self.header.sequences_per_shard, self.header.sequences))
+
+    def _write(self, number: int, record: MistakeRecord) -> None:
+        try:
+            write_shard(self.folder, number, record, self.header)
+        except OSError as error:
+            count = self.header.shards
+            whole = sum(is_whole(self.folder, each, self.header) for each in range(count))
+            raise OSError(
+                f"{error}. {whole} of {count} shards in {self.folder} are whole and stay usable: "
+                f"`MistakeLog.open({str(self.folder)!r})` reads them. One more takes about "
+                f"{record.nbytes / 1e6:,.1f} MB: free some room and make the same call again; it goes on from there."
+            ) from error
+
+    def _read_shard(self, number: int, bar: tqdm) -> MistakeRecord:
+        """A shard's sequences in the data set's order; the Pilot reads those of similar length together."""
+        rows = self._rows_of(number)
+        examples = [self.dataset[row] for row in rows]
+        order = sorted(range(len(rows)), key=lambda place: _length(examples[place]))
+        found: list[MistakeRecord | None] = [None] * len(rows)
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            try:
+                sequences = self._read_batch([examples[place] for place in places])
+            except ValueError as error:
+                named = ", ".join(str(rows[place]) for place in places)
+                raise ValueError(f"sequences {named} of the data set, in this order: {error}") from error
+            for place, sequence in zip(places, sequences, strict=True):
+                found[place] = sequence
+            bar.update(len(places))
+        return MistakeRecord.join([sequence for sequence in found if sequence is not None])
+
+    def _read_batch(self, examples: Sequence[Any]) -> list[MistakeRecord]:
+        batch = {
+            name: value.to(self.pair.device) if isinstance(value, Tensor) else value
+            for name, value in self._batch(examples).items()
+        }
+        columns = self.header.rationale or None
+        mistakes: MistakeBatch = self.pair(**batch, return_mistakes=True, recorded_layers=columns).mistakes
+        if not self.header.question:
+            mistakes = replace(mistakes, question=None, question_mask=None)
+        dtype = getattr(torch, self.header.dtype)
+        sequences = MistakeRecord.from_batch(mistakes, dtype, keep_question=False).sequences()
+        if len(sequences) != len(examples):
+            raise ValueError(
+                f"{len(examples)} examples are {len(sequences)} sequences: packed rows can't be recorded. Give each "
+                "document as an example of its own; `packing=False`."
+            )
+        for sequence in sequences:
+            if sequence.next_probabilities is not None:  # after the last token comes the batch's padding, or nothing
+                sequence.next_probabilities[-1:] = 0.0
+        return sequences
+
+    def _batch(self, examples: Sequence[Any]) -> dict[str, Any]:
+        """A batch as a Trainer makes it: without the columns that the pair does not take."""
+        if isinstance(examples[0], Mapping):
+            known = {*parameters_of(self.pair), *_LABELS}
+            if known.intersection(examples[0]):
+                examples = [{name: row[name] for name in row if name in known} for row in examples]
+        batch = self._collate(examples)
+        if "labels" not in batch:
+            raise ValueError(
+                f"a batch has no `labels`, only {sorted(batch)}: without the true tokens there is no mistake. Let the "
+                "data or its collator give them, -100 where nothing is supervised."
+            )
+        return {name: value for name, value in batch.items() if name != "held_out"}
+
+
+def _check_dataset(dataset: Any) -> None:
+    numbered = all(callable(getattr(dataset, name, None)) for name in ("__getitem__", "__len__"))
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not numbered:
+        raise ValueError(
+            f"`dataset` is a {type(dataset).__name__}, whose sequences have no numbers: a record is written in shards, "
+            "and a later call goes on with them. Load it without streaming, or give `list(dataset)`."
+        )
+    if not len(dataset):
+        raise ValueError("`dataset` has no example, so there is nothing to record.")
+
+
+def _part_of(shard: tuple[int, int] | None, pair: PilotCopilotPreTrainedModel) -> tuple[int, int]:
+    """Which shards this process writes."""
+    if shard is None:
+        state = PartialState(cpu=pair.device.type == "cpu")
+        return int(state.process_index), int(state.num_processes)
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"`shard` is {shard}; give (i, n) with i from 0 to n - 1.")
+    return index, count
+
+
+@contextmanager
+def _reading(pair: PilotCopilotPreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients, and each part's own mode again afterwards."""
+    modes = [(module, module.training) for module in pair.modules()]
+    pair.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _default_collator(pair: PilotCopilotPreTrainedModel, tokenizer: Any) -> Any:
+    if tokenizer is not None and tokenizer.pad_token_id is not None:
+        return DataCollatorForSeq2Seq(tokenizer, padding=True)
+    padding = pair.pilot.config.get_text_config(decoder=True).pad_token_id or 0
+
+    def collate(rows: Sequence[Any]) -> dict[str, Tensor]:
+        columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in rows[0]}
+        columns.setdefault("attention_mask", [torch.ones_like(ids) for ids in columns.get("input_ids", [])])
+        fill = {"input_ids": padding, "labels": -100}
+        return {
+            name: pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0))
+            for name, values in columns.items()
+        }
+
+    return collate
+
+
+def _length(example: Any) -> int:
+    ids = example.get("input_ids") if isinstance(example, Mapping) else None
+    return 0 if ids is None else len(ids)
+
+
+def _data_digest(dataset: Any) -> str | None:
+    """One short number for some of the rows, where they are tokens."""
+    digest = hashlib.sha256()
+    for row in range(0, len(dataset), max(1, len(dataset) // _COMPARED_ROWS)):
+        example = dataset[row]
+        if not isinstance(example, Mapping) or "input_ids" not in example:
+            return None
+        parts = [torch.as_tensor(example[name]).tolist() for name in ("input_ids", "labels") if name in example]
+        digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()[:16]
+
+
+__all__ = ["Recording", "record_mistakes"]
