@@ -1,5 +1,5 @@
-"""Checkpoints of version 0.1, whose configurations say `rationale` in three options: each kept combination loads as what
-it was, a dropped one is refused."""
+"""Checkpoints of version 0.1, whose configurations say `rationale` in three options: combinations that were kept load as
+what they were, dropped ones are refused."""
 
 import json
 from collections.abc import Callable
@@ -142,8 +142,8 @@ def test_a_combination_that_was_dropped_is_refused_by_name(
 ):
     window, pooling, own_input = former
     message = (
-        f"rationale_window='{window}', rationale_pooling='{pooling}' and rationale_input={own_input}, of which only some "
-        "combinations were kept: 'preceding', 'current', 'last', 'depths'.* load it with version 0.1"
+        f"rationale_window='{window}', rationale_pooling='{pooling}' and rationale_input={own_input}, of which only "
+        "some combinations were kept: 'preceding', 'current', 'last', 'depths'.* load it with version 0.1"
     )
     pair = tiny_pair(copilot={"num_hidden_layers": 2, "rationale": "last" if own_input else "current"})
     save_former_pair(pair, tmp_path / "pair", *former)
