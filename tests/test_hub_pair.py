@@ -57,7 +57,8 @@ differences = {}
 for name, kind, options in [
     ("pair", AutoModelForCausalLM, {}), ("pair", AutoModel, {}),
     ("half", AutoModelForCausalLM, {"revision": "half"}), ("seq2seq", AutoModelForSeq2SeqLM, {}),
-    ("seq2seq", AutoModel, {}), ("linear", AutoModelForCausalLM, {}), ("branch", AutoModelForCausalLM, {}), ("pair", AutoModelForCausalLM, {"revision": os.environ["COMMIT"]}),
+    ("seq2seq", AutoModel, {}), ("pair", AutoModelForCausalLM, {"revision": os.environ["COMMIT"]}),
+    ("linear", AutoModelForCausalLM, {}), ("branch", AutoModelForCausalLM, {}),
 ]:
     repo = f"{user}/{'pair' if name == 'half' else name}"
     loaded = kind.from_pretrained(repo, **options, **more)
