@@ -53,10 +53,10 @@ DECODER_ONLY = [name for name in TINY if name != "t5"]
 
 
 def shake(pair: nn.Module, scale: float = 0.2) -> nn.Module:
-    """Move the Copilot's weights off their start, so that f is not zero."""
+    """Move the Copilot's weights that learn off their start, so that f is not zero."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for parameter in pair.copilot.parameters():
+        for parameter in filter(lambda one: one.requires_grad, pair.copilot.parameters()):
             parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
     return pair
 

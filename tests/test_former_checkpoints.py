@@ -1,5 +1,5 @@
-"""Checkpoints of version 0.1, whose configurations say `rationale` in three options: each kept combination loads as what
-it was, a dropped one is refused."""
+"""Checkpoints of version 0.1, whose configurations say `rationale` in three options: combinations that were kept load as
+what they were, dropped ones are refused."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,11 @@ from transformers_copilot import CopilotConfig, PilotCopilotConfig, PilotCopilot
 
 PairOf = Callable[..., PreTrainedModel]
 # `rationale` for `rationale_window`, `rationale_pooling` and the Copilot's `rationale_input`.
-KEPT = {("preceding", "mean", False): "preceding", ("current", "mean", False): "current", ("current", "last", True): "last"}
+KEPT = {
+    ("preceding", "mean", False): "preceding",
+    ("current", "mean", False): "current",
+    ("current", "last", True): "last",
+}
 DROPPED = [
     ("preceding", "last", False),
     ("current", "last", False),
@@ -83,14 +87,22 @@ def check_loaded(loaded: PreTrainedModel, pair: PreTrainedModel, rationale: str,
     assert loaded.config.copilot.form == "decoder"
     torch.testing.assert_close(logits(loaded), logits(pair), atol=1e-5, rtol=1e-5)
     written = json.dumps(loaded.config.to_dict())
-    assert not any(name in written for name in ("rationale_window", "rationale_pooling", "rationale_input", "mistake_tail"))
+    assert not any(
+        name in written for name in ("rationale_window", "rationale_pooling", "rationale_input", "mistake_tail")
+    )
     assert not [str(warning.message) for warning in recwarn if "not known" in str(warning.message)]
 
 
 @pytest.mark.parametrize(("former", "rationale"), KEPT.items())
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_a_pair_of_version_0_1_comes_back_as_it_was(
-    tiny_pair: PairOf, tmp_path: Path, former: tuple[str, str, bool], rationale: str, family: str, recwarn: Any, caplog: Any
+    tiny_pair: PairOf,
+    tmp_path: Path,
+    former: tuple[str, str, bool],
+    rationale: str,
+    family: str,
+    recwarn: Any,
+    caplog: Any,
 ):
     pair = tiny_pair(family, copilot={"num_hidden_layers": 2, "rationale": rationale})
     save_former_pair(pair, tmp_path / "old", *former)
@@ -107,7 +119,13 @@ def test_a_pair_of_version_0_1_comes_back_as_it_was(
 @pytest.mark.parametrize(("former", "rationale"), KEPT.items())
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_a_copilot_of_version_0_1_joins_its_pilot(
-    tiny_pair: PairOf, tmp_path: Path, former: tuple[str, str, bool], rationale: str, family: str, recwarn: Any, caplog: Any
+    tiny_pair: PairOf,
+    tmp_path: Path,
+    former: tuple[str, str, bool],
+    rationale: str,
+    family: str,
+    recwarn: Any,
+    caplog: Any,
 ):
     pair = tiny_pair(family, copilot={"num_hidden_layers": 2, "rationale": rationale}, copilot_weight=0.7)
     save_former_copilot(pair, tmp_path / "old", *former)
@@ -119,11 +137,13 @@ def test_a_copilot_of_version_0_1_joins_its_pilot(
 
 
 @pytest.mark.parametrize("former", DROPPED)
-def test_a_combination_that_was_dropped_is_refused_by_name(tiny_pair: PairOf, tmp_path: Path, former: tuple[str, str, bool]):
+def test_a_combination_that_was_dropped_is_refused_by_name(
+    tiny_pair: PairOf, tmp_path: Path, former: tuple[str, str, bool]
+):
     window, pooling, own_input = former
     message = (
-        f"rationale_window='{window}', rationale_pooling='{pooling}' and rationale_input={own_input}, of which only some "
-        "combinations were kept: 'preceding', 'current', 'last', 'depths'.* load it with version 0.1"
+        f"rationale_window='{window}', rationale_pooling='{pooling}' and rationale_input={own_input}, of which only "
+        "some combinations were kept: 'preceding', 'current', 'last', 'depths'.* load it with version 0.1"
     )
     pair = tiny_pair(copilot={"num_hidden_layers": 2, "rationale": "last" if own_input else "current"})
     save_former_pair(pair, tmp_path / "pair", *former)

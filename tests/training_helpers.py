@@ -104,7 +104,7 @@ def make_pair(
             if pair.copilot.config.form == "decoder":
                 pair.copilot.correction_head.weight.normal_(0.0, 0.1)
             else:  # a branch starts as a copy of the Pilot's layers, a linear one with a map of zeros
-                for parameter in pair.copilot.parameters():
+                for parameter in filter(lambda one: one.requires_grad, pair.copilot.parameters()):
                     parameter.add_(0.1 * torch.randn_like(parameter))
     return pair
 

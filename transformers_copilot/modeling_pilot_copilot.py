@@ -149,7 +149,7 @@ class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, Generat
             logits=outputs.logits,
             question=captured.embeddings() if feedback_kind(self) is not None else None,
             rationale=captured.rationale(),
-            attention_mask=attention_mask,
+            attention_mask=self._mask_of_tokens(attention_mask),
             question_mask=None,
             segments=segments,
             past=past,

@@ -172,7 +172,7 @@ class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, Genera
             logits=outputs.logits,
             question=question,
             rationale=captured.rationale(),
-            attention_mask=decoder_attention_mask,
+            attention_mask=self._mask_of_tokens(decoder_attention_mask),
             question_mask=attention_mask,
             segments=None,
             past=past,

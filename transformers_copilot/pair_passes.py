@@ -141,6 +141,12 @@ class PairPassesMixin(_ModelBase):
         known = step.question_is_known or chosen("form", self.copilot.config.form) == "linear"
         return known and (self.head_map.is_linear or weight == 1.0)
 
+    def _mask_of_tokens(self, attention_mask: Tensor | None) -> Tensor | None:
+        """Which tokens are padding. `generate` with a static cache makes whole attention masks instead, and only a
+        Copilot that looks at no other position can do without."""
+        whole = attention_mask is not None and attention_mask.dim() == 4
+        return None if whole and self.copilot.new_cache() is None else attention_mask
+
     def _keeps_logits(self, labels: Tensor | None, training: bool) -> bool:
         """Whether the Pilot need not make logits of other positions than are asked for."""
         takes = "logits_to_keep" in self._pilot_parameters

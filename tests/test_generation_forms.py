@@ -1,14 +1,14 @@
-"""Copilots of every form: what a linear one and a branch are as plain models, and every decoding route of Copilots that
-need no mistakes to read, whose generated positions go through the Pilot's head once."""
+"""Every decoding route of Copilots that read no mistakes: the Pilot's head may read what is corrected already, and their
+caches can be cropped and shared in ways that others can't."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, build_pair, build_pilot, some_ids
+from conftest import some_ids
 from test_generation import ROUTES, generated, padded_rows
+from test_parity import check_logits
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -49,13 +49,7 @@ def weaker(pair: PreTrainedModel, scale: float) -> PreTrainedModel:
 
 def a_pair(tiny_pair: PairOf, kind: str, family: str = "llama") -> PreTrainedModel:
     pair = tiny_pair(family, **KINDS[kind])
-    return weaker(pair, 0.3) if kind.startswith("linear") else pair
-
-
-def decoder_blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
-    if model.config.is_encoder_decoder:
-        return model.decoder.block
-    return model.transformer.h if model.config.model_type == "gpt2" else model.model.layers
+    return weaker(pair, 0.3) if kind.startswith("linear") and family != "t5" else pair
 
 
 def given(family: str, rows: int = 2) -> dict[str, Tensor]:
@@ -68,89 +62,6 @@ def given(family: str, rows: int = 2) -> dict[str, Tensor]:
         return {"input_ids": some_ids(rows, 6), "attention_mask": mask, "decoder_input_ids": target}
     mask[0, :2] = 0
     return {"input_ids": some_ids(rows, 6), "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
-
-
-def plain_linear(pair: PreTrainedModel, weight: float) -> PreTrainedModel:
-    """The Pilot with W(I + λA) for a head."""
-    plain = copy.deepcopy(pair.pilot)
-    if plain.get_output_embeddings().weight is plain.get_input_embeddings().weight:
-        plain.get_output_embeddings().weight = torch.nn.Parameter(plain.get_input_embeddings().weight.clone())
-    with torch.no_grad():
-        head = plain.get_output_embeddings().weight
-        head += weight * head @ pair.copilot.map.weight
-    return plain
-
-
-def plain_branch(pair: PreTrainedModel) -> PreTrainedModel:
-    """The Pilot with the branch's layers and norm in the place of its own last ones."""
-    plain = copy.deepcopy(pair.pilot)
-    blocks, branch = decoder_blocks(plain), pair.copilot.decoder
-    taught = [module for module in branch.modules() if isinstance(module, torch.nn.ModuleList)][0]
-    skipped = len(blocks) - len(taught)
-    for number, block in enumerate(taught):
-        own = blocks[skipped + number].state_dict()
-        blocks[skipped + number].load_state_dict({name: block.state_dict()[name] for name in own})
-    for name in ("norm", "ln_f", "final_layer_norm"):
-        norm = getattr(branch, name, None)
-        if norm is not None:
-            getattr(plain.get_decoder(), name).load_state_dict(norm.state_dict())
-    return plain
-
-
-FAMILIES = [name for name in TINY if name != "t5"] + ["t5"]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_untrained_pair_is_exactly_its_pilot(tiny_pilot: PairOf, family: str):
-    from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
-
-    kind = PilotCopilotForSeq2SeqLM if family == "t5" else PilotCopilotForCausalLM
-    for options, tolerance in ((LINEAR, 0.0), (BRANCH, 1e-4)):
-        pair = kind.from_pilot(tiny_pilot(family), **copy.deepcopy(options)).eval()
-        out = pair(**given(family))
-        torch.testing.assert_close(out.logits, out.pilot_logits, atol=tolerance, rtol=0)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("weight", [1.0, 0.7, 2.5])
-def test_a_linear_pair_is_a_plain_model_at_any_weight(tiny_pair: PairOf, family: str, weight: float):
-    pair, batch = tiny_pair(family, **LINEAR), given(family)
-    if family == "t5":  # its head's input and output share a matrix unless told apart
-        pair.pilot.config.tie_word_embeddings = False
-    plain = plain_linear(pair, weight)
-    found, expected = pair(**batch, copilot_weight=weight).logits, plain(**batch).logits
-    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
-    assert (expected - pair.pilot(**batch).logits).abs().max() > 0.1
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_branch_pair_is_a_plain_model_at_weight_one(tiny_pair: PairOf, family: str):
-    pair, batch = tiny_pair(family, **BRANCH), given(family)
-    plain = plain_branch(pair)
-    found, expected = pair(**batch).logits, plain(**batch).logits
-    real = batch["attention_mask"].bool() if family != "t5" else torch.ones(2, 5, dtype=torch.bool)
-    torch.testing.assert_close(found[real], expected[real], atol=2e-4, rtol=1e-4)
-    assert (expected - pair.pilot(**batch).logits).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("form", ["linear", "branch"])
-@pytest.mark.parametrize("route", ["greedy", "sampling", "beams"])
-def test_a_pair_writes_what_its_plain_model_writes(tiny_pair: PairOf, family: str, form: str, route: str):
-    pair = tiny_pair(family, **(LINEAR if form == "linear" else BRANCH))
-    if form == "linear":
-        pair = weaker(pair, 0.3)
-    plain, ids = plain_linear(pair, 1.0) if form == "linear" else plain_branch(pair), some_ids(2, 5)
-    plain.generation_config = pair.generation_config
-    kwargs = {"output_scores": True, "return_dict_in_generate": True, "repetition_penalty": 1.2, **ROUTES[route]}
-    found, expected = generated(pair, ids, **kwargs), generated(plain, ids, **kwargs)
-    assert torch.equal(found.sequences, expected.sequences)
-    assert not torch.equal(found.sequences, generated(pair.pilot, ids, **kwargs).sequences)
-    for one, other in zip(found.scores, expected.scores, strict=True):
-        torch.testing.assert_close(one, other, atol=5e-4, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -177,7 +88,7 @@ def test_a_text_in_pieces_is_the_text(tiny_pair: PairOf, kind: str, family: str)
             encoded = (out.encoder_last_hidden_state,) if family == "t5" else None
             pieces.append(out.logits)
         real = batch["attention_mask"].bool() if family != "t5" else torch.ones(2, 5, dtype=torch.bool)
-        torch.testing.assert_close(torch.cat(pieces, dim=1)[real], whole[real], atol=2e-4, rtol=1e-4)
+        check_logits(torch.cat(pieces, dim=1)[real], whole[real].double())
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -203,9 +114,8 @@ def test_an_encoder_decoder_decodes_the_same_with_and_without_a_cache(tiny_pair:
     assert not torch.equal(expected, generated(pair, ids, attention_mask=mask, copilot_weight=0.0, **ROUTES[route]))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(("family", "route"), [("llama", "greedy"), ("gpt2", "beams")])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("route", ["greedy", "beams"])
 def test_a_left_padded_batch_is_its_rows(tiny_pair: PairOf, family: str, kind: str, route: str):
     pair = a_pair(tiny_pair, kind, family)
     ids, mask, rows = padded_rows()
@@ -235,7 +145,7 @@ def test_scores_are_the_same_whether_the_pilots_logits_are_asked_for_or_not(
         torch.testing.assert_close(torch.stack(apart.logits, 1), whole.pilot_logits[:, 4:-1], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("family", ["llama", "t5"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_assisted_decoding_is_greedy_decoding(
     tiny_pair: PairOf, tiny_pilot: Callable[..., PreTrainedModel], kind: str, family: str
@@ -256,7 +166,8 @@ def test_going_on_from_the_cache_is_writing_on(tiny_pair: PairOf, kind: str):
     twenty = generated(pair, ids, max_new_tokens=20)
     ten = generated(pair, ids, max_new_tokens=10, return_dict_in_generate=True)
     assert isinstance(cache_of(ten), DynamicCache if kind.startswith("linear") else PilotCopilotCache)
-    more = generated(pair, ten.sequences, max_new_tokens=10, **{CACHE_NAME: cache_of(ten)})
+    every = torch.ones_like(ten.sequences)  # the token for padding may have been written
+    more = generated(pair, ten.sequences, max_new_tokens=10, attention_mask=every, **{CACHE_NAME: cache_of(ten)})
     assert torch.equal(more, twenty)
 
 
@@ -267,7 +178,9 @@ def test_a_cropped_cache_can_go_on_without_a_record(tiny_pair: PairOf, kind: str
     pair, ids = a_pair(tiny_pair, kind), some_ids(1, 6)
     cache = cache_of(pair(ids, use_cache=True))
     cache.crop(-2)
-    torch.testing.assert_close(pair(ids[:, 4:], **{CACHE_NAME: cache}).logits, pair(ids).logits[:, 4:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        pair(ids[:, 4:], **{CACHE_NAME: cache}).logits, pair(ids).logits[:, 4:], atol=1e-4, rtol=0
+    )
 
 
 @torch.no_grad()
@@ -278,22 +191,17 @@ def test_a_caches_rows_are_repeated_and_selected_together(tiny_pair: PairOf, kin
     cache.batch_select_indices(torch.tensor([2, 0]))
     cache.batch_repeat_interleave(2)
     rows = ids[[2, 2, 0, 0]]
-    torch.testing.assert_close(pair(rows[:, 4:], **{CACHE_NAME: cache}).logits, pair(rows).logits[:, 4:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        pair(rows[:, 4:], **{CACHE_NAME: cache}).logits, pair(rows).logits[:, 4:], atol=1e-4, rtol=0
+    )
 
 
 def test_a_linear_copilot_takes_the_caches_that_its_pilot_takes(tiny_pair: PairOf):
     pair, ids = a_pair(tiny_pair, "linear"), some_ids(1, 5)
-    assert torch.equal(generated(pair, ids, cache_implementation="static"), generated(pair, ids))
+    for direct in (True, False):
+        found = generated(
+            pair, ids, cache_implementation="static", output_logits=not direct, return_dict_in_generate=True
+        )
+        assert torch.equal(found.sequences, generated(pair, ids))
     plain = cache_of(pair.pilot(ids[:, :4], use_cache=True))  # there is nothing that the Copilot has missed
     torch.testing.assert_close(pair(ids[:, 4:], **{CACHE_NAME: plain}).logits, pair(ids).logits[:, 4:])
-
-
-@pytest.mark.parametrize("form", ["branch", "linear"])
-def test_a_sliding_window_is_the_branchs_too(form: str):
-    pilot = build_pilot("MistralConfig", {**TINY["mistral"][1], "sliding_window": 4})
-    pair, ids = build_pair(pilot, **(BRANCH if form == "branch" else LINEAR)), some_ids(1, 7)
-    expected = generated(pair, ids, max_new_tokens=12)
-    for kwargs in ({"use_cache": False}, {"prefill_chunk_size": 3}):
-        assert torch.equal(generated(pair, ids, max_new_tokens=12, **kwargs), expected)
-    if form == "branch":
-        assert torch.equal(generated(plain_branch(pair), ids, max_new_tokens=12), expected)
