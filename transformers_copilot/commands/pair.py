@@ -102,18 +102,37 @@ def build_pair(options: PairArguments, tokenizer: Any) -> Any:
     if config.model_type.startswith("pilot_copilot"):
         return load_pair(options.pilot, options.dtype, "cpu")
     kind: Any = PilotCopilotForSeq2SeqLM if config.is_encoder_decoder else PilotCopilotForCausalLM
-    choices = {name: getattr(options, name) for name in ("head", "error_feedback", "fusion", "objective")}
-    copilot = options.copilot or _copilot_fields(options)
-    pair = kind.from_pilot(options.pilot, copilot=copilot, dtype=getattr(torch, options.dtype), **choices)
+    copilot, dtype = options.copilot or copilot_fields(options), getattr(torch, options.dtype)
+    pair = kind.from_pilot(options.pilot, copilot=copilot, dtype=dtype, **pair_choices(options))
     pair.generation_config.pad_token_id = tokenizer.pad_token_id
     return pair
 
 
-def _copilot_fields(options: PairArguments) -> dict[str, Any]:
+def pair_choices(options: PairArguments) -> dict[str, Any]:
+    """The pair's choices, as `from_pilot` takes them.
+
+    Args:
+        options ([`PairArguments`]): the options.
+
+    Returns:
+        `dict`: name to value.
+    """
+    return {name: getattr(options, name) for name in ("head", "error_feedback", "fusion", "objective")}
+
+
+def copilot_fields(options: PairArguments) -> dict[str, Any]:
+    """The fields of a Copilot that is made anew.
+
+    Args:
+        options ([`PairArguments`]): the options.
+
+    Returns:
+        `dict`: name to value.
+    """
     fields: dict[str, Any] = {"form": options.form, "rationale": options.rationale}
     if chosen("form", options.form) != "linear":
         fields["num_hidden_layers"] = options.copilot_layers
     return fields
 
 
-__all__ = ["PairArguments", "build_pair", "encode", "load_training_data"]
+__all__ = ["PairArguments", "build_pair", "copilot_fields", "encode", "load_training_data", "pair_choices"]

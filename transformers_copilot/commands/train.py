@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import DataCollatorForSeq2Seq, set_seed
 
 from ..checkpoints import last_whole_checkpoint
 from ..copilot_weight import fit_copilot_weight
+from ..finishing import COPILOT_EPOCHS
 from ..recorded_mistakes import RecordedMistakes
 from ..trainer_copilot import CopilotTrainer
 from ..training_args_copilot import CopilotTrainingArguments
 from .arguments import make_parser, parse
 from .data import DataArguments
+from .finish import finish_and_teach, new_texts_of
 from .models import load_tokenizer
 from .pair import PairArguments, build_pair, encode, load_training_data
 from .terminal import quiet_libraries, say
@@ -24,12 +26,16 @@ EPILOG = """\
 examples:
   transformers-copilot train --pilot Qwen/Qwen2.5-0.5B --task boolq --data_dir data --output_dir runs/boolq
   transformers-copilot train --pilot my/model --dataset questions.jsonl --output_dir runs/own --num_train_epochs 1
+  transformers-copilot train --pilot my/model --dataset questions.jsonl --copilot_share 0.5 --output_dir runs/own
+  transformers-copilot train --pilot my/model --copilot_data new.jsonl --form linear --output_dir runs/new
   transformers-copilot train --pilot my/model --record record --dataset questions.jsonl --output_dir runs/taught
   transformers-copilot train --config run.yaml --learning_rate 1e-4
 
 A line of questions.jsonl: {"prompt": "Question: 2 + 2?", "target": " 4"}
 All of TrainingArguments are options, too. The Pilot learns what it would learn alone; λ, how much of the Copilot's
-correction is used, is then chosen on dev questions. With --record only the Copilot learns, from what
+correction is used, is then chosen on dev questions. With --copilot_share or --copilot_data the Pilot is finished first;
+its mistakes on texts that are new to it are recorded, and the Copilot learns from those. The same command goes on after
+a stop. With --record only the Copilot learns, from what
 `transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
 OUTPUT_DIR` shows the mistakes."""
 _EXPORTED_ROWS = 10_000_000
@@ -41,6 +47,21 @@ class TrainArguments:
 
     record: str | None = field(
         default=None, metadata={"help": "Teach the Copilot alone, from the folder that `record` wrote."}
+    )
+    copilot_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "This part of the texts is the Copilot's: it learns when the Pilot is finished. 0: together."
+        },
+    )
+    copilot_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts for the Copilot, new to the Pilot; without --task and --dataset the Pilot stays as it is."
+        },
+    )
+    copilot_epochs: float = field(
+        default=COPILOT_EPOCHS, metadata={"help": "How often a Copilot that learns after its Pilot reads its texts."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the output folder's last checkpoint, if any."})
 
@@ -68,6 +89,9 @@ def run(arguments: list[str]) -> int:
     )
     choices, options, data_options, training, _ = parse(parser, arguments)
     set_seed(training.seed)
+    if options.copilot_share or options.copilot_data is not None:
+        _after_each_other(choices, options, data_options, training)
+        return 0
     recorded = None if options.record is None else RecordedMistakes(options.record)
     if recorded is not None:
         _only_the_copilot_learns(training)
@@ -100,6 +124,32 @@ def run(arguments: list[str]) -> int:
     trainer.save_state()
     say(f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}")
     return 0
+
+
+def _after_each_other(
+    choices: PairArguments, options: TrainArguments, data_options: DataArguments, training: CopilotTrainingArguments
+) -> None:
+    """The Pilot first, then the Copilot."""
+    if options.record is not None:
+        raise ValueError(
+            "`--record` is given beside `--copilot_share` or `--copilot_data`: either a record is there already, or it "
+            "is to be made. Leave one of them out."
+        )
+    new_texts, data = new_texts_of(options.copilot_data, data_options), None
+    if new_texts is None or data_options.task is not None or data_options.dataset is not None:
+        data = load_training_data(choices, data_options, training.seed)
+    else:
+        data = load_training_data(choices, replace(data_options, dataset=options.copilot_data), training.seed)
+        new_texts, data.train = data.train, None
+    finish_and_teach(
+        choices,
+        training,
+        load_tokenizer(choices.pilot),
+        data,
+        share=options.copilot_share,
+        new_texts=new_texts,
+        epochs=options.copilot_epochs,
+    )
 
 
 def _only_the_copilot_learns(training: CopilotTrainingArguments) -> None:
