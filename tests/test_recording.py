@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from byte_tokenizer import byte_tokenizer
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from training_helpers import collate, largest_difference, logged, make_pair, make_pilot, make_trainer, reversal_rows
 from training_helpers import state as weights
 
 import transformers_copilot.record_shards as record_shards
 import transformers_copilot.recorded_mistakes as recorded_mistakes
-from transformers_copilot import MistakeLog, MistakeRecord, RecordedMistakes, record_mistakes
+from transformers_copilot import MistakeLog, MistakeRecord, PilotCopilotForCausalLM, RecordedMistakes, record_mistakes
+from transformers_copilot.commands.main import main
 
 
 TESTS = Path(__file__).resolve().parent
@@ -133,6 +135,7 @@ def test_the_copilot_does_not_run_while_recording(tmp_path):
 def test_bfloat16_is_the_default(tmp_path):
     record_mistakes(make_pair(), reversal_rows(4), tmp_path, progress=False)
     opened = MistakeLog.open(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # others may read shards as the header
     assert opened[0].rationale.dtype == torch.bfloat16 and opened[0].head_states.dtype == torch.float16
 
 
@@ -220,6 +223,7 @@ def test_killed_and_gone_on_with_is_unbroken(tmp_path, monkeypatch, point, times
                 record_shards_save(tensors, path, *args, **kwargs)
                 content = Path(path).read_bytes()
                 Path(path).write_bytes(content[: len(content) // 2])
+                Path(path).with_name(".tmp").write_bytes(content)
                 raise Killed
 
             record_shards_save = record_shards.save_file
@@ -231,6 +235,8 @@ def test_killed_and_gone_on_with_is_unbroken(tmp_path, monkeypatch, point, times
             patch.setattr(record_shards.os, "replace", killing(os.replace))
         else:
             patch.setattr(pair, "_round_under_way", killing(pair._round_under_way))
+        if point == "mid-shard":  # as SIGKILL: nothing is tidied up
+            patch.setattr(record_shards.shutil, "rmtree", lambda *args, **kwargs: None)
         with pytest.raises(Killed):
             record(tmp_path / "broken", pair)
     record(tmp_path / "broken")
@@ -635,3 +641,104 @@ def test_two_processes_record_and_teach_as_one(tmp_path):
         losses = [[entry["copilot_loss"] for entry in one if "copilot_loss" in entry] for one in (history, made[0][1])]
         assert losses[0] == pytest.approx(losses[1], abs=2e-4)
     assert largest_difference(single, weights(make_pair())) > 1e-3
+
+
+# ---- the commands ----
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a Pilot and data, of which 36 rows are trained on."""
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "pilot")
+    ends = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    make_pilot("llama", **ends, eos_token_id=tokenizer.eos_token_id).save_pretrained(tmp_path / "pilot")
+    lines = [json.dumps({"prompt": f"{n}+1=", "target": f" {n + 1}"}) + "\n" for n in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def command(folder, name, *words):
+    """A command in this process; the Pilot and the output folder are given by name."""
+    given = ["--pilot", folder / "pilot", "--output_dir", folder / ("record" if name == "record" else "run"), *words]
+    if name == "record":
+        given = [*given, "--dataset", folder / "train.jsonl", "--sequences_per_shard", 12, "--device", "cpu"]
+    else:
+        given = [*given, "--use_cpu", "--max_steps", 4, "--save_strategy", "no"]
+    return main([name, *map(str, given)])
+
+
+def test_record_then_train(folder, capsys):
+    assert command(folder, "record", "--error_feedback", "token", "--layers", "0", "--shard", "1/2") == 0
+    told = capsys.readouterr().out
+    assert "36 texts; 0 were too long" in told and "bytes a token" in told and "are free" in told
+    assert f"train --pilot {folder / 'pilot'} --record {folder / 'record'}" in told
+    assert [path.name for path in (folder / "record").glob("*.safetensors")] == ["record-00001-of-00003.safetensors"]
+    assert command(folder, "record", "--error_feedback", "token", "--layers", "0") == 0
+    assert "1 of 3 shards are there" in capsys.readouterr().out
+    header = json.loads((folder / "record" / "record.json").read_text())
+    assert header["rationale"] == ["mean", 0] and not header["mistakes_everywhere"] and header["tokenizer_hash"]
+    before = contents(folder / "record")
+    recorded = ["--record", folder / "record"]
+    branch = ["--form", "branch", "--copilot_layers", "1"]
+    assert command(folder, "train", *recorded, *branch, "--dataset", folder / "train.jsonl") == 0
+    told = capsys.readouterr().out
+    assert "train: 36 recorded texts, 4 for λ" in told and "chosen on 4 texts" in told
+    assert contents(folder / "record") == before
+    state = json.loads((folder / "run" / "trainer_state.json").read_text())
+    assert state["global_step"] == 4
+    pair = PilotCopilotForCausalLM.from_pretrained(folder / "run")
+    assert largest_difference(weights(pair.pilot), load_file(folder / "pilot" / "model.safetensors")) == 0.0
+    assert command(folder, "train", *recorded, "--form", "linear") == 0
+    told = capsys.readouterr().out
+    assert "36 recorded texts, 0 for λ" in told and "λ = 1, as it was: there are no texts to choose it on" in told
+
+
+def test_a_pairs_folder_keeps_its_own_choices(folder, capsys):
+    data = ["--dataset", folder / "train.jsonl"]
+    assert command(folder, "train", *data, "--error_feedback", "token", "--copilot_layers", "2") == 0
+    assert command(folder, "record", "--pilot", folder / "run") == 0  # the later word counts
+    header = json.loads((folder / "record" / "record.json").read_text())
+    assert header["rationale"] == ["mean"] and not header["mistakes_everywhere"]
+    words = ["--pilot", folder / "run", "--record", folder / "record", "--output_dir", folder / "again"]
+    assert command(folder, "train", *words) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert command(folder, "train", "--record", folder / "record") == 1  # the Pilot before it learnt
+    assert "the Pilot's weights are other ones" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("record", ["--shard", "two"], "--shard is 'two'; give i/n"),
+        ("record", ["--shard", "2/2"], "give (i, n) with i from 0 to n - 1"),
+        ("record", ["--layers", "first"], "--layers has 'first'"),
+        ("record", ["--layers", "7"], "`layers` has 7; give numbers of the Pilot's decoder layers, 0 to 1"),
+        ("train", ["--record", "nowhere"], "nowhere holds no record.json"),
+        ("train", [], "no data: give `--task`"),
+    ],
+)
+def test_wrong_command_lines(folder, name, words, message, capsys):
+    assert command(folder, name, *words) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_training_of_rounds_cannot_be_asked_of_a_record(folder, capsys):
+    assert command(folder, "record") == 0
+    assert command(folder, "train", "--record", folder / "record", "--copilot_steps_per_round", "2") == 1
+    assert "`copilot_steps_per_round=2`: these are about rounds" in capsys.readouterr().err
+
+
+def test_every_model_of_a_search_is_checked(tmp_path):
+    opened, made = record(tmp_path / "record"), []
+
+    def init():
+        made.append(make_pair())
+        return made[-1]
+
+    trainer = teacher(tmp_path / "run", opened, trainer_kwargs={"model": None, "model_init": init}, max_steps=2)
+    trainer.train()
+    first = weights(trainer.pair)
+    trainer.train()
+    assert trainer.pair is made[-1] and largest_difference(first, weights(trainer.pair)) == 0.0
+    assert len(trainer.train_dataset) == ROWS

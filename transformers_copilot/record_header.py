@@ -41,9 +41,9 @@ class RecordHeader:
         pilot (`dict`): the Pilot's fingerprint, and digests of its `weights` and of its `head` alone.
         pilot_dtype (`str`): type of its weights.
         head_map (`dict`, *optional*): what its family does after its head; `None`: logits are kept instead of states.
+        transformers_copilot_version (`str`): of the package that wrote it.
         tokenizer_hash (`str`, *optional*): of its tokenizer, where one was given.
         data (`str`, *optional*): digest of some of the rows.
-        transformers_copilot_version (`str`): of the package that wrote it.
     """
 
     sequences: int
@@ -57,9 +57,9 @@ class RecordHeader:
     pilot: dict[str, Any]
     pilot_dtype: str
     head_map: dict[str, Any] | None
+    transformers_copilot_version: str
     tokenizer_hash: str | None = None
     data: str | None = None
-    transformers_copilot_version: str = __version__
 
     @classmethod
     def of_pair(
@@ -104,6 +104,7 @@ class RecordHeader:
             pilot={**pair_fingerprint(pair), **pilot_digests(pair)},
             pilot_dtype=str(pair.pilot.dtype).removeprefix("torch."),
             head_map=None if found is None else asdict(found),
+            transformers_copilot_version=__version__,
             tokenizer_hash=None if tokenizer is None else tokenizer_hash(tokenizer),
             **stored,
         )

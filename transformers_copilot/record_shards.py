@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .mistake_record import MistakeRecord
-from .record_header import RecordHeader
+from .record_header import RECORD_FILE, RecordHeader
 
 
 class ShardIndex(NamedTuple):
@@ -71,14 +72,33 @@ def write_shard(folder: Path, number: int, record: MistakeRecord, header: Record
         OSError: the disk is full, or the folder can't be written; nothing is left of the shard.
     """
     path = folder / shard_name(number, header.shards)
-    partial = path.with_name(path.name + ".partial")
+    # A folder of its own: safetensors writes to a temporary file of any name first, and a killed process leaves it.
+    partial = clear_partial(folder, number, header)
     try:
-        save_file(_stored_tensors(record, header), partial, metadata=_metadata(header, number))
-        os.replace(partial, path)
+        partial.mkdir()
+        save_file(_stored_tensors(record, header), partial / path.name, metadata=_metadata(header, number))
+        (partial / path.name).chmod((folder / RECORD_FILE).stat().st_mode)  # or none but this user could read it
+        os.replace(partial / path.name, path)
     except (OSError, SafetensorError) as error:
-        for left in folder.glob(f"*{partial.name}*"):
-            left.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written ({error})") from error
+    finally:
+        clear_partial(folder, number, header)
+
+
+def clear_partial(folder: Path, number: int, header: RecordHeader) -> Path:
+    """Remove what a process that was killed may have left of a shard.
+
+    Args:
+        folder (`Path`): the record's folder.
+        number (`int`): which shard.
+        header ([`RecordHeader`]): the record's.
+
+    Returns:
+        `Path`: where the shard is written before it is whole.
+    """
+    partial = folder / f"{shard_name(number, header.shards)}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    return partial
 
 
 def _stored_tensors(record: MistakeRecord, header: RecordHeader) -> dict[str, Tensor]:
@@ -161,4 +181,4 @@ def _broken(path: Path, why: str) -> ValueError:
     )
 
 
-__all__ = ["ShardIndex", "is_whole", "rationale_name", "read_index", "shard_name", "write_shard"]
+__all__ = ["ShardIndex", "clear_partial", "is_whole", "rationale_name", "read_index", "shard_name", "write_shard"]

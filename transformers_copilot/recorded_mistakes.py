@@ -116,12 +116,17 @@ class RecordedMistakes(Dataset):
 
         from .mistake_dataset import mistake_table
 
+        return Rows(mistake_table(self.rounds()))
+
+    def rounds(self) -> Iterator[tuple[int, MistakeRecord]]:
+        """The shards one after the other, without the states.
+
+        Yields:
+            The shard's number and [`MistakeRecord`].
+        """
         light = self.reading((), (*_STATES, "question", "question_lengths"))
-        rounds = (
-            (number, light._read(place, 0, len(index), light._left_out))
-            for place, (number, index) in enumerate(self._shards)
-        )
-        return Rows(mistake_table(rounds))
+        for place, (number, index) in enumerate(self._shards):
+            yield number, light._read(place, 0, len(index), light._left_out)
 
     def _read(self, shard: int, first: int, end: int, left_out: frozenset[str]) -> MistakeRecord:
         """Some sequences of a shard, one after the other."""

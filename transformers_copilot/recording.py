@@ -24,7 +24,7 @@ from .mistake_batch import MistakeBatch
 from .mistake_record import MistakeRecord
 from .pilot_inputs import parameters_of
 from .record_header import RECORD_FILE, RecordHeader
-from .record_shards import is_whole, write_shard
+from .record_shards import clear_partial, is_whole, write_shard
 from .record_size import RecordSize, estimate_size
 from .validation import TRAINING_VALUES, check_option, check_positive
 
@@ -124,13 +124,13 @@ class Recording:
         dataset: Any,
         output_dir: str | os.PathLike[str],
         *,
-        data_collator: Any = None,
-        batch_size: int = 16,
-        tokenizer: Any = None,
-        sequences_per_shard: int = 256,
-        dtype: str = "bfloat16",
-        layers: Iterable[int | str] = (),
-        shard: tuple[int, int] | None = None,
+        data_collator: Any,
+        batch_size: int,
+        tokenizer: Any,
+        sequences_per_shard: int,
+        dtype: str,
+        layers: Iterable[int | str],
+        shard: tuple[int, int] | None,
     ) -> None:
         check_positive("batch_size", batch_size)
         check_positive("sequences_per_shard", sequences_per_shard)
@@ -169,6 +169,8 @@ class Recording:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / RECORD_FILE).is_file():
             self.header.write(self.folder)
+        for number in range(self._part[0], self.header.shards, self._part[1]):
+            clear_partial(self.folder, number, self.header)
         rows = sum(len(self._rows_of(number)) for number in self._own)
         with _reading(self.pair), tqdm(total=rows, disable=not progress, desc="recording") as bar:
             for number in self._own:

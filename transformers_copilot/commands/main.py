@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 COMMANDS = {
     "train": "fine-tune a model and teach its Copilot, on a task or on your own JSON lines",
+    "record": "read a model once over training texts, to teach Copilots often (`train --record`)",
     "evaluate": "answer test questions with the pair and with its Pilot alone, and compare",
     "generate": "let a pair write; --compare shows what the Copilot changes",
     "report": "one HTML page: where a run goes wrong, and what its Copilot changes",

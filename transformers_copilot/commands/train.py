@@ -1,25 +1,24 @@
-"""`transformers-copilot train`: fine-tune a model and teach its Copilot."""
+"""`transformers-copilot train`: fine-tune a model and teach its Copilot, or teach one from a record."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from transformers import AutoConfig, DataCollatorForSeq2Seq, set_seed
+from transformers import DataCollatorForSeq2Seq, set_seed
 
 from ..checkpoints import last_whole_checkpoint
 from ..copilot_weight import fit_copilot_weight
-from ..modeling_pilot_copilot import PilotCopilotForCausalLM
-from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from ..tasks.answering import encode_items
+from ..finishing import COPILOT_EPOCHS
+from ..recorded_mistakes import RecordedMistakes
 from ..trainer_copilot import CopilotTrainer
 from ..training_args_copilot import CopilotTrainingArguments
-from ..validation import COPILOT_VALUES, OPTION_VALUES
 from .arguments import make_parser, parse
-from .data import DataArguments, TextData, first, load_own_data, load_task_data
+from .data import DataArguments
+from .finish import finish_and_teach, new_texts_of
 from .models import load_tokenizer
+from .pair import PairArguments, build_pair, encode, load_training_data
 from .terminal import quiet_libraries, say
 
 
@@ -27,30 +26,43 @@ EPILOG = """\
 examples:
   transformers-copilot train --pilot Qwen/Qwen2.5-0.5B --task boolq --data_dir data --output_dir runs/boolq
   transformers-copilot train --pilot my/model --dataset questions.jsonl --output_dir runs/own --num_train_epochs 1
+  transformers-copilot train --pilot my/model --dataset questions.jsonl --copilot_share 0.5 --output_dir runs/own
+  transformers-copilot train --pilot my/model --copilot_data new.jsonl --form linear --output_dir runs/new
+  transformers-copilot train --pilot my/model --record record --dataset questions.jsonl --output_dir runs/taught
   transformers-copilot train --config run.yaml --learning_rate 1e-4
 
 A line of questions.jsonl: {"prompt": "Question: 2 + 2?", "target": " 4"}
 All of TrainingArguments are options, too. The Pilot learns what it would learn alone; λ, how much of the Copilot's
-correction is used, is then chosen on dev questions. `transformers-copilot report OUTPUT_DIR` shows the mistakes."""
+correction is used, is then chosen on dev questions. With --copilot_share or --copilot_data the Pilot is finished first;
+its mistakes on texts that are new to it are recorded, and the Copilot learns from those. The same command goes on after
+a stop. With --record only the Copilot learns, from what
+`transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
+OUTPUT_DIR` shows the mistakes."""
+_EXPORTED_ROWS = 10_000_000
 
 
 @dataclass
 class TrainArguments:
-    """The model and the pair's choices; the README says what each does."""
+    """What a training has besides the pair's choices."""
 
-    pilot: str = field(metadata={"help": "Id or folder of the model to fine-tune."})
-    copilot: str | None = field(default=None, metadata={"help": "Id or folder of a Copilot to start from."})
-    copilot_layers: int = field(default=6, metadata={"help": "Layers of a Copilot that is built from the Pilot."})
-    head: str = field(default="own", metadata={"choices": ["own", "pilot"], "help": "Its vocabulary matrices."})
-    error_feedback: str = field(default="observed", metadata={"choices": list(OPTION_VALUES["error_feedback"])})
-    fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
-    objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
-    rationale: str = field(default="preceding", metadata={"choices": list(COPILOT_VALUES["rationale"])})
-    dtype: str = field(default="float32", metadata={"choices": ["float32", "bfloat16"], "help": "Of the weights."})
-    dev_dataset: str | None = field(default=None, metadata={"help": "Rows to choose λ on, beside --dataset."})
-    dev_size: float = field(default=0.1, metadata={"help": "Share of train for it where there are none; 200 at most."})
-    max_train_examples: int | None = field(default=None, metadata={"help": "Train on the first so many only."})
-    max_length: int = field(default=256, metadata={"help": "Longest text in tokens; longer ones are left out."})
+    record: str | None = field(
+        default=None, metadata={"help": "Teach the Copilot alone, from the folder that `record` wrote."}
+    )
+    copilot_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "This part of the texts is the Copilot's: it learns when the Pilot is finished. 0: together."
+        },
+    )
+    copilot_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts for the Copilot, new to the Pilot; without --task and --dataset the Pilot stays as it is."
+        },
+    )
+    copilot_epochs: float = field(
+        default=COPILOT_EPOCHS, metadata={"help": "How often a Copilot that learns after its Pilot reads its texts."}
+    )
     resume: bool = field(default=False, metadata={"help": "Go on from the output folder's last checkpoint, if any."})
 
 
@@ -64,7 +76,7 @@ def run(arguments: list[str]) -> int:
         `int`: the exit code.
     """
     progress = quiet_libraries()
-    kinds = (TrainArguments, DataArguments, CopilotTrainingArguments)
+    kinds = (PairArguments, TrainArguments, DataArguments, CopilotTrainingArguments)
     parser = make_parser("train", kinds, "Fine-tune a model (the Pilot) and teach its Copilot.", EPILOG)
     parser.set_defaults(
         per_device_train_batch_size=16,
@@ -72,115 +84,98 @@ def run(arguments: list[str]) -> int:
         logging_steps=10,
         save_total_limit=2,
         report_to="none",
-        mistake_log_export_rows=10_000_000,
         disable_tqdm=not progress,
+        mistake_log_export_rows=_EXPORTED_ROWS,
     )
-    options, data_options, training, _ = parse(parser, arguments)
+    choices, options, data_options, training, _ = parse(parser, arguments)
     set_seed(training.seed)
-    data = load_training_data(options, data_options, training.seed)
-    seq2seq = bool(AutoConfig.from_pretrained(options.pilot).is_encoder_decoder)
-    tokenizer = load_tokenizer(options.pilot)
-    train_items, too_long = _encode(tokenizer, data.train, options.max_length, seq2seq)
-    dev_items, _ = _encode(tokenizer, data.dev, options.max_length, seq2seq)
-    pair = _build_pair(options, seq2seq, tokenizer)
+    if options.copilot_share or options.copilot_data is not None:
+        _after_each_other(choices, options, data_options, training)
+        return 0
+    recorded = None if options.record is None else RecordedMistakes(options.record)
+    if recorded is not None:
+        _only_the_copilot_learns(training)
+    data = None
+    if recorded is None or data_options.task is not None or data_options.dataset is not None:
+        data = load_training_data(choices, data_options, training.seed)
+    tokenizer = load_tokenizer(choices.pilot)
+    pair = build_pair(choices, tokenizer)
+    seq2seq = bool(pair.config.is_encoder_decoder)
+    train_items: Any = recorded
+    dev_items, too_long = None, 0
+    if data is not None:
+        dev_items, _ = encode(tokenizer, data.dev, choices, seq2seq)
+    if data is not None and recorded is None:
+        train_items, too_long = encode(tokenizer, data.train, choices, seq2seq)
+    name = choices.pilot if data is None else data.name
+    told = f"{name}: {len(train_items):,} {'training' if recorded is None else 'recorded'} texts"
+    told += f", {len(dev_items or ()):,} for λ" + (f"; {too_long:,} were too long" if recorded is None else "")
     own = pair.num_parameters() - pair.pilot.num_parameters()
-    say(
-        f"{data.name}: {len(train_items):,} training texts, {len(dev_items):,} for λ; {too_long:,} were too long",
-        f"Pilot {pair.pilot.num_parameters():,} weights, Copilot {own:,}",
-    )
-    _train(pair, options, training, tokenizer, train_items, dev_items, data.name, progress)
+    say(told, f"Pilot {pair.pilot.num_parameters():,} weights, Copilot {own:,}")
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    sets = {"train_dataset": train_items, "eval_dataset": dev_items, "data_collator": collator}
+    trainer = CopilotTrainer(model=pair, args=training, processing_class=tokenizer, **sets)
+    _train(trainer, options.resume)
+    if dev_items is not None:
+        _choose_weight(trainer, dev_items, f"{name} dev", progress)
+    else:
+        say(f"λ = {pair.config.copilot_weight:g}, as it was: there are no texts to choose it on (--task or --dataset)")
+    trainer.save_model(training.output_dir)
+    trainer.save_state()
+    say(f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}")
     return 0
 
 
-def load_training_data(options: TrainArguments, data_options: DataArguments, seed: int) -> TextData:
-    """Training and dev texts.
-
-    Args:
-        options ([`TrainArguments`]): how many, and where dev texts come from.
-        data_options ([`DataArguments`]): which.
-        seed (`int`): seed of the choice of dev texts where they are taken out of the training ones.
-
-    Returns:
-        [`TextData`] with `train` and `dev`
-
-    Raises:
-        ValueError: there are too few.
-    """
-    data = load_task_data(data_options, seed) or load_own_data(data_options, "train")
-    if options.dev_dataset is not None:
-        dev_options = DataArguments(
-            dataset=options.dev_dataset,
-            prompt_column=data_options.prompt_column,
-            target_column=data_options.target_column,
-        )
-        data.dev = load_own_data(dev_options, "test").test
-    if data.train is None:
-        raise ValueError(f"{data.name} has no training texts.")
-    if data.dev is None:
-        size = min(max(1, round(options.dev_size * len(data.train))), 200)
-        if size >= len(data.train):
-            raise ValueError(f"{len(data.train)} texts leave none to train on beside {size} to choose λ on; give more.")
-        parts = data.train.train_test_split(size, seed=seed)
-        data.train, data.dev = parts["train"], parts["test"]
-    data.train = first(data.train, options.max_train_examples)
-    return data
-
-
-def _encode(tokenizer: Any, rows: Any, max_length: int, seq2seq: bool) -> tuple[list[dict[str, list[int]]], int]:
-    texts = list(zip(rows["prompt"][:], rows["target"][:], strict=True))
-    return encode_items(tokenizer, texts, max_length, seq2seq)
-
-
-def _build_pair(options: TrainArguments, seq2seq: bool, tokenizer: Any) -> Any:
-    kind: Any = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM
-    names = ("head", "error_feedback", "fusion", "objective")
-    copilot = options.copilot or {"num_hidden_layers": options.copilot_layers, "rationale": options.rationale}
-    choices = {name: getattr(options, name) for name in names}
-    pair = kind.from_pilot(options.pilot, copilot=copilot, dtype=getattr(torch, options.dtype), **choices)
-    pair.generation_config.pad_token_id = tokenizer.pad_token_id
-    return pair
-
-
-def _train(
-    pair: Any,
-    options: TrainArguments,
-    training: CopilotTrainingArguments,
-    tokenizer: Any,
-    train_items: list[dict[str, list[int]]],
-    dev_items: list[dict[str, list[int]]],
-    name: str,
-    progress: bool,
+def _after_each_other(
+    choices: PairArguments, options: TrainArguments, data_options: DataArguments, training: CopilotTrainingArguments
 ) -> None:
-    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
-    trainer = CopilotTrainer(
-        model=pair,
-        args=training,
-        train_dataset=train_items,
-        eval_dataset=dev_items,
-        data_collator=collator,
-        processing_class=tokenizer,
+    """The Pilot first, then the Copilot."""
+    if options.record is not None:
+        raise ValueError(
+            "`--record` is given beside `--copilot_share` or `--copilot_data`: either a record is there already, or it "
+            "is to be made. Leave one of them out."
+        )
+    new_texts, data = new_texts_of(options.copilot_data, data_options), None
+    if new_texts is None or data_options.task is not None or data_options.dataset is not None:
+        data = load_training_data(choices, data_options, training.seed)
+    else:
+        data = load_training_data(choices, replace(data_options, dataset=options.copilot_data), training.seed)
+        new_texts, data.train = data.train, None
+    finish_and_teach(
+        choices,
+        training,
+        load_tokenizer(choices.pilot),
+        data,
+        share=options.copilot_share,
+        new_texts=new_texts,
+        epochs=options.copilot_epochs,
     )
-    checkpoint = training.resume_from_checkpoint
-    if checkpoint is None and options.resume:
-        checkpoint = last_whole_checkpoint(training.output_dir)
+
+
+def _only_the_copilot_learns(training: CopilotTrainingArguments) -> None:
+    """What a record asks of the arguments; what contradicts it is refused by the trainer."""
+    training.freeze_pilot = True
+    if training.mistake_log_export_rows == _EXPORTED_ROWS:  # nobody asked for it
+        training.mistake_log_export_rows = 0
+
+
+def _train(trainer: CopilotTrainer, resume: bool) -> None:
+    checkpoint = trainer.args.resume_from_checkpoint
+    if checkpoint is None and resume:
+        checkpoint = last_whole_checkpoint(trainer.args.output_dir)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     say(f"trained in {time.perf_counter() - started:,.0f} s")
+
+
+def _choose_weight(trainer: Any, dev_items: list[dict[str, list[int]]], name: str, progress: bool) -> None:
+    collator = DataCollatorForSeq2Seq(trainer.processing_class, padding=True)
+    size = trainer.args.per_device_eval_batch_size
     with trainer.compute_loss_context_manager():
         fit = fit_copilot_weight(
-            pair,
-            dev_items,
-            data_collator=collator,
-            batch_size=training.per_device_eval_batch_size,
-            set_name=f"{name} dev",
-            progress=progress,
+            trainer.pair, dev_items, data_collator=collator, batch_size=size, set_name=name, progress=progress
         )
-    trainer.save_model(training.output_dir)
-    trainer.save_state()
-    say(
-        f"λ = {fit.weight:g}, chosen on {fit.set_size:,} texts",
-        f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}",
-    )
+    say(f"λ = {fit.weight:g}, chosen on {fit.set_size:,} texts")
 
 
-__all__ = ["TrainArguments", "load_training_data", "run"]
+__all__ = ["TrainArguments", "run"]

@@ -1,0 +1,117 @@
+"""`transformers-copilot train` where the Copilot learns after its Pilot: `--copilot_share` and `--copilot_data`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from transformers import AutoConfig, DataCollatorForSeq2Seq
+
+from ..finishing import RECORD_FOLDER, finish_then_record
+from ..mistake_rows import MistakeRowsWriter
+from ..modeling_pilot_copilot import PilotCopilotForCausalLM
+from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+from ..pair_building import pilot_class
+from ..recorded_mistakes import RecordedMistakes
+from ..training_args_copilot import CopilotTrainingArguments
+from .data import DataArguments, TextData, load_own_data
+from .pair import PairArguments, copilot_fields, encode, pair_choices
+from .terminal import say
+
+
+def finish_and_teach(
+    choices: PairArguments,
+    training: CopilotTrainingArguments,
+    tokenizer: Any,
+    data: TextData,
+    *,
+    share: float,
+    new_texts: Any = None,
+    epochs: float,
+) -> None:
+    """Fine-tune the Pilot on a part of the texts, teach the Copilot on the rest, choose λ, and save the pair.
+
+    Args:
+        choices ([`PairArguments`]): the model and the pair's choices.
+        training ([`CopilotTrainingArguments`]): of both trainings.
+        tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
+        data ([`TextData`]): with `dev`, and `train` where the Pilot is to be trained.
+        share (`float`): the part of `train` that is the Copilot's.
+        new_texts (`datasets.Dataset`, *optional*): texts for the Copilot, in the place of a share.
+        epochs (`float`): how often the Copilot reads its texts.
+    """
+    config = AutoConfig.from_pretrained(choices.pilot)
+    seq2seq = bool(config.is_encoder_decoder)
+    kind: Any = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM
+    loader = pilot_class(kind._auto_pilot_class, choices.pilot, {"config": config})
+    pilot = loader.from_pretrained(choices.pilot, dtype=getattr(torch, choices.dtype))
+    pilot.generation_config.pad_token_id = tokenizer.pad_token_id
+    sets: dict[str, Any] = {}
+    for name, rows in (("train_dataset", data.train), ("copilot_dataset", new_texts), ("eval_dataset", data.dev)):
+        sets[name], too_long = (None, 0) if rows is None else encode(tokenizer, rows, choices, seq2seq)
+        if too_long:
+            say(f"{too_long:,} of {len(rows):,} texts are longer than --max_length {choices.max_length}: left out")
+    started = time.perf_counter()
+    pair = finish_then_record(
+        pilot,
+        training,
+        copilot=choices.copilot or copilot_fields(choices),
+        copilot_share=share,
+        copilot_epochs=epochs,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
+        processing_class=tokenizer,
+        **sets,
+        **pair_choices(choices),
+    )
+    pair.save_pretrained(training.output_dir)
+    tokenizer.save_pretrained(training.output_dir)
+    recorded = RecordedMistakes(f"{training.output_dir}/{RECORD_FOLDER}")
+    if training.mistake_log_export_rows:
+        _export_rows(recorded, training)
+    learnt = (
+        0 if sets["train_dataset"] is None else len(sets["train_dataset"]) - (len(recorded) if new_texts is None else 0)
+    )
+    say(
+        f"{data.name}: the Pilot learnt from {learnt:,} texts, the Copilot from {len(recorded):,}; "
+        f"{time.perf_counter() - started:,.0f} s",
+        _verdict(pair),
+        f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}",
+    )
+
+
+def _export_rows(recorded: RecordedMistakes, training: CopilotTrainingArguments) -> None:
+    """The record as the rows that `report` reads."""
+    writer = MistakeRowsWriter(training.output_dir, training.mistake_log_export_rows, training.process_index)
+    writer.start(0)
+    for number, record in recorded.rounds():
+        writer.add(number, record)
+    writer.flush()
+
+
+def _verdict(pair: Any) -> str:
+    fit = pair.config.copilot_weight_fit
+    if fit is None:
+        return f"λ = {pair.config.copilot_weight:g}, as it was: there are no texts to choose it on"
+    losses = {float(weight): -score for weight, score in fit["scores"].items()}
+    text = f"dev loss, {fit['set_size']:,} texts: Pilot {losses[0.0]:.4f}, with its Copilot {losses[fit['weight']]:.4f}"
+    return f"{text} (λ = {fit['weight']:g})"
+
+
+def new_texts_of(file: str | None, data_options: DataArguments) -> Any:
+    """The rows of `--copilot_data`.
+
+    Args:
+        file (`str`, *optional*): a JSON lines file, or an id on the Hub.
+        data_options ([`DataArguments`]): the names of its columns.
+
+    Returns:
+        `datasets.Dataset`, or `None` without the option.
+    """
+    if file is None:
+        return None
+    columns = {name: getattr(data_options, name) for name in ("prompt_column", "target_column")}
+    return load_own_data(DataArguments(dataset=file, **columns), "train").train
+
+
+__all__ = ["finish_and_teach", "new_texts_of"]
