@@ -84,8 +84,8 @@ class CopilotRecordedMixin(_TrainerBase):
             )
         if getattr(self.args.accelerator_config, "dispatch_batches", None):
             raise ValueError(
-                "`accelerator_config` has `dispatch_batches=True`, which cuts batches into rows, and recorded sequences "
-                "stand in one row: leave it out."
+                "`accelerator_config` has `dispatch_batches=True`, which cuts batches into rows, and recorded "
+                "sequences stand in one row: leave it out."
             )
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
         if any(isinstance(one, RecordedMistakes) for one in sets):
