@@ -59,7 +59,7 @@ class CopilotRecordedMixin(_TrainerBase):
             self.data_collator = RecordCollator(self.data_collator)
 
     def _check_recorded_arguments(self, log_is_given: bool) -> None:
-        if not self.args.freeze_pilot:
+        if not self.pair.pilot_is_frozen:
             raise ValueError(
                 "`train_dataset` is a record of what the Pilot got wrong as it was, so it must not learn meanwhile: "
                 "set `freeze_pilot=True`. To train both, give the data itself."
