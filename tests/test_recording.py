@@ -132,6 +132,17 @@ def test_the_copilot_does_not_run_while_recording(tmp_path):
     assert not calls
 
 
+def test_a_family_whose_head_is_not_understood_keeps_logits(tmp_path):
+    pair, other = make_pair(), make_pair()
+    pair._head_map = None
+    opened = record(tmp_path / "record", pair)
+    assert opened[0].head_states is None and opened[0].lesson_logits.shape[1] == pair.config.vocab_size
+    taught(tmp_path / "logits", opened, other, max_steps=3)
+    third = make_pair()
+    taught(tmp_path / "states", record(tmp_path / "other"), third, max_steps=3)
+    assert largest_difference(weights(other), weights(third)) < 1e-5
+
+
 def test_bfloat16_is_the_default(tmp_path):
     record_mistakes(make_pair(), reversal_rows(4), tmp_path, progress=False)
     opened = MistakeLog.open(tmp_path)
@@ -546,6 +557,11 @@ def test_sft_arguments_of_rounds_are_refused(tmp_path):
             teacher(tmp_path, opened, **{name: value})
     with pytest.raises(ValueError, match="`mistake_log`: these are"):
         teacher(tmp_path, opened, trainer_kwargs={"mistake_log": MistakeLog()})
+    with pytest.raises(ValueError, match="`dispatch_batches=True`, which cuts batches into rows"):
+        teacher(tmp_path, opened, accelerator_config={"dispatch_batches": True})
+    pair = make_pair()
+    pair.freeze_pilot()
+    teacher(tmp_path, opened, pair, freeze_pilot=False)  # only read in any case
     with pytest.raises(ValueError, match="'group_by_length', but recorded sequences"):
         teacher(tmp_path, opened, train_sampling_strategy="group_by_length")
     with pytest.raises(ValueError, match="`eval_dataset` is a record"):

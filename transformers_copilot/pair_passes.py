@@ -127,9 +127,9 @@ class PairPassesMixin(_ModelBase):
         """Take what was found out earlier of the Pilot's family, so that the Pilot is not run for it.
 
         Args:
-            found ([`HeadMap`], *optional*): what a record says; `None` says nothing.
+            found ([`HeadMap`], *optional*): what a record says.
         """
-        if found is not None and self._head_map == "unknown":
+        if self._head_map == "unknown":
             self._head_map = found
 
     def _corrects_before_head(self, step: GeneratedStep, weight: float, state: RectifyState) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_OPEN_FILES = 64
+_OPEN_FILES = 256
 
 _STATES = ("head_states", "lesson_logits")
 
