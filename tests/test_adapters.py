@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from training_helpers import (
     collate,
@@ -85,6 +86,32 @@ def test_the_papers_adapters_are_on_every_matrix_of_the_layers():
         config = model.peft_config["default"]
         assert (config.r, config.lora_alpha) == (32, 64)
         assert config.lora_dropout == {"pilot": 0.05, "copilot": 0.08}[part]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("copilot", [{"form": "linear"}, {"form": "branch", "num_hidden_layers": 1}], ids=str)
+def test_an_adapter_of_another_form_is_on_every_matrix_that_it_has(family, copilot, tmp_path):
+    """A linear Copilot has one, and nothing besides; all that a branch has is a copy of its Pilot's."""
+    pair = make_pair(family, copilot=copilot, random_head=True).eval()
+    before = answers(pair)
+    pair.add_adapters(copilot=paper_lora("copilot"))
+    assert torch.equal(answers(pair), before)
+    stir(pair)
+    learning = {name for name, weight in pair.copilot.named_parameters() if weight.requires_grad}
+    assert learning and all("lora_" in name for name in learning)
+    found = {name.rpartition(".base_layer")[0] for name, _ in pair.copilot.named_modules() if ".base_layer" in name}
+    matrices = {
+        name
+        for name, module in make_pair(family, copilot=copilot).copilot.named_modules()
+        if isinstance(module, (torch.nn.Linear, transformers.pytorch_utils.Conv1D))
+    }
+    assert found == matrices and found
+    expected = answers(pair)
+    assert (expected - before).abs().max() > 1e-3
+    pair.save_pretrained(tmp_path)
+    torch.testing.assert_close(answers(pair_class(family).from_pretrained(tmp_path)), expected, rtol=1e-5, atol=1e-5)
+    pair.merge_adapters()
+    torch.testing.assert_close(answers(pair), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["pilot", "copilot"])

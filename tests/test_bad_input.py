@@ -121,11 +121,9 @@ def test_a_copilot_that_is_no_copilot_is_refused():
 @pytest.mark.parametrize(
     ("option", "allowed"),
     [
-        ("error_feedback", "'observed', 'predicted'"),
+        ("error_feedback", "'observed', 'predicted', 'token'"),
         ("fusion", "'logits', 'probability'"),
         ("objective", "'cross_entropy', 'kl', 'mse', 'rmse'"),
-        ("rationale_window", "'preceding', 'current'"),
-        ("rationale_pooling", "'mean', 'last'"),
         ("mistakes_from", "'labels', 'all'"),
         ("head", "'own', 'pilot'"),
     ],
@@ -140,14 +138,30 @@ def test_an_unknown_value_names_the_allowed_ones(option, allowed):
                 config(**{option: "nonsense"})
 
 
-def test_a_copilot_that_reads_its_own_rationale_needs_the_window_that_shows_it():
-    copilot = {"num_hidden_layers": 2, "rationale_input": True}
-    with pytest.raises(ValueError, match="`rationale_input` is True.* set rationale_window='current'"):
-        PilotCopilotForCausalLM.from_pilot(make_pilot(), copilot)
-    pair = PilotCopilotForCausalLM.from_pilot(make_pilot(), copilot, rationale_window="current")
-    pair.config.rationale_window = "preceding"
-    with pytest.raises(ValueError, match="set rationale_window='current'"):
-        PilotCopilotForCausalLM(pair.config)
+@pytest.mark.parametrize(
+    ("option", "allowed"),
+    [("form", "'decoder', 'branch', 'linear'"), ("rationale", "'preceding', 'current', 'last', 'depths'")],
+)
+def test_an_unknown_kind_of_copilot_names_the_allowed_ones(option, allowed):
+    message = f"`{option}` is 'nonsense', which is not one of its values: {allowed}"
+    with pytest.raises(ValueError, match=message):
+        PilotCopilotForCausalLM.from_pilot(make_pilot(), {"num_hidden_layers": 2, option: "nonsense"})
+    for config in (PilotCopilotConfig, PilotCopilotSeq2SeqConfig):
+        with pytest.raises(ValueError, match=message):
+            config(copilot={option: "nonsense"})
+
+
+def test_options_of_version_0_1_are_refused_where_a_pair_is_made():
+    """They are read from its checkpoints only; a new pair has others in their place."""
+    for option, value in (("rationale_window", "current"), ("rationale_pooling", "last"), ("mistake_tail", 16)):
+        with pytest.raises(TypeError, match=rf"unknown options \['{option}'\]: expected"):
+            PilotCopilotForCausalLM.from_pilot(make_pilot(), {"num_hidden_layers": 2}, **{option: value})
+    with pytest.raises(TypeError, match="CopilotConfig has no field rationale_input"):
+        PilotCopilotForCausalLM.from_pilot(make_pilot(), {"num_hidden_layers": 2, "rationale_input": True})
+    made = PilotCopilotConfig(rationale_window="current")  # as from a file: not left aside in silence
+    assert made.copilot.rationale == "current"
+    with pytest.raises(ValueError, match="`rationale_window` .* of version 0.1.* the Copilot's `rationale`"):
+        PilotCopilotConfig(copilot=CopilotConfig(), rationale_window="current")
 
 
 def test_an_unknown_option_is_refused():

@@ -88,7 +88,7 @@ def test_kinds_differ_in_what_they_see_of_the_position_itself_and_of_earlier_one
 
 
 def test_tokens_alone_tell_nothing_of_what_the_pilot_believed(tiny_pair: PairOf):
-    """The Pilot's head moves its logits and none of its states: f of observed mistakes changes, f of tokens does not."""
+    """The Pilot's head moves its logits and none of its states: f of mistakes changes, f of tokens does not."""
     for feedback, reads in (("observed", True), ("token", False)):
         pair, ids = tiny_pair(error_feedback=feedback, head="own"), some_ids(1, 6)
         before = correction(pair, ids)

@@ -145,7 +145,11 @@ def test_a_task_from_a_folder_is_trained_and_evaluated(family, tmp_path, capsys)
     run = str(tmp_path / "run")
     words = ["train", "--pilot", str(tmp_path / "pilot"), *task, "--copilot_layers", "2", "--max_steps", "2"]
     words += ["--output_dir", run, "--use_cpu", "--save_strategy", "no", "--per_device_train_batch_size", "4"]
+    kind = {"rationale": "depths", "error_feedback": "token", "head": "pilot"}
+    words += [word for name, value in kind.items() for word in (f"--{name}", value)]
     assert main(words) == 0, capsys.readouterr().err
+    made = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {name: made.get(name, made["copilot"].get(name)) for name in kind} == kind
     assert "12 training texts, 4 for λ" in capsys.readouterr().out
     assert main(["evaluate", run, *task, "--max_new_tokens", "4"]) == 0
     assert "of 5" in capsys.readouterr().out
@@ -178,6 +182,8 @@ def test_help_teaches(capsys):
         (["train", "--output_dir", "x"], 2, "--pilot"),
         (["train", "--config", "no.yaml"], 2, "there is no file no.yaml"),
         (["train", "--pilot", "x", "--output_dir", "y", "--fusion", "hope"], 2, "invalid choice"),
+        (["train", "--pilot", "x", "--output_dir", "y", "--rationale", "hope"], 2, "invalid choice"),
+        (["train", "--pilot", "x", "--output_dir", "y", "--rationale_window", "current"], 2, "--rationale_window"),
         (["push", "x", "user/name", "--report", "no.html"], 1, "there is no report no.html"),
     ],
 )

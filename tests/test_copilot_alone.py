@@ -45,6 +45,32 @@ def test_a_saved_copilot_joins_its_pilot_again(tmp_path, tiny_pilot, tiny_pair, 
     assert has_vocabulary == (head == "own")
 
 
+@pytest.mark.parametrize(
+    ("copilot", "options"),
+    [
+        ({"num_hidden_layers": 2, "rationale": "depths"}, {"head": "pilot", "error_feedback": "token"}),
+        ({"form": "linear"}, {}),
+        ({"form": "branch", "num_hidden_layers": 2}, {}),
+    ],
+    ids=["depths", "linear", "branch"],
+)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_a_saved_copilot_of_any_form_joins_its_pilot_again(tmp_path, tiny_pilot, tiny_pair, family, copilot, options):
+    pair = tiny_pair(family, copilot=copilot, copilot_weight=0.7, **options)
+    pair.save_copilot(tmp_path)
+    again = pair_class(family).from_pilot(tiny_pilot(family), copilot=str(tmp_path))
+    assert type(again.copilot) is type(pair.copilot)
+    assert torch.equal(logits(again), logits(pair))
+    assert again.config.option_values() == pair.config.option_values()
+    learning = [
+        [name for name, weight in one.copilot.named_parameters() if weight.requires_grad] for one in (again, pair)
+    ]
+    assert learning[0] == learning[1] != []
+    stored = load_file(tmp_path / "copilot.safetensors")
+    assert stored.keys() == pair.copilot.state_dict().keys()
+    assert not any(VOCAB in tensor.shape for tensor in stored.values()), "no vocabulary matrix"
+
+
 def test_a_copilots_checkpoint_is_hardly_larger_than_its_weights(tmp_path):
     pilot = build_pilot("LlamaConfig", {**TINY["llama"][1], "vocab_size": 4000, "hidden_size": 64})
     pair = build_pair(pilot, head="pilot", copilot={"num_hidden_layers": 4})

@@ -1,5 +1,5 @@
-"""Checkpoints of version 0.1, whose configurations say `rationale` in three options: combinations that were kept load as
-what they were, dropped ones are refused."""
+"""Checkpoints of version 0.1, whose configurations say `rationale` in three options: combinations that were kept load
+as what they were, dropped ones are refused."""
 
 import json
 from collections.abc import Callable

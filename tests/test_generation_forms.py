@@ -1,5 +1,5 @@
-"""Every decoding route of Copilots that read no mistakes: the Pilot's head may read what is corrected already, and their
-caches can be cropped and shared in ways that others can't."""
+"""Every decoding route of Copilots that read no mistakes: the Pilot's head may read what is corrected already, and
+their caches can be cropped and shared in ways that others can't."""
 
 from collections.abc import Callable
 from typing import Any

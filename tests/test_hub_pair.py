@@ -1,6 +1,7 @@
 """A pair as one repository: pushed, listed, and loaded in fresh processes, with the package and without."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ pair.save_pretrained("folder", push_to_hub=True, repo_id=f"{user}/saved")
 seq2seq = build_pair(build_pilot(*TINY["t5"]), fusion="probability")
 seq2seq.push_to_hub(f"{user}/seq2seq", tags=["ours"])
 keep(seq2seq, "seq2seq.safetensors")
+for form, fields in {"linear": {}, "branch": {"num_hidden_layers": 1}}.items():
+    other = build_pair(build_pilot(*TINY["llama"]), copilot={"form": form, **fields})
+    other.push_to_hub(f"{user}/{form}")
+    keep(other, f"{form}.safetensors")
 report(commit=info.oid, pilot=[pair.config.pilot_name_or_path, pair.config.pilot_revision])
 """
 
@@ -53,6 +58,7 @@ for name, kind, options in [
     ("pair", AutoModelForCausalLM, {}), ("pair", AutoModel, {}),
     ("half", AutoModelForCausalLM, {"revision": "half"}), ("seq2seq", AutoModelForSeq2SeqLM, {}),
     ("seq2seq", AutoModel, {}), ("pair", AutoModelForCausalLM, {"revision": os.environ["COMMIT"]}),
+    ("linear", AutoModelForCausalLM, {}), ("branch", AutoModelForCausalLM, {}),
 ]:
     repo = f"{user}/{'pair' if name == 'half' else name}"
     loaded = kind.from_pretrained(repo, **options, **more)
@@ -95,7 +101,7 @@ def load(pushed: tuple[Hub, Path, Ran], home: Path, with_package: bool) -> Ran:
 def test_a_pushed_pair_answers_as_it_did(pushed: tuple[Hub, Path, Ran], tmp_path: Path, with_package: bool):
     found = load(pushed, tmp_path, with_package).values
     assert set(found["differences"].values()) == {None}, found["differences"]
-    assert len(found["differences"]) == 6
+    assert len(found["differences"]) == 8
     assert found["module"].split(".")[0] == ("transformers_copilot" if with_package else "transformers_modules")
     assert found["penalty"] == 1.25 and found["version"] == transformers_copilot.__version__
     assert found["written"].replace(" ", "") == found["answer"].replace(" ", "")
@@ -116,7 +122,9 @@ def test_what_a_push_uploads(pushed: tuple[Hub, Path, Ran]):
     package = Path(transformers_copilot.__file__).parent
     assert all(data == (package / name).read_bytes() for name, data in code.items()), "the package's own modules"
     assert not [name for name in code if "train" in name or name in ("hub_push.py", "weight_copying.py", "__init__.py")]
-    assert sum(map(len, code.values())) < 250_000
+    page = (package.parent / "docs" / "hub.md").read_text(encoding="utf-8")
+    (stated,) = re.findall(r"modules that loading and generating need \((\d+) kB\)", page)
+    assert 0.9 * int(stated) <= sum(map(len, code.values())) / 1000 <= int(stated)
     weights = {name for name in files if name.endswith(".safetensors")}
     assert len(weights) > 2 and hub.lfs_files(hub.repo("pair")) == weights
     rest = set(files) - set(code) - weights

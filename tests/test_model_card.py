@@ -67,6 +67,23 @@ def test_a_card_says_what_is_known():
     assert again.data.to_dict() == card.data.to_dict(), "the Hub reads what was meant"
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (
+            {"copilot": {"num_hidden_layers": 2, "rationale": "depths"}, "error_feedback": "token"},
+            '`form="decoder"`, `fusion="logits"`, `error_feedback="token"`, `rationale="depths"`',
+        ),
+        ({"copilot": {"form": "linear"}, "fusion": "probability"}, '`form="linear"`, `fusion="probability"` |'),
+        ({"copilot": {"form": "branch", "num_hidden_layers": 1}}, '`form="branch"`, `fusion="logits"` |'),
+    ],
+)
+def test_a_card_says_what_kind_of_copilot_it_is(options, wanted):
+    """What a form does not read is not said of it."""
+    (line,) = [line for line in make_card(make_pair(**options)).content.splitlines() if "correction |" in line]
+    assert line.startswith(f"| correction | {wanted}")
+
+
 @pytest.mark.parametrize("has_pilot", [True, False])
 def test_the_card_of_a_copilot_alone_says_how_to_join_it(has_pilot):
     card = make_card(named_pair() if has_pilot else make_pair(), "user/copilot", alone=True)

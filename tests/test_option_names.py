@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,13 +18,14 @@ from transformers_copilot import (
     PilotCopilotConfig,
     fit_copilot_weight,
 )
+from transformers_copilot.copilot_forms import new_copilot
 from transformers_copilot.fusion import rectified_log_probabilities, rectify, rectify_shift
 from transformers_copilot.layers_copilot import make_norm
 from transformers_copilot.masks import copilot_masks
 from transformers_copilot.mistake_batch import lesson_positions
 from transformers_copilot.objectives import copilot_objective
 from transformers_copilot.pairing import check_head
-from transformers_copilot.rectifying import predicted_feedback
+from transformers_copilot.rectifying import feedback_kind, predicted_feedback, reads_mistakes
 from transformers_copilot.validation import COPILOT_VALUES, OPTION_VALUES, TRAINING_VALUES
 
 
@@ -39,6 +41,25 @@ def of_config(**wrong: object) -> CopilotConfig:
     for name, value in wrong.items():
         setattr(config, name, value)
     return config
+
+
+def of_form(form: str) -> CopilotConfig:
+    """The configuration of a form; of one that is not known, set after its checks."""
+    pilot = make_pair().pilot.config
+    if form in COPILOT_VALUES["form"]:
+        return CopilotConfig.from_pilot(
+            pilot, form=form, **({} if form == "linear" else {"num_hidden_layers": 1 + (form == "decoder")})
+        )
+    config = CopilotConfig.from_pilot(pilot, num_hidden_layers=2)
+    config.form = form
+    return config
+
+
+def set_later(pair: Any, **wrong: str) -> Any:
+    """A pair of whose configuration, or of whose Copilot's, a value was set after its checks."""
+    for name, value in wrong.items():
+        setattr(pair.copilot.config if name in COPILOT_VALUES else pair.config, name, value)
+    return pair
 
 
 def record() -> MistakeRecord:
@@ -68,7 +89,15 @@ FUNCTIONS: list[tuple[str, Callable[[str], object]]] = [
     ("fusion", lambda value: predicted_feedback(F, F, value)),
     ("fusion", lambda value: copilot_objective(F, F + 0.2, torch.tensor([1, 2]), "mse", value)),
     ("objective", lambda value: copilot_objective(F, F + 0.2, torch.tensor([1, 2]), value, "logits")),
-    ("rationale_window", lambda value: copilot_masks(SEEN, 0, value, torch.float32)),
+    ("rationale", lambda value: copilot_masks(SEEN, 0, value, torch.float32)),
+    ("rationale", lambda value: of_config(rationale=value).rationale_states),
+    ("rationale", lambda value: of_config(rationale=value).reads_own_rationale),
+    ("rationale", lambda value: CopilotModel(of_config(rationale=value))),
+    ("rationale", lambda value: set_later(make_pair(), rationale=value).copilot.layers_read(6)),
+    ("form", lambda value: new_copilot(of_form(value))),
+    ("form", lambda value: feedback_kind(set_later(make_pair(), form=value))),
+    ("error_feedback", lambda value: feedback_kind(set_later(make_pair(), error_feedback=value))),
+    ("error_feedback", lambda value: reads_mistakes(set_later(make_pair(), error_feedback=value))),
     ("mistakes_from", lambda value: lesson_positions(LABELS, LABELS > 0, None, value)),
     ("mistakes_from", lambda value: record().count_supervised(value)),
     ("norm_type", lambda value: make_norm(of_config(norm_type=value), 8)),
@@ -120,10 +149,10 @@ def test_a_pair_refuses_an_unknown_value_that_was_set_later(name: str, use: str)
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_pair_refuses_an_unknown_head_that_was_set_later(use: str) -> None:
-    pair = make_pair(random_head=True)
-    pair.copilot.config.head = "sideways"
-    with pytest.raises(ValueError, match="`head` is 'sideways'"):
+@pytest.mark.parametrize("name", ["form", "head", "rationale"])
+def test_a_pair_refuses_an_unknown_kind_of_copilot_that_was_set_later(name: str, use: str) -> None:
+    pair = set_later(make_pair(random_head=True), **{name: "sideways"})
+    with pytest.raises(ValueError, match=f"`{name}` is 'sideways'"):
         USES[use](pair)
 
 
@@ -165,8 +194,7 @@ def test_every_branch_on_an_option_is_checked() -> None:
 def is_branch(node: ast.Compare) -> bool:
     """`fusion == "logits"`, `pair.config.head != "own"`, `chosen("head", …) == "pilot"`."""
     values = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
-    name = ast.unparse(node.left).split("(")[0].split(".")[-1].replace("pooling", "rationale_pooling")
+    name = ast.unparse(node.left).split("(")[0].split(".")[-1]
     if name == "chosen":
         return True
-    name = name.replace("rationale_rationale", "rationale")
     return name in VALUES and any(value in VALUES[name] for value in values)

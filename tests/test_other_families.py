@@ -133,9 +133,10 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 def new_pair(pilot: PreTrainedModel, **options: Any) -> PreTrainedModel:
-    """An untrained pair with dense mistakes."""
+    """An untrained pair with a decoder for a Copilot, and with dense mistakes."""
     kind = PilotCopilotForSeq2SeqLM if pilot.config.is_encoder_decoder else PilotCopilotForCausalLM
-    return kind.from_pilot(pilot, {"num_hidden_layers": 2}, mistake_top_k=None, **options).eval()
+    copilot = {"num_hidden_layers": 2, "rationale": options.pop("rationale", "preceding")}
+    return kind.from_pilot(pilot, copilot, mistake_top_k=None, **options).eval()
 
 
 def texts(pilot: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -173,10 +174,15 @@ def test_the_contract(family: str):
         kwargs = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
         uneven = pilot.config.model_type in ("t5", "mt5", "umt5")  # their own cache has too few layers (transformers)
         written = pilot.generate(ids, **kwargs, use_cache=not uneven)
-        for head, window in (("own", "current"), ("pilot", "preceding")):
+        for head, rationale, feedback in (
+            ("own", "current", "observed"),
+            ("pilot", "preceding", "observed"),
+            ("pilot", "depths", "token"),
+            ("own", "last", "token"),
+        ):
             if head == "pilot" and family.startswith("opt"):
                 continue  # refused, see below
-            pair = new_pair(pilot, head=head, rationale_window=window)
+            pair = new_pair(pilot, head=head, rationale=rationale, error_feedback=feedback)
             torch.testing.assert_close(pair(**inputs).logits, alone, atol=1e-5, rtol=1e-5)
             shake(pair)
             whole = pair(**inputs)

@@ -7,7 +7,7 @@ import torch
 from training_helpers import collate, make_pilot, make_trainer, reversal_rows, state
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
-from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, paper_lora
+from transformers_copilot import MistakeRecord, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, paper_lora
 
 
 quantization = pytest.importorskip("torchao.quantization")
@@ -85,6 +85,41 @@ def test_it_trains_and_generates(folder, tmp_path, kind, head):
     assert pair.generate(prompt, num_beams=2, **greedy).shape == (2, 7)
     alone = pair.generate(prompt, copilot_weight=0.0, **greedy)
     assert torch.equal(alone, pair.pilot.generate(prompt, **greedy))
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("copilot", "options"),
+    [
+        ({"form": "linear"}, {}),
+        ({"num_hidden_layers": 2, "rationale": "depths"}, {"error_feedback": "token", "head": "pilot"}),
+    ],
+    ids=["linear", "depths"],
+)
+def test_copilots_that_read_no_mistakes_train_and_generate(folder, tmp_path, kind, copilot, options):
+    """A logged round is made again with the Pilot's head, which is not quantized; what the head reads is kept."""
+    torch.manual_seed(1)
+    pilot_options = {"quantization_config": TorchAoConfig(KINDS[kind]()), **options}
+    pair = PilotCopilotForCausalLM.from_pilot(folder, copilot, **pilot_options).train()
+    batch = collate(reversal_rows(4))
+    current = pair(**batch, return_mistakes=True)
+    again = pair(mistake_round=MistakeRecord.from_batch(current.mistakes, torch.float32).to_batch())
+    torch.testing.assert_close(again.copilot_loss, current.copilot_loss, rtol=1e-4, atol=1e-5)
+    before, answered = state(pair.copilot), answers(pair.eval())
+    make_trainer(tmp_path / "run", pair, copilot_steps_per_round=2).train()
+    assert any(not torch.equal(before[name], weight) for name, weight in state(pair.copilot).items())
+    assert not torch.equal(answers(pair.eval()), answered)
+    prompt, greedy = batch["input_ids"][:2, :3], {"max_new_tokens": 4, "do_sample": False}
+    written = pair.generate(prompt, **greedy)
+    assert torch.equal(pair.generate(prompt, output_logits=True, **greedy), written)
+    assert torch.equal(pair.generate(prompt, use_cache=False, **greedy), written)
+
+
+def test_a_branch_of_a_quantized_pilot_is_refused(folder):
+    """It would be a copy of layers that can't learn."""
+    given = {"quantization_config": TorchAoConfig(KINDS["8 bits"]())}
+    with pytest.raises(ValueError, match="are quantized.*form='linear' or 'decoder'"):
+        PilotCopilotForCausalLM.from_pilot(folder, {"form": "branch", "num_hidden_layers": 1}, **given)
 
 
 @every_kind

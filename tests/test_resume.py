@@ -53,6 +53,14 @@ RESUMED = [
     ("gpt2-dropout", {}, {}),
     ("t5", {}, {"gradient_accumulation_steps": 2}),
     ("mixtral", {}, {}),
+    (
+        "llama",
+        {"copilot": {"num_hidden_layers": 2, "rationale": "depths"}, "error_feedback": "token", "head": "pilot"},
+        {"gradient_accumulation_steps": 2},
+    ),
+    ("llama-tied", {"copilot": {"form": "linear"}}, {"copilot_steps_per_round": 2, "held_out_mistakes": 0.3}),
+    ("gpt2-dropout", {"copilot": {"form": "branch", "num_hidden_layers": 1}}, {}),
+    ("t5", {"copilot": {"form": "branch", "num_hidden_layers": 1}}, {}),
 ]
 
 

@@ -146,11 +146,17 @@ class PilotCopilotConfig(PreTrainedConfig):
         that is gone."""
         given.pop("mistake_tail", None)
         former = {name: given.pop(name) for name in ("rationale_window", "rationale_pooling") if name in given}
-        if former and isinstance(self.copilot, dict) and "rationale" not in self.copilot:
-            copilot = dict(self.copilot)
-            window, pooling = former.get("rationale_window", "preceding"), former.get("rationale_pooling", "mean")
-            own_input = bool(copilot.pop("rationale_input", False))
-            self.copilot = {**copilot, "rationale": CopilotConfig.rationale_of_former(window, pooling, own_input)}
+        if not former or (isinstance(self.copilot, dict) and "rationale" in self.copilot):
+            return
+        if isinstance(self.copilot, PreTrainedConfig):
+            raise ValueError(
+                f"`{'`, `'.join(former)}` of version 0.1 can't be read beside a configuration of today's; leave "
+                f"{'it' if len(former) == 1 else 'them'} out, and set the Copilot's `rationale`."
+            )
+        copilot = dict(self.copilot or {})
+        window, pooling = former.get("rationale_window", "preceding"), former.get("rationale_pooling", "mean")
+        own_input = bool(copilot.pop("rationale_input", False))
+        self.copilot = {**copilot, "rationale": CopilotConfig.rationale_of_former(window, pooling, own_input)}
 
     def _without_unknown(self, given: dict[str, Any]) -> dict[str, Any]:
         """Leave out, with a warning, what a later version of the package has put into the file."""
