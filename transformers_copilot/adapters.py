@@ -335,7 +335,7 @@ def put_adapter(
     config = copy.deepcopy(config)
     if part == "copilot" and vars(config).get("target_modules") in (None, COPILOT_TARGETS):
         # PEFT knows no defaults for a Copilot
-        decoder = chosen("form", pair.config.copilot.form) == "decoder"
+        decoder = chosen("form", pair.copilot.config.form) == "decoder"
         config.target_modules = COPILOT_TARGETS if decoder else "all-linear"
     if stored:
         config.inference_mode = False  # adapters that were loaded learn on

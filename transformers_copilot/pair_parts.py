@@ -138,7 +138,7 @@ def put_adapters(pair: PilotCopilotPreTrainedModel, pilot: Any, copilot: Any, tr
         put_adapter(pair, "pilot", pilot)
     if copilot is not None:
         put_adapter(pair, "copilot", copilot)
-        decoder = chosen("form", pair.config.copilot.form) == "decoder"  # the other forms are made of the Pilot alone
+        decoder = chosen("form", pair.copilot.config.form) == "decoder"  # the other forms are made of the Pilot alone
         for name, parameter in pair.copilot.named_parameters():
             if train_new_parts and decoder and not name.startswith(_COPIED):
                 parameter.requires_grad_(True)
