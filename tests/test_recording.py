@@ -359,9 +359,19 @@ def test_opening_reads_no_states(tmp_path, monkeypatch):
             return self.file.__exit__(*args)
 
         def __getattr__(self, name):
-            if name in ("get_tensor", "get_slice"):
-                return lambda key: read.append(key) or getattr(self.file, name)(key)
+            if name == "get_tensor":
+                return lambda key: read.append(key) or self.file.get_tensor(key)
+            if name == "get_slice":
+                return lambda key: WatchedSlice(key, self.file.get_slice(key))
             return getattr(self.file, name)
+
+    class WatchedSlice:
+        def __init__(self, key, part):
+            self.key, self.part = key, part
+
+        def __getitem__(self, place):
+            read.append(self.key)
+            return self.part[place]
 
     for module in (record_shards, recorded_mistakes):
         monkeypatch.setattr(module, "safe_open", Watched)
