@@ -656,6 +656,28 @@ def launched(tmp_path, processes, size, steps):
 
 
 @pytest.mark.slow
+def test_the_command_in_two_processes(folder):
+    """Where nobody says that it is on the CPU."""
+    words = ["--pilot", "pilot", "--dataset", "train.jsonl", "--output_dir", "record", "--sequences_per_shard", "12"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*run, "-m", "transformers_copilot", "record", *words],
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("36 texts") == done.stdout.count("The record is in") == 1
+    assert len(MistakeLog.open(folder / "record")) == 36
+    assert command(folder, "record", "--output_dir", folder / "alone") == 0
+    for path in (folder / "record").glob("*.safetensors"):
+        assert path.read_bytes() == (folder / "alone" / path.name).read_bytes()
+
+
+@pytest.mark.slow
 def test_two_processes_record_and_teach_as_one(tmp_path):
     """Three shards, shared out; the same Copilot whatever a step's sequences are divided into."""
     ((single, history),), shards = launched(tmp_path, 1, 4, 1)
