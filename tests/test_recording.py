@@ -608,6 +608,13 @@ def test_what_does_not_fit_the_pair_is_named(tmp_path):
     teacher(tmp_path, everywhere, make_pair(error_feedback="token"))
 
 
+def test_the_card_says_how_it_was_taught(tmp_path):
+    trainer = taught(tmp_path / "run", record(tmp_path / "record"), max_steps=1)
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| taught_from_a_record | True |" in card and "mistake_log" not in card
+
+
 def test_lessons_at_all_positions_serve_labels_too(tmp_path):
     opened = record(tmp_path / "record", make_pair(mistakes_from="all"))
     assert isinstance(opened, RecordedMistakes)
