@@ -182,7 +182,7 @@ class Recording:
                 record = self._read_shard(number, bar)
                 self._write(number, record)
         if self._shared_out:
-            PartialState().wait_for_everyone()
+            processes().wait_for_everyone()
         return self.folder
 
     def _rows_of(self, number: int) -> range:
@@ -269,12 +269,22 @@ def _check_dataset(dataset: Any) -> None:
 def _part_of(shard: tuple[int, int] | None) -> tuple[int, int]:
     """Which shards this process writes."""
     if shard is None:
-        state = PartialState()
+        state = processes()
         return int(state.process_index), int(state.num_processes)
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(f"`shard` is {shard}; give (i, n) with i from 0 to n - 1.")
     return index, count
+
+
+def processes() -> PartialState:
+    """The processes that `torchrun` or `accelerate launch` has started, as the Trainer knows them.
+
+    Returns:
+        `PartialState`
+    """
+    # Where there is no accelerator it has to be told so, or each process believes to be alone.
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 @contextmanager
@@ -324,4 +334,4 @@ def _data_digest(dataset: Any) -> str | None:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["Recording", "record_mistakes"]
+__all__ = ["Recording", "processes", "record_mistakes"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from accelerate import PartialState
 from transformers import DataCollatorForSeq2Seq
 
-from ..recording import Recording
+from ..recording import Recording, processes
 from ..validation import OPTION_VALUES, TRAINING_VALUES
 from .arguments import make_parser, parse
 from .data import DataArguments
@@ -96,7 +95,7 @@ def run(arguments: list[str]) -> int:
 
 def _own_device() -> str:
     """Under `torchrun` each process has a device of its own."""
-    return str(PartialState().device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else default_device()
+    return str(processes().device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else default_device()
 
 
 def _layer(word: str) -> int | str:
