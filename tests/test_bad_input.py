@@ -160,7 +160,7 @@ def test_options_of_version_0_1_are_refused_where_a_pair_is_made():
         PilotCopilotForCausalLM.from_pilot(make_pilot(), {"num_hidden_layers": 2, "rationale_input": True})
     made = PilotCopilotConfig(rationale_window="current")  # as from a file: not left aside in silence
     assert made.copilot.rationale == "current"
-    with pytest.raises(ValueError, match="`rationale_window` .* of version 0.1.* the Copilot's `rationale`"):
+    with pytest.raises(ValueError, match="`rationale_window` of version 0.1 .* set the Copilot's `rationale`"):
         PilotCopilotConfig(copilot=CopilotConfig(), rationale_window="current")
 
 
@@ -257,7 +257,7 @@ def spoil(pilot, value, step=2):
     calls = []
 
     def hook(module, arguments, output):
-        calls.append(None)
+        calls.extend([None] * (len(output.logits) > 1))  # one row alone tells what its family does after its head
         if len(calls) > step:
             output.logits = output.logits.clone()
             output.logits[1, 0, 4] = value

@@ -111,16 +111,14 @@ USES: dict[str, Callable[[object], object]] = {
     "generating": lambda pair: pair.eval().generate(LABELS, max_new_tokens=2, do_sample=False),
     "fitting λ": lambda pair: fit_copilot_weight(pair.eval(), reversal_rows(2), data_collator=collate, progress=False),
 }
-# Where an option plays no part it is not looked at: scoring has no lessons, and training's feedback is always ℓ.
+# Where an option plays no part it is not looked at: scoring has no lessons.
 NO_PART = {
     ("scoring", "objective"),
     ("scoring", "mistakes_from"),
-    ("a step of training", "error_feedback"),
     ("generating", "objective"),
     ("generating", "mistakes_from"),
     ("fitting λ", "objective"),
     ("fitting λ", "mistakes_from"),
-    ("fitting λ", "error_feedback"),
 }
 
 

@@ -11,6 +11,11 @@ from transformers import PreTrainedConfig
 # How families name the number of their decoder's layers.
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
+# What is not the decoder's; labels of a classifier have numbers for keys, which no JSON file keeps.
+_NOT_COPIED = (
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "quantization_config", "auto_map"),
+    *("id2label", "label2id"),
+)
 # A branch reads states, not tokens: its embedding is made small, and taken out.
 _SMALL_VOCABULARY = 8
 
@@ -53,7 +58,7 @@ def branch_config(pilot_config: PreTrainedConfig, layers: int) -> dict[str, Any]
     if counts:  # the branch has no encoder of its own
         values |= {name: 1 for name in ("encoder_layers", "num_layers") if values.get(name) is not None}
     values |= {"vocab_size": _SMALL_VOCABULARY, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
-    for name in ("_name_or_path", "transformers_version", "architectures", "dtype", "quantization_config", "auto_map"):
+    for name in _NOT_COPIED:
         values.pop(name, None)
     return values
 

@@ -155,7 +155,7 @@ class CopilotConfig(PreTrainedConfig):
         if self.question_size is None:
             self.question_size = self.pilot_hidden_size
         if self.head is None:
-            self.head = "own" if self.form == "decoder" else "pilot"
+            self.head = "own" if chosen("form", self.form) == "decoder" else "pilot"
         kwargs.pop("rationale_input", None)  # of version 0.1; the pair's configuration has made `rationale` of it
         self._check()
         super().__post_init__(**kwargs)
@@ -240,7 +240,7 @@ class CopilotConfig(PreTrainedConfig):
             raise TypeError(f"CopilotConfig has no field {', '.join(unknown)}; see its documentation for the fields.")
         values = _values_of_source(pilot_config.get_text_config(decoder=True))
         values["is_encoder_decoder"] = bool(pilot_config.is_encoder_decoder)
-        form = overrides.get("form", "decoder")
+        form = chosen("form", overrides.get("form", "decoder"))
         if form == "linear":
             values["num_hidden_layers"] = 0
         elif form == "branch":
