@@ -183,7 +183,7 @@ def test_help_teaches(capsys):
         (["train", "--config", "no.yaml"], 2, "there is no file no.yaml"),
         (["train", "--pilot", "x", "--output_dir", "y", "--fusion", "hope"], 2, "invalid choice"),
         (["train", "--pilot", "x", "--output_dir", "y", "--rationale", "hope"], 2, "invalid choice"),
-        (["train", "--pilot", "x", "--output_dir", "y", "--rationale_window", "current"], 2, "--rationale_window"),
+        (["train", "--pilot", "x", "--output_dir", "y", "--rationale_window", "current"], 1, "--rationale_window"),
         (["push", "x", "user/name", "--report", "no.html"], 1, "there is no report no.html"),
     ],
 )
