@@ -1,4 +1,8 @@
-"""Copilots that learn from a recorded log: the Pilot's training does not depend on them, so it is run once a seed."""
+"""Copilots that learn from a recorded log: the Pilot's training does not depend on them, so it is run once a seed.
+
+A logged state is made into logits by the Pilot's head as it is when it is read, so the vocabulary matrices of every
+step are recorded too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 from experiment_spec import Variant
 from experiment_train import Cost, Workplace, train
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
@@ -18,6 +22,26 @@ from transformers_copilot import CopilotTrainer, MistakeLog
 
 
 PILOT_FILE = "pilot.safetensors"
+
+
+def vocabulary_weights(pilot: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of a Pilot's head and embedding, which its Copilot reads.
+
+    Args:
+        pilot: The Pilot.
+
+    Returns:
+        Name to tensor; shared weights once.
+    """
+    parts = {"head": pilot.get_output_embeddings(), "embedding": pilot.get_input_embeddings()}
+    weights = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.named_parameters()}
+    first = {id(value): name for name, value in reversed(weights.items())}
+    return {name: value.detach() for name, value in weights.items() if first[id(value)] == name}
+
+
+def vocabulary_file(folder: Path, step: int) -> Path:
+    """Where a recording has the vocabulary matrices that a step begins with."""
+    return folder / f"vocabulary-{step:06d}.safetensors"
 
 
 class Rounds(Dataset):
@@ -39,23 +63,36 @@ class ReplayTrainer(CopilotTrainer):
     Args:
         *args: CopilotTrainer's.
         recorded: All rounds of the Pilot's training.
+        folder: The recording.
         **kwargs: CopilotTrainer's.
     """
 
-    def __init__(self, *args: Any, recorded: MistakeLog, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, recorded: MistakeLog, folder: Path, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.recorded = recorded
+        self.recorded, self.folder = recorded, folder
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Copilot's loss on a round drawn as the joint training draws it."""
         # The trainer's own log holds what it would hold now: the rounds before this one.
+        self._take_vocabulary()
         drawn = self._draw()
         record = self.recorded[self.state.global_step] if drawn is None else drawn
         outputs = model(mistake_round=record.to_batch(self.args.device))
         self.mistake_callback.hand(self.recorded[self.state.global_step])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    @torch.no_grad()
+    def _take_vocabulary(self) -> None:
+        """Give the Pilot the vocabulary matrices that the recorded run's has now."""
+        recorded = load_file(vocabulary_file(self.folder, self.state.global_step))
+        for name, weight in vocabulary_weights(self.pair.pilot).items():
+            weight.copy_(recorded[name])
+
+    def _further_copilot_steps(self) -> None:
+        self._take_vocabulary()  # the Pilot has made its step by then
+        super()._further_copilot_steps()
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """One round's number a step; nothing of it is read."""
@@ -70,23 +107,33 @@ class Recorder(TrainerCallback):
 
     Args:
         trainer: The trainer.
+        folder: Where the recording is to be.
     """
 
-    def __init__(self, trainer: CopilotTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: CopilotTrainer, folder: Path) -> None:
+        self.trainer, self.folder = trainer, folder
         self.all = MistakeLog(1_000_000, 1 << 40, trainer.mistake_log.fingerprint)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Keep what the step begins with."""
+        self._keep_vocabulary(state.global_step)
+
+    def _keep_vocabulary(self, step: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights = vocabulary_weights(self.trainer.pair.pilot)
+        copies = {name: weight.to("cpu", copy=True).contiguous() for name, weight in weights.items()}
+        save_file(copies, vocabulary_file(self.folder, step))
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """The step's round is the newest one."""
         log = self.trainer.mistake_log
         self.all.append(log[len(log) - 1], state.global_step - 1)
 
-    def save(self, pair: PreTrainedModel, folder: Path) -> None:
+    def save(self, pair: PreTrainedModel) -> None:
         """Write all rounds and the trained Pilot.
 
         Args:
             pair: The trained pair.
-            folder: Where.
 
         Raises:
             ValueError: Rounds are missing, for instance because the run went on from a checkpoint.
@@ -96,12 +143,13 @@ class Recorder(TrainerCallback):
                 f"{len(self.all)} of {self.trainer.state.global_step} rounds were recorded; a run that others are to "
                 "replay has to be made in one go, and every round needs a supervised token."
             )
-        self.all.save(folder / "log.safetensors")
+        self._keep_vocabulary(self.trainer.state.global_step)
+        self.all.save(self.folder / "log.safetensors")
         weights = {name: value.contiguous().clone() for name, value in pair.pilot.state_dict().items()}
         # The last file of a recording, and whole at once: where it stands, the log stands.
-        partial = folder / "pilot.partial"
+        partial = self.folder / "pilot.partial"
         save_file(weights, partial)
-        os.replace(partial, folder / PILOT_FILE)
+        os.replace(partial, self.folder / PILOT_FILE)
 
 
 def recording_of(place: Workplace) -> Path:
@@ -146,7 +194,8 @@ def replay(place: Workplace, variant: Variant, pair: PreTrainedModel, folder: Pa
     for name in ("per_device_train_batch_size", "num_train_epochs", "gradient_accumulation_steps"):
         training.pop(name, None)
     args = place.arguments({**training, "max_steps": len(recorded), "freeze_pilot": True, "save_strategy": "no"})
-    trainer = ReplayTrainer(model=pair, args=args, train_dataset=Rounds(len(recorded)), recorded=recorded)
+    rounds = Rounds(len(recorded))
+    trainer = ReplayTrainer(model=pair, args=args, train_dataset=rounds, recorded=recorded, folder=folder)
     cost = train(trainer)
     take_recorded(pair.pilot, folder)
     return len(recorded), cost

@@ -153,12 +153,12 @@ class Runner:
     ) -> tuple[int, Cost]:
         """Train both parts; steps and cost. With a `recording`, every round is kept there."""
         trainer = place.trainer(CopilotTrainer, pair, {**self.spec.training, **variant.training})
-        recorder = Recorder(trainer)
-        if recording is not None:
+        recorder = None if recording is None else Recorder(trainer, recording)
+        if recorder is not None:
             trainer.add_callback(recorder)
         cost = train(trainer)
-        if recording is not None:
-            recorder.save(pair, recording)
+        if recorder is not None:
+            recorder.save(pair)
         return trainer.state.global_step, cost
 
     def _settle(self, place: Workplace, variant: Variant, pair: PreTrainedModel) -> Cost:

@@ -31,7 +31,7 @@ class Row:
         bound: What the ratio would be if only the counted work took time; None where nothing is counted.
         bound_by: What was counted.
         target: The most that `value` may be, for SmolLM2's shape; None without a target.
-        least: The pair's fastest round over the Pilot's, which other programs disturb less; None where nothing is timed.
+        least: The pair's fastest round over the Pilot's, which other programs disturb less; None where none is timed.
     """
 
     kind: str

@@ -148,7 +148,7 @@ def test_a_head_that_learns_moves_a_logged_rounds_distribution_little(tmp_path, 
     assert torch.equal(record.targets()[record.lessons], batch["labels"][:, 1:][batch["labels"][:, 1:] >= 0])
     with torch.no_grad():
         then, now = (model(**given).logits[supervised].log_softmax(-1) for model in (before, pair.pilot.eval()))
-        made = pair._head_logits(record.head_states).log_softmax(-1)
+        made = pair.head_logits(record.head_states).log_softmax(-1)
     assert not torch.equal(before.get_output_embeddings().weight, pair.pilot.get_output_embeddings().weight)
     # Measured: 2.3e-4 and 2.4e-4 nats a token, where the Pilot itself has moved by 9.0e-4 and 1.2e-3.
     of_made, of_now = ((then.exp() * (then - other)).sum(-1).mean() for other in (made, now))

@@ -45,8 +45,10 @@ def test_the_copilot_loss_reaches_the_copilot_alone(family, head, options):
     record = pair(**batch, return_mistakes=True).mistakes
     pair(mistake_round=record).loss.backward()
     assert with_gradient(pair.pilot) == []
-    assert with_gradient(pair.copilot) == [name for name, _ in pair.copilot.named_parameters()]
-    assert all(parameter.grad.abs().sum() > 0 for parameter in pair.copilot.parameters())
+    # What a branch shares with its Pilot (T5's positions) does not learn.
+    learning = {name: parameter for name, parameter in pair.copilot.named_parameters() if parameter.requires_grad}
+    assert with_gradient(pair.copilot) == list(learning)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in learning.values())
 
 
 @pytest.mark.parametrize(("family", "head", "options"), CASES)

@@ -132,6 +132,17 @@ def test_the_copilot_does_not_run_while_recording(tmp_path):
     assert not calls
 
 
+def test_a_family_whose_head_is_not_understood_keeps_logits(tmp_path):
+    pair, other = make_pair(), make_pair()
+    pair._head_map = None
+    opened = record(tmp_path / "record", pair)
+    assert opened[0].head_states is None and opened[0].lesson_logits.shape[1] == pair.config.vocab_size
+    taught(tmp_path / "logits", opened, other, max_steps=3)
+    third = make_pair()
+    taught(tmp_path / "states", record(tmp_path / "other"), third, max_steps=3)
+    assert largest_difference(weights(other), weights(third)) < 1e-5
+
+
 def test_bfloat16_is_the_default(tmp_path):
     record_mistakes(make_pair(), reversal_rows(4), tmp_path, progress=False)
     opened = MistakeLog.open(tmp_path)
@@ -348,9 +359,19 @@ def test_opening_reads_no_states(tmp_path, monkeypatch):
             return self.file.__exit__(*args)
 
         def __getattr__(self, name):
-            if name in ("get_tensor", "get_slice"):
-                return lambda key: read.append(key) or getattr(self.file, name)(key)
+            if name == "get_tensor":
+                return lambda key: read.append(key) or self.file.get_tensor(key)
+            if name == "get_slice":
+                return lambda key: WatchedSlice(key, self.file.get_slice(key))
             return getattr(self.file, name)
+
+    class WatchedSlice:
+        def __init__(self, key, part):
+            self.key, self.part = key, part
+
+        def __getitem__(self, place):
+            read.append(self.key)
+            return self.part[place]
 
     for module in (record_shards, recorded_mistakes):
         monkeypatch.setattr(module, "safe_open", Watched)
@@ -546,6 +567,11 @@ def test_sft_arguments_of_rounds_are_refused(tmp_path):
             teacher(tmp_path, opened, **{name: value})
     with pytest.raises(ValueError, match="`mistake_log`: these are"):
         teacher(tmp_path, opened, trainer_kwargs={"mistake_log": MistakeLog()})
+    with pytest.raises(ValueError, match="`dispatch_batches=True`, which cuts batches into rows"):
+        teacher(tmp_path, opened, accelerator_config={"dispatch_batches": True})
+    pair = make_pair()
+    pair.freeze_pilot()
+    teacher(tmp_path, opened, pair, freeze_pilot=False)  # only read in any case
     with pytest.raises(ValueError, match="'group_by_length', but recorded sequences"):
         teacher(tmp_path, opened, train_sampling_strategy="group_by_length")
     with pytest.raises(ValueError, match="`eval_dataset` is a record"):
@@ -580,6 +606,13 @@ def test_what_does_not_fit_the_pair_is_named(tmp_path):
     refused(opened, make_pair(error_feedback="token"), "the tokenizer gives other ids", processing_class=other)
     teacher(tmp_path, opened, pair, trainer_kwargs={"processing_class": byte_tokenizer()})
     teacher(tmp_path, everywhere, make_pair(error_feedback="token"))
+
+
+def test_the_card_says_how_it_was_taught(tmp_path):
+    trainer = taught(tmp_path / "run", record(tmp_path / "record"), max_steps=1)
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| taught_from_a_record | True |" in card and "mistake_log" not in card
 
 
 def test_lessons_at_all_positions_serve_labels_too(tmp_path):
@@ -627,6 +660,28 @@ def launched(tmp_path, processes, size, steps):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return [torch.load(folder / f"state-{rank}.pt") for rank in range(processes)], contents(folder / "record")
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes(folder):
+    """Where nobody says that it is on the CPU."""
+    words = ["--pilot", "pilot", "--dataset", "train.jsonl", "--output_dir", "record", "--sequences_per_shard", "12"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*run, "-m", "transformers_copilot", "record", *words],
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("36 texts") == done.stdout.count("The record is in") == 1
+    assert len(MistakeLog.open(folder / "record")) == 36
+    assert command(folder, "record", "--output_dir", folder / "alone") == 0
+    for path in (folder / "record").glob("*.safetensors"):
+        assert path.read_bytes() == (folder / "alone" / path.name).read_bytes()
 
 
 @pytest.mark.slow

@@ -16,18 +16,16 @@ from .compat import CACHE_NAME, cache_of, cache_parameter
 from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import RectifyState
 from .head_map import HeadMap, find_head_map
+from .lessons import round_loss
 from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PilotCopilotOutput
-from .objectives import copilot_objective, pilot_loss_of, rectified_cross_entropy
+from .objectives import copilot_objective, pilot_loss_of
 from .rationale import Capture
 from .rectifying import (
     PilotPass,
     check_vocabulary,
-    copilot_states,
-    feedback_kind,
     reads_mistakes,
     run_copilot,
-    token_feedback,
 )
 from .shared_head import GeneratedStep, correct_before_head, share_head
 from .validation import chosen
@@ -127,9 +125,9 @@ class PairPassesMixin(_ModelBase):
         """Take what was found out earlier of the Pilot's family, so that the Pilot is not run for it.
 
         Args:
-            found ([`HeadMap`], *optional*): what a record says; `None` says nothing.
+            found ([`HeadMap`], *optional*): what a record says.
         """
-        if found is not None and self._head_map == "unknown":
+        if self._head_map == "unknown":
             self._head_map = found
 
     def _corrects_before_head(self, step: GeneratedStep, weight: float, state: RectifyState) -> bool:
@@ -200,7 +198,7 @@ class PairPassesMixin(_ModelBase):
         )
 
     def copilot_loss(self, batch: MistakeBatch, num_items: Tensor | float | None = None) -> Tensor:
-        """The Copilot's objective on one round (Eq. 7). No gradient reaches the Pilot.
+        """The Copilot's objective on one round (Eq. 7), over the whole vocabulary. No gradient reaches the Pilot.
 
         Args:
             batch ([`MistakeBatch`]): the round.
@@ -209,63 +207,20 @@ class PairPassesMixin(_ModelBase):
         Returns:
             `torch.FloatTensor`, a scalar; 0 where the round has no supervised position.
         """
-        states = copilot_states(
-            self,
-            self._taught_feedback(batch),
-            self._taught_question(batch),
-            batch.rationale,
-            batch.attention_mask,
-            batch.question_mask,
-            batch.segments,
-        )
-        wanted = batch.supervised(self.config.mistakes_from)
-        if not wanted.any():
-            return self._no_lesson(states, batch)
-        at_lessons = None if states is None else states[wanted]
-        head_states, logits = batch.at(wanted, batch.head_states), batch.at(wanted, batch.lesson_logits)
-        return self._lesson_loss(at_lessons, head_states, logits, batch.targets()[wanted], num_items)
+        return round_loss(self, batch, num_items)
 
-    def _taught_feedback(self, batch: MistakeBatch) -> Any:
-        if reads_mistakes(self):
-            return batch.feedback()
-        return token_feedback(batch.token_ids) if feedback_kind(self) == "token" else None
+    def head_logits(self, head_states: Tensor | None) -> Tensor:
+        """The logits that the Pilot's head, as it is now, makes of a state; read only.
 
-    def _taught_question(self, batch: MistakeBatch) -> Tensor | None:
-        if batch.question is not None or batch.question_mask is not None or feedback_kind(self) is None:
-            return batch.question
-        with torch.no_grad():
-            # Without hooks: a Trainer's NEFTune hook would add noise, and draw it from the Pilot's random stream.
-            return self.get_input_embeddings().forward(batch.token_ids)
+        Args:
+            head_states (`torch.Tensor` of shape `(..., hidden)`, *optional*): what the head reads.
 
-    def _no_lesson(self, states: Tensor | None, batch: MistakeBatch) -> Tensor:
-        """Zero, through every weight: distributed training waits for a gradient of each."""
-        width = self.copilot.config.pilot_hidden_size
-        head_states = torch.zeros(1, 1, width, device=batch.token_ids.device)
-        return self.correction(None if states is None else states[:1, :1], head_states).sum() * 0.0
+        Returns:
+            `torch.FloatTensor` of shape `(..., vocab)`.
 
-    def _lesson_loss(
-        self,
-        states: Tensor | None,
-        head_states: Tensor | None,
-        logits: Tensor | None,
-        true: Tensor,
-        num_items: Tensor | float | None,
-    ) -> Tensor:
-        """The objective at some positions, over the whole vocabulary. With the Pilot's head, z + f = W(h + u) is one
-        product; else z is made of h, or was kept itself."""
-        objective, fusion = self.config.objective, self.config.fusion
-        plain = chosen("objective", objective) == "cross_entropy" and chosen("fusion", fusion) == "logits"
-        if plain and head_states is not None and self._has_pilot_head:
-            shifted = head_states.float() + self.copilot.head_shift(states, head_states)
-            return rectified_cross_entropy(self._head_logits(shifted), true, num_items)
-        correction = self.correction(states, head_states)
-        if logits is None:
-            with torch.no_grad():
-                logits = self._head_logits(head_states)
-        return copilot_objective(correction, logits, true, objective, fusion, num_items)
-
-    def _head_logits(self, head_states: Tensor | None) -> Tensor:
-        """The logits that the Pilot's head, as it is now, makes of a state; read only."""
+        Raises:
+            ValueError: there is no state, or the family's logits can't be made of it.
+        """
         if self.head_map is None or head_states is None:
             raise ValueError(
                 f"a round holds the states before the Pilot's head, but {type(self.pilot).__name__} makes its logits "

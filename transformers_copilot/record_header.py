@@ -22,6 +22,7 @@ RECORD_FILE = "record.json"
 RECORD_FORMAT = "transformers_copilot.record.v1"
 # What may differ between two calls that write into one folder, or may be unknown to one of them.
 _NOT_COMPARED = ("transformers_copilot_version", "head_map")
+_MAY_BE_UNKNOWN = ("tokenizer_hash", "data", "weights", "head")
 
 
 @dataclass(frozen=True)
@@ -167,18 +168,11 @@ class RecordHeader:
             ValueError: they differ; every option is named with both values.
         """
         different = []
-        for name, value in asdict(self).items():
-            before = asdict(recorded)[name]
-            unknown = name in ("tokenizer_hash", "data") and (value is None or before is None)
-            if name not in _NOT_COMPARED and not unknown and value != before:
-                if isinstance(value, dict):
-                    different += [
-                        f"{key} is {value[key]!r} and was {before.get(key)!r}"
-                        for key in value
-                        if value[key] != before.get(key)
-                    ]
-                else:
-                    different.append(f"{name} is {value!r} and was {before!r}")
+        before, now = _flat(recorded), _flat(self)
+        for name, value in now.items():
+            unknown = name in _MAY_BE_UNKNOWN and (value is None or before.get(name) is None)
+            if not unknown and value != before.get(name):
+                different.append(f"{name} is {value!r} and was {before.get(name)!r}")
         if different:
             raise ValueError(
                 f"{folder} holds a record that was begun otherwise: {'; '.join(different)}. Give the same options to "
@@ -204,6 +198,12 @@ class RecordHeader:
             [`HeadMap`], or `None` where logits were kept.
         """
         return None if self.head_map is None else HeadMap(**self.head_map)
+
+
+def _flat(header: RecordHeader) -> dict[str, Any]:
+    """What two calls have to agree on, by name."""
+    values = {name: value for name, value in asdict(header).items() if name not in _NOT_COMPARED}
+    return {**values, **values.pop("pilot")}
 
 
 __all__ = ["RECORD_FILE", "RECORD_FORMAT", "RecordHeader"]

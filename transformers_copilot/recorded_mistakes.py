@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_OPEN_FILES = 64
+_OPEN_FILES = 256
 
 _STATES = ("head_states", "lesson_logits")
 
@@ -64,7 +64,7 @@ class RecordedMistakes(Dataset):
             (number, read_index(self.folder, number, self.header)) for number in there
         ]
         self._ends = list(accumulate(len(index) for _, index in self._shards))
-        self._files: OrderedDict[int, Any] = OrderedDict()
+        self._files: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._process = os.getpid()
 
     def __len__(self) -> int:
@@ -130,8 +130,7 @@ class RecordedMistakes(Dataset):
 
     def _read(self, shard: int, first: int, end: int, left_out: frozenset[str]) -> MistakeRecord:
         """Some sequences of a shard, one after the other."""
-        index, file = self._shards[shard][1], self._file(shard)
-        there = set(file.keys())
+        index, stored = self._shards[shard][1], self._stored(shard)
         tokens = slice(int(index.tokens[first]), int(index.tokens[end]))
         lessons = slice(int(index.lessons[first]), int(index.lessons[end]))
         ranges = dict.fromkeys(TOKEN_FIELDS, tokens) | dict.fromkeys(LESSON_FIELDS, lessons)
@@ -140,24 +139,26 @@ class RecordedMistakes(Dataset):
             ranges["question"] = slice(int(index.questions[first]), int(index.questions[end]))
             ranges["question_lengths"] = slice(first, end)
         values: dict[str, Tensor] = {
-            name: file.get_slice(name)[part] for name, part in ranges.items() if name in there - left_out
+            name: stored[name][part] for name, part in ranges.items() if name in stored and name not in left_out
         }
         if self.rationale:
-            states = [file.get_slice(rationale_name(column))[tokens] for column in self.rationale]
+            states = [stored[rationale_name(column)][tokens] for column in self.rationale]
             values["rationale"] = states[0] if len(states) == 1 else torch.stack(states, dim=1)
         return MistakeRecord(**values)
 
-    def _file(self, shard: int) -> Any:
-        """A shard's file, opened when it is first read in this process; the latest ones stay open."""
+    def _stored(self, shard: int) -> dict[str, Any]:
+        """A shard's tensors on disk, to be read in part; its file is opened when this process first reads it, and the
+        latest ones stay open."""
         if self._process != os.getpid():
             self._files, self._process = OrderedDict(), os.getpid()
-        file = self._files.pop(shard, None)
-        if file is None:
+        stored = self._files.pop(shard, None)
+        if stored is None:
             if len(self._files) >= _OPEN_FILES:
                 self._files.popitem(last=False)
             file = safe_open(self.folder / shard_name(self._shards[shard][0], self.header.shards), framework="pt")
-        self._files[shard] = file
-        return file
+            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        self._files[shard] = stored
+        return stored
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}

@@ -96,7 +96,7 @@ def record_mistakes(
         shard=shard,
     )
     told = f"Recording into {recording.folder}: {recording.size.describe()}"
-    if progress:
+    if progress and recording.is_first:
         tqdm.write(told, file=sys.stderr)
     else:
         logger.info(told)
@@ -139,7 +139,7 @@ class Recording:
         self.pair, self.dataset, self.folder, self.batch_size = pair, dataset, Path(output_dir), batch_size
         self._collate = data_collator or _default_collator(pair, tokenizer)
         self._shared_out = shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
-        self._part = _part_of(shard, pair) if shard is not None or self._shared_out else (0, 1)
+        self._part = _part_of(shard) if shard is not None or self._shared_out else (0, 1)
         stored = {"sequences": len(dataset), "sequences_per_shard": sequences_per_shard, "dtype": dtype}
         with _reading(pair):
             header = RecordHeader.of_pair(pair, layers, tokenizer, data=_data_digest(dataset), **stored)
@@ -152,6 +152,11 @@ class Recording:
         to_come = len(missing if shard is None else self._own)  # other calls may write to other disks
         self.size: RecordSize = estimate_size(pair, self.header, dataset, self._batch, to_come, self.folder)
         self.size.check_fits(self.folder)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that tells how things go."""
+        return not self._shared_out or self._part[0] == 0
 
     def run(self, progress: bool = False) -> Path:
         """Write the shards that are missing.
@@ -172,12 +177,12 @@ class Recording:
         for number in range(self._part[0], self.header.shards, self._part[1]):
             clear_partial(self.folder, number, self.header)
         rows = sum(len(self._rows_of(number)) for number in self._own)
-        with _reading(self.pair), tqdm(total=rows, disable=not progress, desc="recording") as bar:
+        with _reading(self.pair), tqdm(total=rows, disable=not (progress and self.is_first), desc="recording") as bar:
             for number in self._own:
                 record = self._read_shard(number, bar)
                 self._write(number, record)
         if self._shared_out:
-            PartialState().wait_for_everyone()
+            processes().wait_for_everyone()
         return self.folder
 
     def _rows_of(self, number: int) -> range:
@@ -261,15 +266,25 @@ def _check_dataset(dataset: Any) -> None:
         raise ValueError("`dataset` has no example, so there is nothing to record.")
 
 
-def _part_of(shard: tuple[int, int] | None, pair: PilotCopilotPreTrainedModel) -> tuple[int, int]:
+def _part_of(shard: tuple[int, int] | None) -> tuple[int, int]:
     """Which shards this process writes."""
     if shard is None:
-        state = PartialState(cpu=pair.device.type == "cpu")
+        state = processes()
         return int(state.process_index), int(state.num_processes)
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(f"`shard` is {shard}; give (i, n) with i from 0 to n - 1.")
     return index, count
+
+
+def processes() -> PartialState:
+    """The processes that `torchrun` or `accelerate launch` has started, as the Trainer knows them.
+
+    Returns:
+        `PartialState`
+    """
+    # Where there is no accelerator it has to be told so, or each process believes to be alone.
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 @contextmanager
@@ -319,4 +334,4 @@ def _data_digest(dataset: Any) -> str | None:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["Recording", "record_mistakes"]
+__all__ = ["Recording", "processes", "record_mistakes"]

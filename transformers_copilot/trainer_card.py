@@ -133,7 +133,10 @@ class CopilotCardMixin(_TrainerBase):
         for name in _OF_COPILOT:
             value = self.args.of_copilot(name)
             settings[f"copilot_{name}"] = getattr(value, "value", value)
-        settings |= {name: getattr(self.args, name) for name in _OWN_SETTINGS}
+        if self.learns_from_record:
+            settings |= {"freeze_pilot": True, "taught_from_a_record": True}
+        else:
+            settings |= {name: getattr(self.args, name) for name in _OWN_SETTINGS}
         settings["mistakes_from"] = self.pair.config.mistakes_from
         for name in ("pilot_loss", "copilot_loss"):
             values = [entry[name] for entry in self.state.log_history if name in entry]

@@ -59,7 +59,7 @@ class CopilotRecordedMixin(_TrainerBase):
             self.data_collator = RecordCollator(self.data_collator)
 
     def _check_recorded_arguments(self, log_is_given: bool) -> None:
-        if not self.args.freeze_pilot:
+        if not self.pair.pilot_is_frozen:
             raise ValueError(
                 "`train_dataset` is a record of what the Pilot got wrong as it was, so it must not learn meanwhile: "
                 "set `freeze_pilot=True`. To train both, give the data itself."
@@ -84,8 +84,8 @@ class CopilotRecordedMixin(_TrainerBase):
             )
         if getattr(self.args.accelerator_config, "dispatch_batches", None):
             raise ValueError(
-                "`accelerator_config` has `dispatch_batches=True`, which cuts batches into rows, and recorded sequences "
-                "stand in one row: leave it out."
+                "`accelerator_config` has `dispatch_batches=True`, which cuts batches into rows, and recorded "
+                "sequences stand in one row: leave it out."
             )
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
         if any(isinstance(one, RecordedMistakes) for one in sets):

@@ -49,7 +49,9 @@ def finish_and_teach(
     pilot.generation_config.pad_token_id = tokenizer.pad_token_id
     sets: dict[str, Any] = {}
     for name, rows in (("train_dataset", data.train), ("copilot_dataset", new_texts), ("eval_dataset", data.dev)):
-        sets[name], too_long = (None, 0) if rows is None else encode(tokenizer, rows, choices, seq2seq)
+        if rows is None:
+            continue
+        sets[name], too_long = encode(tokenizer, rows, choices, seq2seq)
         if too_long:
             say(f"{too_long:,} of {len(rows):,} texts are longer than --max_length {choices.max_length}: left out")
     started = time.perf_counter()
@@ -69,9 +71,8 @@ def finish_and_teach(
     recorded = RecordedMistakes(f"{training.output_dir}/{RECORD_FOLDER}")
     if training.mistake_log_export_rows:
         _export_rows(recorded, training)
-    learnt = (
-        0 if sets["train_dataset"] is None else len(sets["train_dataset"]) - (len(recorded) if new_texts is None else 0)
-    )
+    texts = sets.get("train_dataset") or []
+    learnt = len(texts) - (len(recorded) if texts and new_texts is None else 0)
     say(
         f"{data.name}: the Pilot learnt from {learnt:,} texts, the Copilot from {len(recorded):,}; "
         f"{time.perf_counter() - started:,.0f} s",

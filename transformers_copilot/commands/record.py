@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from typing import Any
 
-from accelerate import PartialState
 from transformers import DataCollatorForSeq2Seq
 
-from ..recording import Recording
+from ..recording import Recording, processes
 from ..validation import OPTION_VALUES, TRAINING_VALUES
 from .arguments import make_parser, parse
 from .data import DataArguments
@@ -82,8 +81,11 @@ def run(arguments: list[str]) -> int:
         layers=layers,
         shard=shard,
     )
-    say(f"{data.name}: {len(items):,} texts; {too_long:,} were too long", recording.size.describe())
+    if recording.is_first:
+        say(f"{data.name}: {len(items):,} texts; {too_long:,} were too long", recording.size.describe())
     recording.run(progress)
+    if not recording.is_first:
+        return 0
     say(
         f"The record is in {record.output_dir}. Next: transformers-copilot train --pilot {options.pilot} "
         f"--record {record.output_dir} …"
@@ -93,9 +95,7 @@ def run(arguments: list[str]) -> int:
 
 def _own_device() -> str:
     """Under `torchrun` each process has a device of its own."""
-    name = default_device()
-    state: Any = PartialState(cpu=name == "cpu")
-    return str(state.device) if state.num_processes > 1 else name
+    return str(processes().device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else default_device()
 
 
 def _layer(word: str) -> int | str:
