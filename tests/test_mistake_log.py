@@ -138,7 +138,7 @@ def test_a_record_is_narrow_and_on_its_own():
     pair = make_pair(mistake_top_k=5)
     batch = batch_of(pair)
     record = MistakeRecord.from_batch(batch)
-    assert record.rationale.dtype == record.question.dtype == torch.bfloat16
+    assert record.rationale.dtype == torch.float16 and record.question.dtype == torch.bfloat16
     assert record.token_ids.dtype == record.belief_ids.dtype == record.predicted_ids.dtype == torch.int32
     assert record.belief_probabilities.dtype == record.head_states.dtype == torch.float16
     for name in ("next_probabilities", "true_probabilities", "predicted_probabilities", "mistake_sizes"):
@@ -161,14 +161,16 @@ def test_without_questions_the_frozen_embedding_gives_them():
     torch.testing.assert_close(pair.copilot_loss(record.to_batch()), pair.copilot_loss(batch))
 
 
-def test_a_state_that_is_too_large_for_16_bits_is_kept_in_32():
+def test_states_that_are_too_large_for_float16_are_kept_otherwise():
     """float16 is finer than bfloat16 and ends at 65,504; a state past it would be infinite."""
     pair = make_pair(random_head=True)
     batch = batch_of(pair)
     batch.head_states[0, 0] = 7e4
     record = MistakeRecord.from_batch(batch)
     assert record.head_states.dtype == torch.float32 and torch.equal(record.head_states, batch.head_states)
-    assert record.rationale.dtype == torch.bfloat16
+    assert record.rationale.dtype == torch.float16
+    batch.rationale[0, 0, 0] = 7e4
+    assert MistakeRecord.from_batch(batch).rationale.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

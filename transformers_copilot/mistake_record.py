@@ -23,9 +23,10 @@ LESSON_FIELDS = (
     *("head_states", "lesson_logits"),
     *("true_probabilities", "predicted_ids", "predicted_probabilities", "mistake_sizes"),
 )
-_HIDDEN_FIELDS = ("rationale", "question", "layers")
-# Kept in 16 bits too, but finer than bfloat16, where all of them are within float16's range.
-_FINE_FIELDS = ("head_states", "lesson_logits", "belief_probabilities")
+_HIDDEN_FIELDS = ("question", "layers")
+# Kept in 16 bits too, but finer than bfloat16, where all of them are within float16's range: distributions are made of
+# them, and a branch's correction is a small difference.
+_FINE_FIELDS = ("head_states", "lesson_logits", "belief_probabilities", "rationale")
 _FLOAT16_BOUND = 6e4
 _EXACT_FIELDS = ("next_probabilities", "true_probabilities", "predicted_probabilities", "mistake_sizes")
 
@@ -235,8 +236,8 @@ def _lengths(batch: MistakeBatch) -> Tensor:
 
 
 def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Narrow one field: hidden states to `dtype`; what distributions are made of to float16 (finer than bfloat16) where
-    that is narrow too and its range suffices; single probabilities to float32, ids to int32."""
+    """Narrow one field: hidden states to `dtype`; what distributions and corrections are made of to float16 (finer than
+    bfloat16) where that is narrow too and its range suffices; single probabilities to float32, ids to int32."""
     if tensor is None:
         return None
     if tensor.dtype == torch.bool:
@@ -245,7 +246,7 @@ def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | No
         narrow = dtype
     elif name in _FINE_FIELDS:
         small = dtype.itemsize == 2 and (not tensor.numel() or float(tensor.abs().max()) < _FLOAT16_BOUND)
-        narrow = torch.float16 if small else torch.float32
+        narrow = torch.float16 if small else (dtype if name == "rationale" else torch.float32)
     else:
         narrow = torch.float32 if name in _EXACT_FIELDS else torch.int32
     return tensor.detach().to(narrow).to("cpu", copy=True).contiguous()

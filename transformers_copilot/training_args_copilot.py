@@ -48,7 +48,8 @@ class CopilotArguments:
             none is missed, and further steps (`copilot_steps_per_round`) rounds of the log, each with the same
             probability. `"uniform"`: every step draws like that (Algorithm 1).
         mistake_log_dtype (`str`, *optional*, defaults to `"bfloat16"`):
-            Type of logged hidden states, `"bfloat16"` or `"float32"`.
+            Type of logged hidden states, `"bfloat16"` (or float16, which is finer, where its range suffices) or
+            `"float32"`.
         mistake_log_layers (`int`, *optional*, defaults to 0):
             For so many sequences of a round every layer's output is logged beside their mean, for looking into.
         mistake_log_export_rows (`int`, *optional*, defaults to 0):
