@@ -35,8 +35,9 @@ from .validation import chosen
 logger = logging.get_logger(__name__)
 
 # What each form learns well with from a record, where the arguments don't say; see docs/results.md.
-COPILOT_RATES = {"linear": 1e-3, "branch": 3e-4, "decoder": 5e-4}
+COPILOT_RATES = {"linear": 3e-4, "branch": 2e-4, "decoder": 5e-4}
 COPILOT_EPOCHS = 4.0
+COPILOT_SHARE = 0.5
 # Folders and the file of a run.
 PILOT_FOLDER, RECORD_FOLDER, COPILOT_FOLDER = "pilot", "record", "copilot"
 FINISHED_FILE = "finished.json"
@@ -48,7 +49,7 @@ def finish_then_record(
     train_dataset: Any = None,
     *,
     copilot: Any = None,
-    copilot_share: float = 0.5,
+    copilot_share: float = COPILOT_SHARE,
     copilot_dataset: Any = None,
     copilot_epochs: float = COPILOT_EPOCHS,
     eval_dataset: Any = None,

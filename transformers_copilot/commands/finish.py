@@ -42,6 +42,11 @@ def finish_and_teach(
         epochs (`float`): how often the Copilot reads its texts.
     """
     config = AutoConfig.from_pretrained(choices.pilot)
+    if config.model_type.startswith("pilot_copilot"):
+        raise ValueError(
+            f"{choices.pilot} is a pair already. Give a plain model, or add `--copilot_share 0` to train both parts of "
+            "the pair together."
+        )
     seq2seq = bool(config.is_encoder_decoder)
     kind: Any = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM
     loader = pilot_class(kind._auto_pilot_class, choices.pilot, {"config": config})

@@ -16,21 +16,43 @@ from .data import DataArguments, TextData, first, load_own_data, load_task_data
 from .models import load_pair
 
 
+# A new Copilot's form and layers where nothing is said.
+DEFAULT_FORM, DEFAULT_LAYERS = "linear", 6
+_OF_DECODER = ("rationale", "error_feedback")
+
+
 @dataclass
 class PairArguments:
     """The model and the pair's choices; the README says what each does."""
 
     pilot: str = field(metadata={"help": "Id or folder of the model, or of a pair, which keeps its own choices."})
     copilot: str | None = field(default=None, metadata={"help": "Id or folder of a Copilot to start from."})
-    copilot_layers: int = field(default=6, metadata={"help": "Layers of a Copilot that is built from the Pilot."})
-    form: str = field(default="decoder", metadata={"choices": list(COPILOT_VALUES["form"]), "help": "Its form."})
+    form: str | None = field(
+        default=None,
+        metadata={
+            "choices": list(COPILOT_VALUES["form"]),
+            "help": f"A new Copilot's form; '{DEFAULT_FORM}', or 'decoder' where one of its options is given.",
+        },
+    )
+    copilot_layers: int | None = field(
+        default=None, metadata={"help": f"Layers of a 'branch' or a 'decoder'; {DEFAULT_LAYERS} by default."}
+    )
     head: str | None = field(
         default=None, metadata={"choices": list(COPILOT_VALUES["head"]), "help": "Its vocabulary matrices."}
     )
-    error_feedback: str = field(default="observed", metadata={"choices": list(OPTION_VALUES["error_feedback"])})
+    error_feedback: str | None = field(
+        default=None,
+        metadata={
+            "choices": list(OPTION_VALUES["error_feedback"]),
+            "help": "What a 'decoder' is told of earlier tokens.",
+        },
+    )
     fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
     objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
-    rationale: str = field(default="preceding", metadata={"choices": list(COPILOT_VALUES["rationale"])})
+    rationale: str | None = field(
+        default=None,
+        metadata={"choices": list(COPILOT_VALUES["rationale"]), "help": "What a 'decoder' sees of the Pilot's layers."},
+    )
     dtype: str = field(default="float32", metadata={"choices": ["float32", "bfloat16"], "help": "Of the weights."})
     dev_dataset: str | None = field(default=None, metadata={"help": "Rows to choose λ on, beside --dataset."})
     dev_size: float = field(default=0.1, metadata={"help": "Share of train for it where there are none; 200 at most."})
@@ -117,7 +139,8 @@ def pair_choices(options: PairArguments) -> dict[str, Any]:
     Returns:
         `dict`: name to value.
     """
-    return {name: getattr(options, name) for name in ("head", "error_feedback", "fusion", "objective")}
+    names = ("head", "error_feedback", "fusion", "objective")
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def copilot_fields(options: PairArguments) -> dict[str, Any]:
@@ -128,10 +151,29 @@ def copilot_fields(options: PairArguments) -> dict[str, Any]:
 
     Returns:
         `dict`: name to value.
+
+    Raises:
+        ValueError: an option is of another form.
     """
-    fields: dict[str, Any] = {"form": options.form, "rationale": options.rationale}
-    if chosen("form", options.form) != "linear":
-        fields["num_hidden_layers"] = options.copilot_layers
+    of_decoder = [name for name in ("copilot_layers", *_OF_DECODER) if getattr(options, name) is not None]
+    form = options.form or ("decoder" if of_decoder else DEFAULT_FORM)
+    given = [name for name in _OF_DECODER if getattr(options, name) is not None]
+    if given and chosen("form", form) != "decoder":
+        named = ", ".join(f"`--{name} {getattr(options, name)}`" for name in given)
+        raise ValueError(
+            f"{named}: this is about a Copilot of the form 'decoder', and the form is {form!r}. Leave it out, or add "
+            "`--form decoder`."
+        )
+    fields: dict[str, Any] = {"form": form}
+    if options.rationale is not None:
+        fields["rationale"] = options.rationale
+    if chosen("form", form) != "linear":
+        fields["num_hidden_layers"] = options.copilot_layers or DEFAULT_LAYERS
+    elif options.copilot_layers is not None:
+        raise ValueError(
+            f"`--copilot_layers {options.copilot_layers}` is given, but the form 'linear' has no layers. Leave it out, "
+            "or choose `--form branch` or `--form decoder`."
+        )
     return fields
 
 

@@ -10,7 +10,7 @@ from transformers import DataCollatorForSeq2Seq, set_seed
 
 from ..checkpoints import last_whole_checkpoint
 from ..copilot_weight import fit_copilot_weight
-from ..finishing import COPILOT_EPOCHS
+from ..finishing import COPILOT_EPOCHS, COPILOT_SHARE
 from ..recorded_mistakes import RecordedMistakes
 from ..trainer_copilot import CopilotTrainer
 from ..training_args_copilot import CopilotTrainingArguments
@@ -26,16 +26,16 @@ EPILOG = """\
 examples:
   transformers-copilot train --pilot Qwen/Qwen2.5-0.5B --task boolq --data_dir data --output_dir runs/boolq
   transformers-copilot train --pilot my/model --dataset questions.jsonl --output_dir runs/own --num_train_epochs 1
-  transformers-copilot train --pilot my/model --dataset questions.jsonl --copilot_share 0.5 --output_dir runs/own
+  transformers-copilot train --pilot my/model --dataset questions.jsonl --copilot_share 0 --output_dir runs/together
   transformers-copilot train --pilot my/model --copilot_data new.jsonl --form linear --output_dir runs/new
   transformers-copilot train --pilot my/model --record record --dataset questions.jsonl --output_dir runs/taught
   transformers-copilot train --config run.yaml --learning_rate 1e-4
 
 A line of questions.jsonl: {"prompt": "Question: 2 + 2?", "target": " 4"}
 All of TrainingArguments are options, too. The Pilot learns what it would learn alone; λ, how much of the Copilot's
-correction is used, is then chosen on dev questions. With --copilot_share or --copilot_data the Pilot is finished first;
-its mistakes on texts that are new to it are recorded, and the Copilot learns from those. The same command goes on after
-a stop. With --record only the Copilot learns, from what
+correction is used, is then chosen on dev questions. The Pilot is finished first, on a part of the texts; its mistakes
+on the others, which are new to it, are recorded, and the Copilot learns from those. The same command goes on after a stop.
+With --copilot_share 0 both learn together, from all texts. With --record only the Copilot learns, from what
 `transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
 OUTPUT_DIR` shows the mistakes."""
 _EXPORTED_ROWS = 10_000_000
@@ -48,10 +48,11 @@ class TrainArguments:
     record: str | None = field(
         default=None, metadata={"help": "Teach the Copilot alone, from the folder that `record` wrote."}
     )
-    copilot_share: float = field(
-        default=0.0,
+    copilot_share: float | None = field(
+        default=None,
         metadata={
-            "help": "This part of the texts is the Copilot's: it learns when the Pilot is finished. 0: together."
+            "help": f"This part of the texts is the Copilot's; it learns when the Pilot is finished. {COPILOT_SHARE:g} "
+            "by default. 0: both learn together, from all texts."
         },
     )
     copilot_data: str | None = field(
@@ -89,6 +90,8 @@ def run(arguments: list[str]) -> int:
     )
     choices, options, data_options, training, _ = parse(parser, arguments)
     set_seed(training.seed)
+    if options.copilot_share is None:
+        options.copilot_share = COPILOT_SHARE if options.record is None else 0.0
     if options.copilot_share or options.copilot_data is not None:
         _after_each_other(choices, options, data_options, training)
         return 0
