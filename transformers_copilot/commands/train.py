@@ -34,8 +34,8 @@ examples:
 A line of questions.jsonl: {"prompt": "Question: 2 + 2?", "target": " 4"}
 All of TrainingArguments are options, too. The Pilot learns what it would learn alone; λ, how much of the Copilot's
 correction is used, is then chosen on dev questions. The Pilot is finished first, on a part of the texts; its mistakes
-on the others, which are new to it, are recorded, and the Copilot learns from those. The same command goes on after a stop.
-With --copilot_share 0 both learn together, from all texts. With --record only the Copilot learns, from what
+on the others, which are new to it, are recorded, and the Copilot learns from those. The same command goes on after a
+stop. With --copilot_share 0 both learn together, from all texts. With --record only the Copilot learns, from what
 `transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
 OUTPUT_DIR` shows the mistakes."""
 _EXPORTED_ROWS = 10_000_000
@@ -149,7 +149,7 @@ def _after_each_other(
         training,
         load_tokenizer(choices.pilot),
         data,
-        share=options.copilot_share,
+        share=options.copilot_share or 0.0,
         new_texts=new_texts,
         epochs=options.copilot_epochs,
     )
