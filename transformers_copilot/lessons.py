@@ -6,7 +6,7 @@ rectified logits are one product, z + f = W(h + u).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,6 +42,10 @@ def round_loss(pair: Any, batch: MistakeBatch, num_items: Tensor | float | None 
         return _no_lesson(pair, states, batch)
     at_lessons = None if states is None else states[wanted]
     head_states, logits = batch.at(wanted, batch.head_states), batch.at(wanted, batch.lesson_logits)
+    if _head_learns(pair):
+        # What a head that learns makes of a logged state is no longer p̂ as it was; all of that may have been kept.
+        believed = batch.believed(wanted, pair.copilot.config.vocab_size)
+        logits = logits if believed is None else believed
     return _lesson_loss(pair, at_lessons, head_states, logits, batch.targets()[wanted], num_items)
 
 
@@ -57,6 +61,11 @@ def _question(pair: Any, batch: MistakeBatch) -> Tensor | None:
     with torch.no_grad():
         # Without hooks: a Trainer's NEFTune hook would add noise, and draw it from the Pilot's random stream.
         return pair.get_input_embeddings().forward(batch.token_ids)
+
+
+def _head_learns(pair: Any) -> bool:
+    head = pair.get_output_embeddings()
+    return head is not None and any(parameter.requires_grad for parameter in head.parameters())
 
 
 def _no_lesson(pair: Any, states: Tensor | None, batch: MistakeBatch) -> Tensor:
@@ -78,8 +87,8 @@ def _lesson_loss(
     was kept itself."""
     objective, fusion = pair.config.objective, pair.config.fusion
     plain = chosen("objective", objective) == "cross_entropy" and chosen("fusion", fusion) == "logits"
-    if plain and head_states is not None and chosen("head", pair.copilot.config.head) == "pilot":
-        shifted = head_states.float() + pair.copilot.head_shift(states, head_states)
+    if plain and logits is None and chosen("head", pair.copilot.config.head) == "pilot":
+        shifted = cast(Tensor, head_states).float() + pair.copilot.head_shift(states, head_states)
         return rectified_cross_entropy(pair.head_logits(shifted), true, num_items)
     correction = pair.correction(states, head_states)
     if logits is None:

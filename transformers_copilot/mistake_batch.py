@@ -210,6 +210,22 @@ class MistakeBatch:
         """
         return None if values is None else values[wanted[self.lessons]]
 
+    def believed(self, wanted: Tensor, vocab_size: int) -> Tensor | None:
+        """log p̂ as it was, at some positions, where every token of it was kept (`mistake_top_k=None`).
+
+        Args:
+            wanted (`torch.BoolTensor` of shape `(batch, length)`): the positions.
+            vocab_size (`int`): the size of the vocabulary.
+
+        Returns:
+            `torch.FloatTensor` of shape `(wanted, vocab)`, or `None` where less was kept.
+        """
+        if self.belief_ids is None or self.belief_probabilities is None or self.belief_ids.shape[-1] < vocab_size:
+            return None
+        token_ids, probabilities = self.belief_ids[wanted], self.belief_probabilities[wanted].float()
+        whole = torch.zeros_like(probabilities).scatter(-1, token_ids, probabilities)
+        return whole.clamp_min(torch.finfo(torch.float32).tiny).log()
+
     def targets(self) -> Tensor:
         """The true token after every position: the label where there is one, else the next token.
 
