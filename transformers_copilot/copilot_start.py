@@ -145,7 +145,8 @@ def _share_unlearnt(pilot: PreTrainedModel, branch: BranchCopilot, found: Tensor
     """What stays the Pilot's: what a family does before its layers, and what its first layer has for all of them."""
     names = layer_names(pilot, branch)
     own = dict(branch.decoder.named_parameters())
-    gradients = torch.autograd.grad(found.sum(), list(own.values()), allow_unused=True)
+    with torch.enable_grad():  # pairs are made without, too
+        gradients = torch.autograd.grad(found.sum(), list(own.values()), allow_unused=True)
     unused = {name for name, gradient in zip(own, gradients, strict=True) if gradient is None}
     first = {name for name in own if names[name] == name and any(part.isdigit() for part in name.split("."))}
     branch.share(sorted(unused | first))
