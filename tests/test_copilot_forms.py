@@ -341,6 +341,7 @@ def pair_with(copilot: dict[str, Any], **options: Any) -> PreTrainedModel:
         ({"form": "linear", "head": "own"}, "'linear' works on what the Pilot's head reads"),
         ({"form": "branch", "num_hidden_layers": 1, "hidden_size": 16}, "has the Pilot's width, 32"),
         ({"form": "tree"}, "'decoder', 'branch', 'linear'"),
+        ({"form": "linear", "rationale": "current"}, "`rationale` is given.*'linear', which reads none"),
     ],
 )
 def test_fields_that_a_form_does_not_have_are_refused(copilot: dict[str, Any], message: str):

@@ -166,6 +166,8 @@ def test_the_parts_are_chosen_by_the_seed_and_have_nothing_in_common():
         ({"args": {"held_out_mistakes": 0.5}}, "`held_out_mistakes=0.5`.*CopilotTrainer"),
         ({"args": {"freeze_pilot": True}}, "`freeze_pilot=True`"),
         ({"args": {"copilot_steps_per_round": 2}}, "`copilot_steps_per_round=2`"),
+        ({"args": {"mistake_log_draw": "uniform"}}, "`mistake_log_draw='uniform'`"),
+        ({"args": {"mistake_picture_steps": 5}}, "`mistake_picture_steps=5`"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_learnt(tmp_path: Path, options: Any, message: str):
@@ -186,6 +188,8 @@ def test_other_data_in_the_same_folder_is_refused(tmp_path: Path):
     finish(tmp_path)
     with pytest.raises(ValueError, match="finished on .*'examples': 10.*'examples': 5"):
         finish(tmp_path, train_dataset=rows(10))
+    with pytest.raises(ValueError, match="finished on .*'data'"):
+        finish(tmp_path, train_dataset=rows(seed=5))  # as many, and others
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -23,10 +23,11 @@ from .adapted import has_adapter
 from .checkpoints import last_whole_checkpoint
 from .copilot_weight import fit_copilot_weight
 from .mistake_log import MistakeLog
+from .mistake_rows import MistakeRowsWriter
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .modeling_pilot_copilot import PilotCopilotForCausalLM
 from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from .recording import record_mistakes
+from .recording import data_digest, record_mistakes
 from .trainer_copilot import CopilotTrainer
 from .trainer_runs import check_arguments
 from .validation import chosen
@@ -160,7 +161,10 @@ def _check(args: Any, pilot: Any, train_dataset: Any, share: float, copilot_data
         )
     if copilot_dataset is None and len(train_dataset) < 2:
         raise ValueError(f"`train_dataset` has {len(train_dataset)} examples, and each part needs one at least.")
-    senseless = {"held_out_mistakes": 0.0, "copilot_steps_per_round": 1, "freeze_pilot": False}
+    senseless = {
+        **{"held_out_mistakes": 0.0, "copilot_steps_per_round": 1, "freeze_pilot": False},
+        **{"mistake_log_draw": "newest", "mistake_log_layers": 0, "mistake_picture_steps": 0},
+    }
     wrong = [name for name, value in senseless.items() if getattr(args, name) != value]
     if wrong:
         raise ValueError(
@@ -182,7 +186,7 @@ def _finish(
 ) -> None:
     """Train the Pilot alone, or take up the one that was finished before."""
     folder = Path(args.output_dir)
-    mark, about = folder / FINISHED_FILE, {"examples": len(rows), "seed": args.seed}
+    mark, about = folder / FINISHED_FILE, {"examples": len(rows), "seed": args.seed, "data": data_digest(rows)}
     if mark.is_file():
         found = json.loads(mark.read_text(encoding="utf-8"))
         if found != about:
@@ -215,11 +219,14 @@ def _teach(pair: Any, args: Any, folder: Path, epochs: float, eval_rows: Any, co
         max_steps=-1,
         copilot_learning_rate=COPILOT_RATES[chosen("form", pair.copilot.config.form)] if rate is None else rate,
         mistake_log_export_rows=0,
-        mistake_picture_steps=0,
-        mistake_log_layers=0,
-        mistake_log_draw="newest",
     )
     record = MistakeLog.open(folder / RECORD_FOLDER)
+    if args.mistake_log_export_rows:  # the record as the rows that reports read
+        writer = MistakeRowsWriter(folder, args.mistake_log_export_rows, args.process_index)
+        writer.start(0)
+        for number, shard in record.rounds():
+            writer.add(number, shard)
+        writer.flush()
     trainer = CopilotTrainer(model=pair, args=own, train_dataset=record, eval_dataset=eval_rows, **common)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(own.output_dir))
 

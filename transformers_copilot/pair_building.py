@@ -21,6 +21,7 @@ from .pairing import check_pairing, check_pilot, keep_attention_plain, question_
 from .pilot_classes import auto_class_for
 from .provenance import commit_of, hub_id
 from .quantization import adopt_quantization
+from .validation import chosen
 
 
 DEFAULT_COPILOT_LAYERS = 2
@@ -131,6 +132,12 @@ def copilot_config_for(
             source = pilot_class(auto_class, copilot, {}).from_pretrained(copilot)
         elif isinstance(copilot, dict):
             fields |= copilot
+            form = fields.get("form", "decoder")
+            if "rationale" in copilot and chosen("form", form) != "decoder":
+                raise ValueError(
+                    f"`rationale` is given for a Copilot of the form {form!r}, which reads none: leave it out, "
+                    "or choose form='decoder'."
+                )
         elif copilot is not None:
             raise TypeError(
                 f"`copilot` is a {type(copilot).__name__}; give a CopilotConfig, a dict of its fields such as "

@@ -142,7 +142,7 @@ class Recording:
         self._part = _part_of(shard) if shard is not None or self._shared_out else (0, 1)
         stored = {"sequences": len(dataset), "sequences_per_shard": sequences_per_shard, "dtype": dtype}
         with _reading(pair):
-            header = RecordHeader.of_pair(pair, layers, tokenizer, data=_data_digest(dataset), **stored)
+            header = RecordHeader.of_pair(pair, layers, tokenizer, data=data_digest(dataset), **stored)
         self.header = header
         if (self.folder / RECORD_FILE).is_file():
             self.header = RecordHeader.read(self.folder)
@@ -322,8 +322,15 @@ def _length(example: Any) -> int:
     return 0 if ids is None else len(ids)
 
 
-def _data_digest(dataset: Any) -> str | None:
-    """One short number for some of the rows, where they are tokens."""
+def data_digest(dataset: Any) -> str | None:
+    """One short number for some of a data set's rows.
+
+    Args:
+        dataset (map-style dataset): as a Trainer takes it.
+
+    Returns:
+        `str`, or `None` where the rows are no tokens; nothing is compared then.
+    """
     digest = hashlib.sha256()
     for row in range(0, len(dataset), max(1, len(dataset) // _COMPARED_ROWS)):
         example = dataset[row]
@@ -334,4 +341,4 @@ def _data_digest(dataset: Any) -> str | None:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["Recording", "processes", "record_mistakes"]
+__all__ = ["Recording", "processes", "data_digest", "record_mistakes"]

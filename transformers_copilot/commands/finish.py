@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig, DataCollatorForSeq2Seq
 
 from ..finishing import RECORD_FOLDER, finish_then_record
-from ..mistake_rows import MistakeRowsWriter
 from ..modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 from ..pair_building import pilot_class
@@ -74,8 +73,6 @@ def finish_and_teach(
     pair.save_pretrained(training.output_dir)
     tokenizer.save_pretrained(training.output_dir)
     recorded = RecordedMistakes(f"{training.output_dir}/{RECORD_FOLDER}")
-    if training.mistake_log_export_rows:
-        _export_rows(recorded, training)
     texts = sets.get("train_dataset") or []
     learnt = len(texts) - (len(recorded) if texts and new_texts is None else 0)
     say(
@@ -84,15 +81,6 @@ def finish_and_teach(
         _verdict(pair),
         f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}",
     )
-
-
-def _export_rows(recorded: RecordedMistakes, training: CopilotTrainingArguments) -> None:
-    """The record as the rows that `report` reads."""
-    writer = MistakeRowsWriter(training.output_dir, training.mistake_log_export_rows, training.process_index)
-    writer.start(0)
-    for number, record in recorded.rounds():
-        writer.add(number, record)
-    writer.flush()
 
 
 def _verdict(pair: Any) -> str:
