@@ -1,7 +1,8 @@
 """Copilots that learn from a recorded log: the Pilot's training does not depend on them, so it is run once a seed.
 
 A logged state is made into logits by the Pilot's head as it is when it is read, so the vocabulary matrices of every
-step are recorded too.
+step are recorded too. One case differs from the joint training: where a log keeps all of p̂ (`mistake_top_k=None`) and
+the Pilot's head learns, the joint training takes p̂ as it was, and a replay makes it again with the later head.
 """
 
 from __future__ import annotations
