@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from transformers_copilot import PilotCopilotConfig
+
 
 CONTROLS = ("longer", "blocks", "head", "temperature", "full", "lora")
 MEASURES = ("answers", "choices", "ranking", "tokens")
@@ -132,7 +134,7 @@ class Experiment:
             # Those of the current position are kept in any case; what differs is which states they are made of.
             rationale = copilot.get("rationale", "preceding")
             states = ("decoder", "mean" if rationale in ("preceding", "current") else rationale)
-            if pair.get("error_feedback", "observed") in ("observed", "predicted"):
+            if pair.get("error_feedback", PilotCopilotConfig.error_feedback) in ("observed", "predicted"):
                 mistakes = ("top_k", pair.get("mistake_top_k", 64))
         return {"states": states, "mistakes": mistakes, "lessons": pair.get("mistakes_from", "labels")}
 

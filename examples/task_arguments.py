@@ -34,7 +34,7 @@ class TaskArguments:
     head: str = field(
         default="own", metadata={"help": "The Copilot's vocabulary matrices.", "choices": ["own", "pilot"]}
     )
-    error_feedback: str = field(default="observed", metadata={"choices": ["observed", "predicted", "token"]})
+    error_feedback: str = field(default="token", metadata={"choices": ["observed", "predicted", "token"]})
     fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
     objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
     rationale: str = field(default="preceding", metadata={"choices": ["preceding", "current", "last", "depths"]})

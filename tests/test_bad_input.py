@@ -260,16 +260,17 @@ def spoil(pilot, value, step=2):
         calls.extend([None] * (len(output.logits) > 1))  # one row alone tells what its family does after its head
         if len(calls) > step:
             output.logits = output.logits.clone()
-            output.logits[1, 0, 4] = value
+            output.logits[1, :, 4] = value
         return output
 
     pilot.register_forward_hook(hook)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("feedback", ["token", "observed"])
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_bad_logits_name_round_and_rows_and_leave_all_as_it_was(tmp_path, family, value):
-    pair = make_pair(family)
+def test_bad_logits_name_round_and_rows_and_leave_all_as_it_was(tmp_path, family, feedback, value):
+    pair = make_pair(family, error_feedback=feedback)
     trainer = make_trainer(tmp_path, pair, max_steps=5)
     spoil(pair.pilot, value)
     with pytest.raises(ValueError, match=r"round 2: the Pilot's logits hold NaN or inf in rows \[1\] of the batch"):

@@ -64,11 +64,11 @@ class PilotCopilotConfig(PreTrainedConfig):
             The Pilot's configuration. Defaults to a GPT-2.
         copilot (`CopilotConfig` or `dict`, *optional*):
             The Copilot's configuration.
-        error_feedback (`str`, *optional*, defaults to `"observed"`):
-            What a Copilot of the form `"decoder"` is told of earlier tokens. `"observed"`: the mistake
-            ℓ = onehot(token taken) − p̂ (Eq. 4), in training and while generating. `"predicted"`: the same in training,
-            and its own earlier outputs f while generating (Algorithm 2). `"token"`: the token alone, so that p̂ is
-            needed nowhere but where it is corrected. The other forms read neither.
+        error_feedback (`str`, *optional*, defaults to `"token"`):
+            What a Copilot of the form `"decoder"` is told of earlier tokens. `"token"`: the token alone, so that p̂ is
+            needed nowhere but where it is corrected. `"observed"`: the mistake ℓ = onehot(token taken) − p̂ (Eq. 4), in
+            training and while generating. `"predicted"`: the same in training, and its own earlier outputs f while
+            generating (Algorithm 2). The other forms read none of it.
         fusion (`str`, *optional*, defaults to `"logits"`):
             `"logits"`: p̃ = softmax(z + λf). `"probability"`: p̃ ∝ max(p̂ + λf, tiny) (Eq. 8).
         objective (`str`, *optional*, defaults to `"cross_entropy"`):
@@ -112,7 +112,7 @@ class PilotCopilotConfig(PreTrainedConfig):
 
     pilot: PreTrainedConfig | dict | None = None
     copilot: PreTrainedConfig | dict | None = None
-    error_feedback: str = "observed"
+    error_feedback: str = "token"
     fusion: str = "logits"
     objective: str = "cross_entropy"
     mistakes_from: str = "labels"

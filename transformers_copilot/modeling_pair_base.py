@@ -120,11 +120,12 @@ class PilotCopilotPreTrainedModel(
             pilot (`PreTrainedModel`, `PeftModel` or `str`): a model, with adapters or without, or the id or path of
                 one. Quantized, it is only read: the Copilot learns, in full precision.
             copilot ([`CopilotConfig`], `dict` or `str`, *optional*):
-                A configuration; fields of one (`{"num_hidden_layers": 6}`), the rest taken from the Pilot; the id or
-                path of another checkpoint of the Pilot's family, whose decoder becomes the Copilot; or the id or path
-                of a Copilot's own checkpoint (`save_copilot`), which is joined to this Pilot with its options and λ.
-                Defaults to two layers of the Pilot's kind. A new Copilot's weights are copied from the Pilot's decoder,
-                or from that checkpoint of its family.
+                A configuration; fields of one (`{"form": "branch", "num_hidden_layers": 6}`), the rest taken from the
+                Pilot; the id or path of another checkpoint of the Pilot's family, whose decoder becomes the Copilot; or
+                the id or path of a Copilot's own checkpoint (`save_copilot`), which is joined to this Pilot with its
+                options and λ. Defaults to a linear one; to a decoder where `error_feedback`, `head="own"`, `config` or
+                fields without `form` are given. A new Copilot's layers, two by default, are copied from the Pilot's
+                decoder, or from that checkpoint of its family.
             config ([`PilotCopilotConfig`], *optional*): options as a whole, e.g. `PilotCopilotConfig.paper()`.
             head (`str`, *optional*): the Copilot's `"own"` vocabulary matrices or the `"pilot"`'s.
             **options: any option of [`PilotCopilotConfig`] (`error_feedback`, `fusion`, `objective`,

@@ -24,6 +24,8 @@ from .quantization import adopt_quantization
 from .validation import chosen
 
 
+# A new Copilot where nothing is said of it, and the layers of one that has layers.
+DEFAULT_FORM = "linear"
 DEFAULT_COPILOT_LAYERS = 2
 _MIN_COPILOT_LAYERS = 2
 # Keywords of `from_pretrained` that say where a configuration is, and whether its code may run.
@@ -128,6 +130,8 @@ def copilot_config_for(
         config = copy.deepcopy(copilot)
     else:
         fields: dict[str, Any] = dict(choices or {})
+        if not (fields or copilot) and chosen("head", head or "pilot") == "pilot":
+            fields = {"form": DEFAULT_FORM}
         if isinstance(copilot, str):
             source = pilot_class(auto_class, copilot, {}).from_pretrained(copilot)
         elif isinstance(copilot, dict):
@@ -190,6 +194,8 @@ def build_pair(
         copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
     # The form and what it reads are a part of the options that are given as a whole, such as the paper's.
     choices = {} if config is None else {name: getattr(config.copilot, name) for name in PAPER_COPILOT}
+    if "error_feedback" in own and not copilot:
+        choices.setdefault("form", "decoder")  # the only form that is told anything of earlier tokens
     copilot_config, source = copilot_config_for(pair_class._auto_pilot_class, pilot, copilot, head, choices)
     check_pairing(pilot.config, copilot_config, question_size(pilot))
     pair_config = pair_class.config_class(

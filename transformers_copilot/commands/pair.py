@@ -10,14 +10,15 @@ from transformers import AutoConfig
 
 from ..modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+from ..pair_building import DEFAULT_FORM
 from ..tasks.answering import encode_items
 from ..validation import COPILOT_VALUES, OPTION_VALUES, chosen
 from .data import DataArguments, TextData, first, load_own_data, load_task_data
 from .models import load_pair
 
 
-# A new Copilot's form and layers where nothing is said.
-DEFAULT_FORM, DEFAULT_LAYERS = "linear", 6
+# A new Copilot's layers where nothing is said.
+DEFAULT_LAYERS = 6
 _OF_DECODER = ("rationale", "error_feedback")
 
 
