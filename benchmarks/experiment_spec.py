@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from transformers_copilot import PilotCopilotConfig
+from transformers_copilot.pair_building import form_of
 
 
 CONTROLS = ("longer", "blocks", "head", "temperature", "full", "lora")
@@ -127,7 +128,7 @@ class Experiment:
         """What a variant's rounds hold because its Copilot reads it; `None`: nothing of the kind."""
         pair = {**self.pair, **variant.pair}
         copilot = {**self.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
-        form, states, mistakes = copilot.get("form", "decoder"), None, None
+        form, states, mistakes = form_of(copilot, pair.get("head"), pair), None, None
         if form == "branch":
             states = ("branch", copilot.get("num_hidden_layers"))
         if form == "decoder":

@@ -44,7 +44,7 @@ SPEC = {
     "max_length": 32,
     "pilot": {"config": LLAMA},
     "training": {"per_device_train_batch_size": 16, "learning_rate": 1e-2, "num_train_epochs": 1},
-    "pair": {"copilot": {"num_hidden_layers": 2}},
+    "pair": {"error_feedback": "observed", "copilot": {"num_hidden_layers": 2}},
     "variants": {"pair": None, "two_steps": {"training": {"copilot_steps_per_round": 2}}},
     "replay": True,
     "controls": ["longer", "blocks", "head", "temperature"],
@@ -160,7 +160,11 @@ def test_rows_made_again_are_compared_with_the_reported_ones(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"mistake_top_k": 8}, {"head": "pilot", "error_feedback": "token"}, {"copilot": {"form": "linear"}}],
+    [
+        {"mistake_top_k": 8, "error_feedback": "observed"},
+        {"head": "pilot", "error_feedback": "token"},
+        {"copilot": {"form": "linear"}},
+    ],
     ids=["own", "pilot", "linear"],
 )
 def test_a_replayed_log_teaches_what_the_joint_training_teaches(tmp_path: Path, changes: dict) -> None:

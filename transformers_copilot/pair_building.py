@@ -103,6 +103,25 @@ def pilot_class(auto_class: Any, pilot: str, options: dict[str, Any]) -> Any:
     return auto_class_for(config, auto_class)
 
 
+def form_of(copilot: dict[str, Any] | None, head: str | None, options: dict[str, Any]) -> str:
+    """The form of a new Copilot.
+
+    Args:
+        copilot (`dict`, *optional*): fields of its configuration.
+        head (`str`, *optional*): the Copilot's vocabulary matrices.
+        options (`dict`): the pair's options that are given.
+
+    Returns:
+        `str`: the form that is given; a decoder where something is that only a decoder has; else [`DEFAULT_FORM`].
+    """
+    fields = {} if head is None else {"head": head}
+    fields |= copilot or {}
+    if "form" in fields:
+        return fields["form"]
+    plain = "error_feedback" not in options and fields in ({}, {"head": "pilot"})
+    return DEFAULT_FORM if plain else "decoder"
+
+
 def copilot_config_for(
     auto_class: Any,
     pilot: PreTrainedModel,
@@ -130,8 +149,6 @@ def copilot_config_for(
         config = copy.deepcopy(copilot)
     else:
         fields: dict[str, Any] = dict(choices or {})
-        if not (fields or copilot) and chosen("head", head or "pilot") == "pilot":
-            fields = {"form": DEFAULT_FORM}
         if isinstance(copilot, str):
             source = pilot_class(auto_class, copilot, {}).from_pretrained(copilot)
         elif isinstance(copilot, dict):
@@ -194,8 +211,8 @@ def build_pair(
         copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
     # The form and what it reads are a part of the options that are given as a whole, such as the paper's.
     choices = {} if config is None else {name: getattr(config.copilot, name) for name in PAPER_COPILOT}
-    if "error_feedback" in own and not copilot:
-        choices.setdefault("form", "decoder")  # the only form that is told anything of earlier tokens
+    if copilot is None or isinstance(copilot, dict):
+        choices.setdefault("form", form_of(copilot, head, own))
     copilot_config, source = copilot_config_for(pair_class._auto_pilot_class, pilot, copilot, head, choices)
     check_pairing(pilot.config, copilot_config, question_size(pilot))
     pair_config = pair_class.config_class(
@@ -222,4 +239,4 @@ def build_pair(
     return pair
 
 
-__all__ = ["LoadedPilot", "build_pair", "copilot_config_for", "load_pilot"]
+__all__ = ["DEFAULT_FORM", "LoadedPilot", "build_pair", "copilot_config_for", "form_of", "load_pilot"]
