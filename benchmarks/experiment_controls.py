@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from experiment_finish import finished_pilot, train_on
 from experiment_measure import supervised_of
 from experiment_models import CorrectedHead, blocks_of_size, build_pilot, with_corrected_head, with_lora
 from experiment_precision import precision
 from experiment_replay import is_recorded, recording_of, take_recorded
+from experiment_spec import FURTHER_CONTROLS
 from experiment_train import Cost, Workplace, train, train_head
 from torch import nn
 from torch.utils.data import DataLoader
@@ -35,6 +37,8 @@ def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[Pr
     """
     training = dict(place.spec.training)
     training.pop("freeze_pilot", None)
+    if name in FURTHER_CONTROLS:
+        return _further(place, name, pair)
     if name == "head":
         model = with_corrected_head(build_pilot(place.spec, place.data, place.seed))
         cost = train_head(place, model)
@@ -48,11 +52,27 @@ def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[Pr
     elif name == "blocks":
         blocks = blocks_of_size(place.spec, place.data, pair["weights"]["pair"] - pair["weights"]["pilot"])
     elif name in ("full", "lora"):
-        training.update(place.spec.rival_training)
+        rival = place.spec.rival_training
+        training.update({name: value for name, value in rival.items() if name not in FURTHER_CONTROLS})
     model = build_pilot(place.spec, place.data, place.seed, extra_blocks=blocks)
     if name == "lora":
         model = with_lora(model)
     return model, train(place.trainer(Trainer, model, training)), {}
+
+
+def _further(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrainedModel, Cost, dict[str, Any]]:
+    """A rival of a Copilot that learns after its Pilot; the cost is that of all training, finishing among it."""
+    if name == "everything":
+        place = replace(place, data=replace(place.data, train=place.data.train + place.data.read))
+        model = build_pilot(place.spec, place.data, place.seed)
+        return model, train(place.trainer(Trainer, model, place.spec.training)), {}
+    model, finishing = finished_pilot(place)
+    if name == "on_temperature":
+        return model, finishing, {"temperature": fit_temperature(place, model)}
+    seconds = pair["seconds"]["recording"] + pair["seconds"]["teaching"] if name == "on_in_time" else None
+    rival = place.spec.rival_training["on_lora" if name == "on_lora" else "on"]
+    model, cost, tried = train_on(place, {**rival, "lora": name == "on_lora"}, seconds)
+    return model, finishing + cost, {"dev_by_rate": tried}
 
 
 def _plain_pilot(place: Workplace, training: dict[str, Any], pair: dict[str, Any]) -> tuple[PreTrainedModel, Cost]:

@@ -117,7 +117,7 @@ def some_of(rows: list[Row], most: int) -> list[Row]:
 
 def _sums(spec: Experiment, seed: int) -> ExperimentData:
     stream = SumStream(seed)
-    sizes = {"test": spec.limits["test"], "dev": spec.limits["dev"], "train": spec.limits["train"]}
+    sizes = {name: spec.limits[name] for name in ("test", "dev", "train")} | {"read": spec.limits.get("read", 0)}
     sets = {
         name: [
             {"prompt": item.prompt, "target": item.answer, "answer": item.answer, "question": item.prompt}
@@ -126,7 +126,8 @@ def _sums(spec: Experiment, seed: int) -> ExperimentData:
         for name, size in sizes.items()
     }
     facts = {f"{name}_questions": size for name, size in sizes.items()}
-    return ExperimentData(sets["train"], sets["dev"], sets["test"], build_tokenizer(), None, facts)
+    parts = (sets["train"], sets["dev"], sets["test"])
+    return ExperimentData(*parts, build_tokenizer(), None, facts, read=sets["read"])
 
 
 def _tokenizer(spec: Experiment, sets: dict[str, list[Row]], task: Any) -> PreTrainedTokenizerBase:

@@ -64,7 +64,9 @@ def build_pilot(spec: Experiment, data: ExperimentData, seed: int, extra_blocks:
     return model
 
 
-def build_pair(spec: Experiment, variant: Variant, data: ExperimentData, seed: int) -> PreTrainedModel:
+def build_pair(
+    spec: Experiment, variant: Variant, data: ExperimentData, seed: int, pilot: PreTrainedModel | None = None
+) -> PreTrainedModel:
     """A pair before training.
 
     Args:
@@ -72,13 +74,14 @@ def build_pair(spec: Experiment, variant: Variant, data: ExperimentData, seed: i
         variant: What differs in this pair.
         data: Its data.
         seed: Seed of fresh weights; a Pilot's are the same for every variant.
+        pilot: The Pilot, where it is finished already.
 
     Returns:
         The pair.
     """
-    pilot = build_pilot(spec, data, seed)
+    pilot = build_pilot(spec, data, seed) if pilot is None else pilot
     options = {**spec.pair, **variant.pair}
-    options["copilot"] = {**spec.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
+    options["copilot"] = {**spec.pair.get("copilot", {}), **variant.pair.get("copilot", {})} or None
     kind = PilotCopilotForSeq2SeqLM if is_encoder_decoder(spec) else PilotCopilotForCausalLM
     pair = kind.from_pilot(pilot, **options)
     if variant.random_weights:

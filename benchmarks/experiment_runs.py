@@ -14,6 +14,7 @@ import torch
 import transformers
 from experiment_controls import train_control
 from experiment_data import ExperimentData, load_data
+from experiment_finish import teach
 from experiment_measure import Measured, measure
 from experiment_models import build_pair, build_pilot
 from experiment_precision import precision, uses_bfloat16
@@ -94,6 +95,10 @@ class Runner:
 
     def _pair(self, place: Workplace, name: str) -> dict[str, Any]:
         variant = self.spec.variant(name)
+        if variant.finish:
+            return self._finished_pair(place, variant)
+        if variant.everything:
+            place = replace(place, data=replace(place.data, train=place.data.train + place.data.read))
         pair = build_pair(self.spec, variant, place.data, place.seed)
         recording = recording_of(place)
         first = name == self.spec.variants[0].name
@@ -115,11 +120,30 @@ class Runner:
             steps, cost = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
         if variant.settle:
             cost += self._settle(place, variant, pair)
+        seconds = {"training": cost.seconds, "pilot_alone": step_seconds * steps}
+        made = self._measured(place, pair, seconds, cost, weighed=first and not self.gain_only)
+        return {**made, "steps": steps, "replayed": replayed}
+
+    def _finished_pair(self, place: Workplace, variant: Variant) -> dict[str, Any]:
+        """A pair whose Copilot learns when its Pilot is finished; the memory is that of recording and teaching."""
+        pair, costs, steps = teach(place, variant)
+        seconds = {name: cost.seconds for name, cost in costs.items()}
+        seconds = {"training": sum(seconds.values()), "pilot_alone": seconds["finishing"], **seconds}
+        made = self._measured(place, pair, seconds, costs["recording"] + costs["teaching"], weighed=False)
+        return {**made, "steps": steps, "replayed": False}
+
+    def _measured(
+        self, place: Workplace, pair: PreTrainedModel, seconds: dict[str, float], cost: Cost, weighed: bool
+    ) -> dict[str, Any]:
+        """Choose λ on dev, and measure a trained pair and its Pilot alone on the test questions."""
         fitted = time.perf_counter()
-        dev = place.items(place.data.dev)
         with precision(self.spec, self.device):
             fit = fit_copilot_weight(
-                pair, dev, data_collator=place.collator(), set_name=f"{self.spec.task} dev", progress=False
+                pair,
+                place.items(place.data.dev),
+                data_collator=place.collator(),
+                set_name=f"{self.spec.task} dev",
+                progress=False,
             )
         fitted = time.perf_counter() - fitted
         alone = measure(self.spec, place.data, pair, 0.0)
@@ -128,24 +152,16 @@ class Runner:
         for name, data in place.data.others.items():
             made = {"pilot": measure(self.spec, data, pair, 0.0), "pair": measure(self.spec, data, pair)}
             others[name] = as_other_test(data, made)
-        weighed = by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if first and not self.gain_only else {}
+        seconds = {**seconds, "fitting": fitted, "pilot_answers": alone.seconds, "pair_answers": together.seconds}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,
             "weight_fit": fit.scores,
-            "steps": steps,
-            "replayed": replayed,
             "training_memory_bytes": cost.memory_bytes,
-            "seconds": {
-                "training": round(cost.seconds, 4),
-                "pilot_alone": round(step_seconds * steps, 4),
-                "fitting": round(fitted, 4),
-                "pilot_answers": round(alone.seconds, 4),
-                "pair_answers": round(together.seconds, 4),
-            },
+            "seconds": {name: round(value, 4) for name, value in seconds.items()},
             "results": {"pilot": as_json(alone), "pair": as_json(together)},
             "other_tests": others,
-            **weighed,
+            **(by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if weighed else {}),
         }
 
     def _train_pair(

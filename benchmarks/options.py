@@ -2,6 +2,8 @@
 
 import argparse
 
+from experiment_precision import bfloat16_pays
+
 
 FORMS = ("linear", "branch", "decoder")
 SHARED = ("pilot", "forms", "branch_layers", "copilot_layers", "batch", "rows", "length", "supervised", "new_tokens")
@@ -27,7 +29,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the Pilot's weights"
     )
-    parser.add_argument("--autocast", choices=("bfloat16", "none"), default="bfloat16", help="in training")
+    parser.add_argument(
+        "--autocast",
+        choices=("bfloat16", "none"),
+        default="bfloat16" if bfloat16_pays("cpu") else "none",
+        help="in training; by default bfloat16 where this machine multiplies faster in it",
+    )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's processor time")
 
 

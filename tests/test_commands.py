@@ -59,7 +59,6 @@ def trained(tmp_path_factory) -> Path:
     (folder / "test.jsonl").write_text(rows(range(40, 52)))
     (folder / "run.yaml").write_text(
         "pilot: pilot\ndataset: train.jsonl\nprompt_column: question\ntarget_column: reply\ncopilot_layers: 2\n"
-        "copilot_share: 0\n"
         "max_steps: 3\nlearning_rate: 1.0e-2\nper_device_train_batch_size: 8\nuse_cpu: true\noutput_dir: nowhere\n"
         "save_strategy: 'no'\n"
     )
@@ -153,8 +152,6 @@ def test_a_task_from_a_folder_is_trained_and_evaluated(family, tmp_path, capsys)
         "2",
         "--max_steps",
         "2",
-        "--copilot_share",
-        "0",
     ]
     words += ["--output_dir", run, "--use_cpu", "--save_strategy", "no", "--per_device_train_batch_size", "4"]
     kind = {"rationale": "depths", "error_feedback": "token", "head": "pilot"}

@@ -541,3 +541,60 @@ def test_tokenizers_keep_every_text() -> None:
 def test_tables_refuse_what_is_not_there() -> None:
     with pytest.raises(ValueError, match="no table"):
         render.fill_tables("<!-- table: comparison nothing -->\n<!-- /table -->", {})
+
+
+def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
+    """One finished Pilot and one record a seed; each Copilot learns what it would from a record of its own."""
+    spec = write_spec(
+        tmp_path,
+        replay=False,
+        limits={**SPEC["limits"], "train": 64, "read": 64},
+        pair={},
+        variants={
+            "linear": {"finish": {"num_train_epochs": 2, "copilot_learning_rate": 3e-3}},
+            "branch": {
+                "pair": {"copilot": {"form": "branch", "num_hidden_layers": 1}},
+                "finish": {"num_train_epochs": 2, "copilot_learning_rate": 1e-3},
+            },
+            "observed": {
+                "pair": {"error_feedback": "observed", "copilot": {"num_hidden_layers": 2}},
+                "finish": {"num_train_epochs": 2, "copilot_learning_rate": 1e-3},
+            },
+            "together": {"everything": True},
+        },
+        controls=["everything", "on", "on_in_time", "on_lora", "on_temperature"],
+        rival_training={"on": {"rates": [1e-3, 1e-2]}, "on_lora": {"rates": [1e-3]}},
+    )
+    places = ["--results", str(tmp_path), "--build", str(tmp_path / "build"), "--threads", "1"]
+    run.main([str(spec), *places])
+    lines = {line["name"]: line for line in ResultStore(tmp_path / "tiny.jsonl").read()}
+    taught = [lines[name] for name in ("linear", "branch", "observed")]
+    assert all(line["results"]["pilot"] == taught[0]["results"]["pilot"] for line in taught)
+    assert all(line["seconds"]["recording"] == taught[0]["seconds"]["recording"] > 0 for line in taught)
+    assert all(line["steps"] == 8 for line in taught)  # two epochs over 64 lessons
+    # What a Copilot learns beside others' records: nothing else than from its own.
+    alone = tmp_path / "alone"
+    run.main([str(spec), "--results", str(alone), "--build", str(alone), "--threads", "1", "--only", "branch"])
+    (again,) = ResultStore(alone / "tiny.jsonl").read()
+    assert again["results"] == lines["branch"]["results"]
+    # The Pilot in the pair that learns from everything is the Pilot alone that does.
+    assert lines["together"]["results"]["pilot"] == lines["control:everything"]["results"]["control"]
+    assert set(lines["control:on"]["dev_by_rate"]) == {"0.001", "0.01"}
+    assert lines["control:on_in_time"]["seconds"]["training"] > 0
+    loss = lines["control:on_temperature"]["results"]["control"]["tokens"]["loss"]
+    assert loss != taught[0]["results"]["pilot"]["tokens"]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"controls": ["on_in_time"]}, "`on_in_time` needs `rates`"),
+        ({"controls": ["on_lora"], "rival_training": {"on": {"rates": [1e-3]}}}, "`on_lora` needs `rates`"),
+        ({"variants": {"linear": {"finish": {"num_train_epochs": 1}}}}, "set `read` in `limits`"),
+    ],
+)
+def test_an_experiment_that_can_not_be_run_is_refused_before_it_starts(
+    tmp_path: Path, changes: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_experiment(write_spec(tmp_path, **changes))

@@ -43,8 +43,8 @@ def finish_and_teach(
     config = AutoConfig.from_pretrained(choices.pilot)
     if config.model_type.startswith("pilot_copilot"):
         raise ValueError(
-            f"{choices.pilot} is a pair already. Give a plain model, or add `--copilot_share 0` to train both parts of "
-            "the pair together."
+            f"{choices.pilot} is a pair already. Give a plain model, or leave `--copilot_share` and `--copilot_data` "
+            "out to train both parts of the pair together."
         )
     seq2seq = bool(config.is_encoder_decoder)
     kind: Any = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM

@@ -10,7 +10,7 @@ from transformers import DataCollatorForSeq2Seq, set_seed
 
 from ..checkpoints import last_whole_checkpoint
 from ..copilot_weight import fit_copilot_weight
-from ..finishing import COPILOT_EPOCHS, COPILOT_SHARE
+from ..finishing import COPILOT_EPOCHS
 from ..recorded_mistakes import RecordedMistakes
 from ..trainer_copilot import CopilotTrainer
 from ..training_args_copilot import CopilotTrainingArguments
@@ -26,16 +26,17 @@ EPILOG = """\
 examples:
   transformers-copilot train --pilot Qwen/Qwen2.5-0.5B --task boolq --data_dir data --output_dir runs/boolq
   transformers-copilot train --pilot my/model --dataset questions.jsonl --output_dir runs/own --num_train_epochs 1
-  transformers-copilot train --pilot my/model --dataset questions.jsonl --copilot_share 0 --output_dir runs/together
+  transformers-copilot train --pilot my/model --dataset questions.jsonl --copilot_share 0.5 --output_dir runs/after
   transformers-copilot train --pilot my/model --copilot_data new.jsonl --form linear --output_dir runs/new
   transformers-copilot train --pilot my/model --record record --dataset questions.jsonl --output_dir runs/taught
   transformers-copilot train --config run.yaml --learning_rate 1e-4
 
 A line of questions.jsonl: {"prompt": "Question: 2 + 2?", "target": " 4"}
 All of TrainingArguments are options, too. The Pilot learns what it would learn alone; λ, how much of the Copilot's
-correction is used, is then chosen on dev questions. The Pilot is finished first, on a part of the texts; its mistakes
-on the others, which are new to it, are recorded, and the Copilot learns from those. The same command goes on after a
-stop. With --copilot_share 0 both learn together, from all texts. With --record only the Copilot learns, from what
+correction is used, is then chosen on dev questions. Both learn together, from all texts. With --copilot_share the Pilot
+is finished first, on a part of the texts; its mistakes on the others, which are new to it, are recorded, and the
+Copilot learns from those. With --copilot_data it learns from mistakes on further texts, beside a Pilot that may stay as
+it is; either goes on after a stop when the same command is given. With --record only the Copilot learns, from what
 `transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
 OUTPUT_DIR` shows the mistakes."""
 _EXPORTED_ROWS = 10_000_000
@@ -48,11 +49,11 @@ class TrainArguments:
     record: str | None = field(
         default=None, metadata={"help": "Teach the Copilot alone, from the folder that `record` wrote."}
     )
-    copilot_share: float | None = field(
-        default=None,
+    copilot_share: float = field(
+        default=0.0,
         metadata={
-            "help": f"This part of the texts is the Copilot's; it learns when the Pilot is finished. {COPILOT_SHARE:g} "
-            "by default. 0: both learn together, from all texts."
+            "help": "This part of the texts is the Copilot's alone; it learns when the Pilot is finished. Without, both "
+            "learn together, from all texts."
         },
     )
     copilot_data: str | None = field(
@@ -90,8 +91,6 @@ def run(arguments: list[str]) -> int:
     )
     choices, options, data_options, training, _ = parse(parser, arguments)
     set_seed(training.seed)
-    if options.copilot_share is None:
-        options.copilot_share = COPILOT_SHARE if options.record is None else 0.0
     if options.copilot_share or options.copilot_data is not None:
         _after_each_other(choices, options, data_options, training)
         return 0
@@ -149,7 +148,7 @@ def _after_each_other(
         training,
         load_tokenizer(choices.pilot),
         data,
-        share=options.copilot_share or 0.0,
+        share=options.copilot_share,
         new_texts=new_texts,
         epochs=options.copilot_epochs,
     )
