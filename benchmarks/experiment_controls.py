@@ -67,11 +67,11 @@ def _further(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrai
         model = build_pilot(place.spec, place.data, place.seed)
         return model, train(place.trainer(Trainer, model, place.spec.training)), {}
     model, finishing = finished_pilot(place)
-    if name == "on_temperature":
+    if name == "finished_temperature":
         return model, finishing, {"temperature": fit_temperature(place, model)}
-    seconds = pair["seconds"]["recording"] + pair["seconds"]["teaching"] if name == "on_in_time" else None
-    rival = place.spec.rival_training["on_lora" if name == "on_lora" else "on"]
-    model, cost, tried = train_on(place, {**rival, "lora": name == "on_lora"}, seconds)
+    seconds = pair["seconds"]["recording"] + pair["seconds"]["teaching"] if name == "further_in_time" else None
+    rival = place.spec.rival_training["further_lora" if name == "further_lora" else "further"]
+    model, cost, tried = train_on(place, {**rival, "lora": name == "further_lora"}, seconds)
     return model, finishing + cost, {"dev_by_rate": tried}
 
 

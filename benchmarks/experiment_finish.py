@@ -40,7 +40,7 @@ def finished_pilot(place: Workplace) -> tuple[PreTrainedModel, Cost]:
     Returns:
         The Pilot, and the cost of its training.
     """
-    folder = place.folder.parent / f"finished-{place.seed}"
+    folder = _folder(place, "finished")
     with FileLock(f"{folder}.lock"):
         if not (folder / COST_FILE).is_file():
             model = build_pilot(place.spec, place.data, place.seed)
@@ -65,7 +65,7 @@ def recorded(place: Workplace, pilot: PreTrainedModel) -> tuple[Path, Cost]:
     Returns:
         The record's folder, and what recording took. It holds what any variant reads.
     """
-    folder = place.folder.parent / f"record-{place.seed}"
+    folder = _folder(place, "record")
     with FileLock(f"{folder}.lock"):
         if not (folder / COST_FILE).is_file():
             shutil.rmtree(folder, ignore_errors=True)  # a part of one would not say what the whole takes
@@ -147,6 +147,11 @@ def dev_loss(place: Workplace, model: PreTrainedModel) -> float:
     """The mean loss of a model on the tokens of dev's targets."""
     spec, data = replace(place.spec, measure="tokens"), replace(place.data, test=place.data.dev)
     return measure(spec, data, model).tokens["loss"]
+
+
+def _folder(place: Workplace, what: str) -> Path:
+    """Where something of a seed is kept; a Pilot that has read all questions is another one."""
+    return place.folder.parent / f"{what}-{len(place.data.train)}-{place.seed}"
 
 
 def _keep(cost: Cost, folder: Path) -> None:

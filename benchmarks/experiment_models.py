@@ -18,6 +18,7 @@ from transformers import (
 
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 from transformers_copilot.copilot_forms import new_copilot
+from transformers_copilot.pair_building import form_of
 
 
 def pilot_config(spec: Experiment, data: ExperimentData) -> PreTrainedConfig:
@@ -81,7 +82,12 @@ def build_pair(
     """
     pilot = build_pilot(spec, data, seed) if pilot is None else pilot
     options = {**spec.pair, **variant.pair}
-    options["copilot"] = {**spec.pair.get("copilot", {}), **variant.pair.get("copilot", {})} or None
+    copilot = {**spec.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
+    if copilot.get("form") == "linear":
+        copilot.pop("num_hidden_layers", None)  # the experiment's, for those of its Copilots that have layers
+    options["copilot"] = copilot or None
+    if form_of(options["copilot"], options.get("head"), options) != "decoder":
+        options.pop("error_feedback", None)  # the experiment's, for those of its pairs that are told anything
     kind = PilotCopilotForSeq2SeqLM if is_encoder_decoder(spec) else PilotCopilotForCausalLM
     pair = kind.from_pilot(pilot, **options)
     if variant.random_weights:

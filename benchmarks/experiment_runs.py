@@ -95,10 +95,11 @@ class Runner:
 
     def _pair(self, place: Workplace, name: str) -> dict[str, Any]:
         variant = self.spec.variant(name)
+        if variant.everything:
+            rows = place.data.train + place.data.read
+            place = replace(place, data=replace(place.data, train=rows, read=rows))
         if variant.finish:
             return self._finished_pair(place, variant)
-        if variant.everything:
-            place = replace(place, data=replace(place.data, train=place.data.train + place.data.read))
         pair = build_pair(self.spec, variant, place.data, place.seed)
         recording = recording_of(place)
         first = name == self.spec.variants[0].name

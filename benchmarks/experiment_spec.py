@@ -13,7 +13,7 @@ from transformers_copilot.pair_building import form_of
 
 
 # Rivals of a Copilot that learns after its Pilot.
-FURTHER_CONTROLS = ("everything", "on", "on_in_time", "on_lora", "on_temperature")
+FURTHER_CONTROLS = ("everything", "further", "further_in_time", "further_lora", "finished_temperature")
 CONTROLS = ("longer", "blocks", "head", "temperature", "full", "lora", *FURTHER_CONTROLS)
 MEASURES = ("answers", "choices", "ranking", "tokens")
 
@@ -31,7 +31,8 @@ class Variant:
             it has learnt, on the questions that only the Copilot reads, where `limits` sets any aside. Empty: none.
         finish: The same for a Copilot that learns from a record alone: the Pilot is finished on the training questions,
             and then read once over those that `limits` sets aside. Empty: both learn together.
-        everything: Whether both learn together from the training questions and those that are set aside.
+        everything: Whether both learn from the training questions and those that are set aside: together, or, with
+            `finish`, the Pilot first and then the Copilot from its mistakes on the same questions.
     """
 
     name: str
@@ -64,10 +65,11 @@ class Experiment:
             weights; `head`, a linear correction of the last hidden state, as much of it as dev likes; `temperature`,
             the Pilot with its logits divided by what dev likes; beside a frozen Pilot, `full`, all of its weights
             trained, and `lora`, adapters. Of a Copilot that learns after its Pilot: `everything`, the Pilot trained on
-            all questions; `on`, the finished one trained on with the Copilot's questions, `on_in_time` no longer than
-            recording and teaching took, `on_lora` by adapters; `on_temperature`, its logits divided.
-        rival_training: What differs in the training of `full` and `lora`; and by their names in that of `on` and
-            `on_lora`, with `rates`, the learning rates of which dev takes the best.
+            all questions; `further`, the finished one trained on with the Copilot's questions, `further_in_time` no
+            longer than recording and teaching took, `further_lora` by adapters; `finished_temperature`, its logits
+            divided.
+        rival_training: What differs in the training of `full` and `lora`; and by their names in that of `further` and
+            `further_lora`, with `rates`, the learning rates of which dev takes the best.
         task_options: More arguments of `tasks.load`, such as `train_tasks`.
         also_test: More tasks that the same models are tested on.
         limits: Most questions of `train`, `dev` and `test`; of several training tasks as many of each. `read`: so many
@@ -106,7 +108,7 @@ class Experiment:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise ValueError(f"`controls` names {', '.join(unknown)}; there are {', '.join(CONTROLS)}.")
-        further = {"on": ("on", "on_in_time"), "on_lora": ("on_lora",)}
+        further = {"further": ("further", "further_in_time"), "further_lora": ("further_lora",)}
         for field_name, rivals in further.items():
             wanted = [name for name in rivals if name in self.controls]
             if wanted and not self.rival_training.get(field_name, {}).get("rates"):
@@ -114,9 +116,7 @@ class Experiment:
                     f"`{wanted[0]}` needs `rates`, learning rates, in `rival_training: {{{field_name}: …}}`."
                 )
         if not self.limits.get("read") and any(variant.finish or variant.everything for variant in self.variants):
-            raise ValueError(
-                "a variant learns from questions of its own, and there are none: set `read` in `limits`."
-            )
+            raise ValueError("a variant learns from questions of its own, and there are none: set `read` in `limits`.")
         if self.also_test and self.measure == "ranking":
             raise ValueError("`also_test` names more tasks; one that ranks its own items has no others.")
         if ("path" in self.pilot) == ("config" in self.pilot):

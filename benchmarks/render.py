@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from experiment_choices import choices_table
 from experiment_figures import sizes_figure
+from experiment_finish_table import finish_table
 from experiment_main_table import main_table, short_table
 from experiment_spec import Experiment, read_experiment
 from experiment_statistics import Comparison, compare, with_likelihoods
@@ -63,8 +64,14 @@ def short(results: dict[str, list[dict[str, Any]]]) -> str:
     return short_table(results, {key: specs[lines[0]["experiment"]].title for key, lines in results.items()})
 
 
+def finished(results: dict[str, list[dict[str, Any]]]) -> str:
+    """The table of [`finish_table`], with each experiment's own title."""
+    specs = all_experiments()
+    return finish_table(results, {key: specs[lines[0]["experiment"]].title for key, lines in results.items()})
+
+
 # Tables of several experiments, whose names begin as one of those that stand before a * in the mark.
-GROUPS = {"sizes": sizes_table, "choices": choices_of, "main": main_table, "short": short}
+GROUPS = {"sizes": sizes_table, "choices": choices_of, "main": main_table, "short": short, "finish": finished}
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:

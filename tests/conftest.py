@@ -77,7 +77,9 @@ def build_pilot(config_class: str, fields: dict[str, Any], seed: int = 0) -> Pre
 def build_pair(pilot: PreTrainedModel, **options: Any) -> PreTrainedModel:
     """A pair beside a copy of the Pilot, in evaluation mode, its Copilot shaken."""
     pair_class = PilotCopilotForSeq2SeqLM if pilot.config.is_encoder_decoder else PilotCopilotForCausalLM
-    options = {"copilot": {"num_hidden_layers": 4}, "error_feedback": "observed", "mistake_top_k": None, **options}
+    options = {"copilot": {"num_hidden_layers": 4}, "mistake_top_k": None, **options}
+    if isinstance(options["copilot"], dict) and options["copilot"].get("form", "decoder") == "decoder":
+        options.setdefault("error_feedback", "observed")
     torch.manual_seed(1)
     return shake(pair_class.from_pilot(copy.deepcopy(pilot), **options)).eval()
 

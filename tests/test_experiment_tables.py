@@ -1,6 +1,7 @@
 """The tables of results, from hand-made lines: what is bold, and what is left empty."""
 
 import pytest
+from experiment_finish_table import finish_table
 from experiment_main_table import main_table, short_table
 from experiment_statistics import Gain
 from experiment_tables import comparison_table, gain_text
@@ -54,3 +55,24 @@ def test_an_interval_beside_zero_shows_its_side() -> None:
     assert gain_text(Gain(0.0, 0.0, 0.0, None), 1.0, 3) == "+0.000 [0.000, 0.000]"
     assert gain_text(Gain(0.0111, -0.00001, 0.0264, None), 1.0, 3) == "+0.011 [−0.000, 0.026]"
     assert gain_text(Gain(0.003, -0.0003, 0.007, None)) == "+0.30 [−0.03, 0.70]"
+
+
+def test_a_copilot_that_learns_after_its_pilot_stands_beside_each_rival_that_all_seeds_have() -> None:
+    values = {"pilot": [-2.0] * 3, "pair": [-1.0] * 3}
+    lines = [{**line(name, 0, **values), "seed": seed} for name in ("linear", "branch") for seed in (0, 1)]
+    lines += [{**line("control:everything", 0, control=[-0.5] * 3), "seed": seed} for seed in (0, 1)]
+    lines += [line("control:further", 0, control=[-1.5] * 3)]  # of one seed only
+    linear, branch = finish_table({"tiny": lines}, {"tiny": "Tiny"}).splitlines()[2:]
+    cells = linear.strip("| ").split(" | ")
+    assert cells[:4] == ["Tiny: mawps (2 seeds)", "linear", "−2.000", "**+1.000 [1.000, 1.000]**"]
+    assert cells[4] == "**−0.500 [−0.500, −0.500]**" and cells[5] == "" and cells[-1] == "2.00"
+    assert branch.startswith("| Tiny: mawps (2 seeds) | branch |")
+
+
+def test_marks_stand_in_percent_after_the_likelihoods_of_the_right_answers() -> None:
+    made = line("linear", 0, pilot=[0.0, 0.0], pair=[1.0, 0.0])
+    for model in made["results"].values():
+        model["likelihoods"] = [-1.0, -2.0]
+    likely, marked = finish_table({"tiny": [{**made, "measure": "answers"}]}, {"tiny": "Tiny"}).splitlines()[2:]
+    assert likely.startswith("| Tiny: mawps (1 seed) | linear | −1.500 | +0.000")
+    assert marked.startswith("| Tiny: mawps, % (1 seed) | linear | 0.0 | +50.0")

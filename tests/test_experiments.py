@@ -543,6 +543,7 @@ def test_tables_refuse_what_is_not_there() -> None:
         render.fill_tables("<!-- table: comparison nothing -->\n<!-- /table -->", {})
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
     """One finished Pilot and one record a seed; each Copilot learns what it would from a record of its own."""
     spec = write_spec(
@@ -561,9 +562,10 @@ def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
                 "finish": {"num_train_epochs": 2, "copilot_learning_rate": 1e-3},
             },
             "together": {"everything": True},
+            "same": {"everything": True, "finish": {"num_train_epochs": 2}},
         },
-        controls=["everything", "on", "on_in_time", "on_lora", "on_temperature"],
-        rival_training={"on": {"rates": [1e-3, 1e-2]}, "on_lora": {"rates": [1e-3]}},
+        controls=["everything", "further", "further_in_time", "further_lora", "finished_temperature"],
+        rival_training={"further": {"rates": [1e-3, 1e-2]}, "further_lora": {"rates": [1e-3]}},
     )
     places = ["--results", str(tmp_path), "--build", str(tmp_path / "build"), "--threads", "1"]
     run.main([str(spec), *places])
@@ -578,18 +580,22 @@ def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
     (again,) = ResultStore(alone / "tiny.jsonl").read()
     assert again["results"] == lines["branch"]["results"]
     # The Pilot in the pair that learns from everything is the Pilot alone that does.
-    assert lines["together"]["results"]["pilot"] == lines["control:everything"]["results"]["control"]
-    assert set(lines["control:on"]["dev_by_rate"]) == {"0.001", "0.01"}
-    assert lines["control:on_in_time"]["seconds"]["training"] > 0
-    loss = lines["control:on_temperature"]["results"]["control"]["tokens"]["loss"]
+    everything = lines["control:everything"]["results"]["control"]
+    assert lines["together"]["results"]["pilot"] == lines["same"]["results"]["pilot"] == everything
+    assert set(lines["control:further"]["dev_by_rate"]) == {"0.001", "0.01"}
+    assert lines["control:further_in_time"]["seconds"]["training"] > 0
+    loss = lines["control:finished_temperature"]["results"]["control"]["tokens"]["loss"]
     assert loss != taught[0]["results"]["pilot"]["tokens"]["loss"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"controls": ["on_in_time"]}, "`on_in_time` needs `rates`"),
-        ({"controls": ["on_lora"], "rival_training": {"on": {"rates": [1e-3]}}}, "`on_lora` needs `rates`"),
+        ({"controls": ["further_in_time"]}, "`further_in_time` needs `rates`"),
+        (
+            {"controls": ["further_lora"], "rival_training": {"further": {"rates": [1e-3]}}},
+            "`further_lora` needs `rates`",
+        ),
         ({"variants": {"linear": {"finish": {"num_train_epochs": 1}}}}, "set `read` in `limits`"),
     ],
 )

@@ -16,9 +16,8 @@ from hub_server import HubServer
 from page_blocks import PAGES, ROOT, blocks, commands, run_blocks, runs
 
 from transformers_copilot.commands.main import COMMANDS as SUBCOMMANDS
-from transformers_copilot.configuration_pilot_copilot import OPTION_VALUES, PAPER_COPILOT, PAPER_OPTIONS
+from transformers_copilot.options import COPILOT_OPTIONS, PAIR_OPTIONS, Option
 from transformers_copilot.training_args_copilot import CopilotArguments
-from transformers_copilot.validation import COPILOT_VALUES
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -125,10 +124,20 @@ def test_make_demo_quick(tmp_path: Path) -> None:
 
 
 def test_every_option_is_in_the_readme() -> None:
-    for name in (*PAPER_OPTIONS, *PAPER_COPILOT, *(field.name for field in dataclasses.fields(CopilotArguments))):
+    for name in (field.name for field in dataclasses.fields(CopilotArguments)):
         assert f"`{name}`" in README, f"the README does not say what {name} is"
-    for values in (*OPTION_VALUES.values(), *(COPILOT_VALUES[name] for name in PAPER_COPILOT)):
-        assert all(f'`"{value}"`' in README for value in values)
+
+
+@pytest.mark.parametrize("option", [*COPILOT_OPTIONS.values(), *PAIR_OPTIONS.values()], ids=lambda option: option.name)
+def test_the_readmes_table_of_options_is_the_registrys(option: Option) -> None:
+    cell = r" ([^|]*) \|"
+    (row,) = re.findall(rf"^\| `{option.name}` \|{4 * cell}$", README, re.MULTILINE)
+    values, paper, default, about = row
+    if option.values is not None:
+        assert set(re.findall(r'`"(\w+)"`', values)) == set(option.values)
+    assert paper.startswith(str(option.paper)) or paper.startswith(f"`{option.paper}`")
+    assert option.default is None or default.startswith(str(option.default))
+    assert about == option.about
 
 
 def test_defaults_of_the_readme_are_those_of_the_code() -> None:

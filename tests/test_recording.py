@@ -752,9 +752,7 @@ def test_record_then_train(folder, capsys):
 
 def test_a_pairs_folder_keeps_its_own_choices(folder, capsys):
     data = ["--dataset", folder / "train.jsonl"]
-    assert (
-        command(folder, "train", *data, "--error_feedback", "token", "--copilot_layers", 2) == 0
-    )
+    assert command(folder, "train", *data, "--error_feedback", "token", "--copilot_layers", 2) == 0
     assert command(folder, "record", "--pilot", folder / "run") == 0  # the later word counts
     header = json.loads((folder / "record" / "record.json").read_text())
     assert header["rationale"] == ["mean"] and not header["mistakes_everywhere"]

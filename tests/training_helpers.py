@@ -91,14 +91,18 @@ def make_pair(
     random_head: bool = False,
     **options: Any,
 ) -> Any:
-    """A tiny pair. `paper`: with the paper's options; `random_head`: with f other than zero from the start."""
+    """A tiny pair; a decoder reads mistakes unless another feedback is asked for. `paper`: with the paper's options;
+    `random_head`: with f other than zero from the start."""
     pilot = make_pilot(family) if pilot is None else pilot
     seq2seq = pilot.config.is_encoder_decoder
     pair_class = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM
     if paper:
         options["config"] = (PilotCopilotSeq2SeqConfig if seq2seq else PilotCopilotConfig).paper()
+    copilot = options.pop("copilot", {"num_hidden_layers": 2})
+    if "config" not in options and isinstance(copilot, dict) and copilot.get("form", "decoder") == "decoder":
+        options.setdefault("error_feedback", "observed")
     torch.manual_seed(1)
-    pair = pair_class.from_pilot(pilot, options.pop("copilot", {"num_hidden_layers": 2}), **options)
+    pair = pair_class.from_pilot(pilot, copilot, **options)
     if random_head:
         with torch.no_grad():
             if pair.copilot.config.form == "decoder":

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from .branch_config import branch_config
 from .compat import CACHE_NAMES
+from .options import COPILOT_OPTIONS
 from .validation import COPILOT_VALUES, check_positive, chosen
 
 
@@ -114,8 +115,8 @@ class CopilotConfig(PreTrainedConfig):
     model_type = "copilot"
     keys_to_ignore_at_inference = [*CACHE_NAMES]
 
-    form: str = "decoder"
-    rationale: str = "preceding"
+    form: str = "decoder"  # of files that say none; `from_pilot` makes another one by default
+    rationale: str = COPILOT_OPTIONS["rationale"].default
     vocab_size: int = 32000
     hidden_size: int = 512
     intermediate_size: int = 1376

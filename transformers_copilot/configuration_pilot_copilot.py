@@ -11,23 +11,13 @@ from transformers.utils import logging
 
 from .compat import CACHE_NAMES
 from .configuration_copilot import CopilotConfig
+from .options import COPILOT_OPTIONS, PAIR_OPTIONS, Option
 from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
 from .validation import OPTION_VALUES, check_copilot_weight, check_option
 from .version import __version__
 
 
 logger = logging.get_logger(__name__)
-
-PAPER_OPTIONS: dict[str, Any] = {
-    "error_feedback": "predicted",
-    "fusion": "probability",
-    "objective": "rmse",
-    "mistakes_from": "labels",
-    "mistake_top_k": None,
-    "copilot_weight": 1.0,
-}
-# The same of the Copilot itself, fields of its own configuration.
-PAPER_COPILOT: dict[str, Any] = {"form": "decoder", "rationale": "preceding", "head": "own"}
 
 # Fields of the Pilot's output that a pair hands on. An evaluation leaves them out of what it gathers.
 PILOT_OUTPUTS = (
@@ -38,6 +28,11 @@ PILOT_OUTPUTS = (
     *("image_hidden_states", "video_hidden_states", "audio_hidden_states"),
     *("image_outputs", "video_outputs", "audio_outputs"),
 )
+
+
+def _of_paper(options: dict[str, Option]) -> dict[str, Any]:
+    """The paper's value of each option."""
+    return {name: option.paper for name, option in options.items()}
 
 
 def _of_pilot(name: str) -> property:
@@ -112,12 +107,12 @@ class PilotCopilotConfig(PreTrainedConfig):
 
     pilot: PreTrainedConfig | dict | None = None
     copilot: PreTrainedConfig | dict | None = None
-    error_feedback: str = "token"
-    fusion: str = "logits"
-    objective: str = "cross_entropy"
-    mistakes_from: str = "labels"
-    mistake_top_k: int | None = 64
-    copilot_weight: float | int = 1.0
+    error_feedback: str = PAIR_OPTIONS["error_feedback"].default
+    fusion: str = PAIR_OPTIONS["fusion"].default
+    objective: str = PAIR_OPTIONS["objective"].default
+    mistakes_from: str = PAIR_OPTIONS["mistakes_from"].default
+    mistake_top_k: int | None = PAIR_OPTIONS["mistake_top_k"].default
+    copilot_weight: float | int = PAIR_OPTIONS["copilot_weight"].default
     copilot_weight_fit: dict | None = None
     pilot_name_or_path: str | None = None
     pilot_revision: str | None = None
@@ -211,7 +206,7 @@ class PilotCopilotConfig(PreTrainedConfig):
         Returns:
             [`PilotCopilotConfig`]: pass it as `from_pilot(..., config=...)`, or read its fields.
         """
-        return cls(**{"copilot": dict(PAPER_COPILOT), **PAPER_OPTIONS, **kwargs})
+        return cls(**{"copilot": _of_paper(COPILOT_OPTIONS), **_of_paper(PAIR_OPTIONS), **kwargs})
 
     def option_values(self) -> dict[str, Any]:
         """The choices of how the two work together, without the two configurations.
@@ -219,7 +214,7 @@ class PilotCopilotConfig(PreTrainedConfig):
         Returns:
             `dict`: option name to value, as [`PilotCopilotForCausalLM.from_pilot`] takes them.
         """
-        return {name: getattr(self, name) for name in PAPER_OPTIONS}
+        return {name: getattr(self, name) for name in PAIR_OPTIONS}
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The Pilot's text configuration: caches, masks and vocabulary are the Pilot's.

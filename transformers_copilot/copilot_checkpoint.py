@@ -22,7 +22,7 @@ from .adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
 from .adapters import adapter_names, plain_state
 from .card_facts import publishable
 from .configuration_copilot import CopilotConfig
-from .configuration_pilot_copilot import PAPER_OPTIONS
+from .options import PAIR_OPTIONS
 from .pilot_fingerprint import (
     differences,
     pair_fingerprint,
@@ -95,10 +95,10 @@ class Pairing:
             raise ValueError(f"{PAIRING} of {source} holds a {type(values).__name__}; expected an object.")
         former = _former_rationale(values.get("options", {}))
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        unknown += sorted(set(values.get("options", {})) - set(PAPER_OPTIONS))
+        unknown += sorted(set(values.get("options", {})) - set(PAIR_OPTIONS))
         _warn_of_unknown(PAIRING, source, unknown, values.get("transformers_copilot_version"))
         known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
-        known["options"] = {name: value for name, value in known.get("options", {}).items() if name in PAPER_OPTIONS}
+        known["options"] = {name: value for name, value in known.get("options", {}).items() if name in PAIR_OPTIONS}
         return cls(**{**known, "former_rationale": former})
 
 

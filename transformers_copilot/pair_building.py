@@ -13,10 +13,11 @@ from transformers.utils.hub import resolve_revision
 from .adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot
 from .call_weight import make_room_for_weight
 from .configuration_copilot import CopilotConfig
-from .configuration_pilot_copilot import PAPER_COPILOT, PAPER_OPTIONS, PilotCopilotConfig
+from .configuration_pilot_copilot import PilotCopilotConfig
 from .copilot_checkpoint import CopilotCheckpoint
 from .copilot_forms import new_copilot
 from .copilot_start import start_copilot
+from .options import COPILOT_OPTIONS, PAIR_OPTIONS
 from .pairing import check_pairing, check_pilot, keep_attention_plain, question_size
 from .pilot_classes import auto_class_for
 from .provenance import commit_of, hub_id
@@ -25,7 +26,7 @@ from .validation import chosen
 
 
 # A new Copilot where nothing is said of it, and the layers of one that has layers.
-DEFAULT_FORM = "linear"
+DEFAULT_FORM: str = COPILOT_OPTIONS["form"].default
 DEFAULT_COPILOT_LAYERS = 2
 _MIN_COPILOT_LAYERS = 2
 # Keywords of `from_pretrained` that say where a configuration is, and whether its code may run.
@@ -74,7 +75,7 @@ def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str,
         return LoadedPilot(model, hub_id(pilot), commit_of(revision))
     if options:
         raise TypeError(
-            f"unknown options {sorted(options)}: expected {sorted(PAPER_OPTIONS)}. Keywords of `from_pretrained` are "
+            f"unknown options {sorted(options)}: expected {sorted(PAIR_OPTIONS)}. Keywords of `from_pretrained` are "
             "taken only when the Pilot is given by its id or path."
         )
     # What is no model is refused by name later on.
@@ -199,8 +200,8 @@ def build_pair(
     Returns:
         The pair.
     """
-    own = dict(config.option_values()) if config is not None else {}
-    own.update({name: options.pop(name) for name in PAPER_OPTIONS if name in options})
+    named = {name: options.pop(name) for name in PAIR_OPTIONS if name in options}
+    own = {**(config.option_values() if config is not None else {}), **named}
     checkpoint = CopilotCheckpoint.find(copilot, options.pop("copilot_revision", None), options)
     loaded = load_pilot(pair_class._auto_pilot_class, unwrapped_pilot(pilot), options)
     pilot = loaded.model
@@ -210,10 +211,11 @@ def build_pair(
         checkpoint.check_head(head)
         copilot, given, own = checkpoint.config, own, {**checkpoint.pairing.options, **own}
     # The form and what it reads are a part of the options that are given as a whole, such as the paper's.
-    choices = {} if config is None else {name: getattr(config.copilot, name) for name in PAPER_COPILOT}
+    choices = {} if config is None else {name: getattr(config.copilot, name) for name in COPILOT_OPTIONS}
     if copilot is None or isinstance(copilot, dict):
         choices.setdefault("form", form_of(copilot, head, own))
     copilot_config, source = copilot_config_for(pair_class._auto_pilot_class, pilot, copilot, head, choices)
+    _check_feedback(copilot_config, named)
     check_pairing(pilot.config, copilot_config, question_size(pilot))
     pair_config = pair_class.config_class(
         pilot=pilot.config,
@@ -237,6 +239,14 @@ def build_pair(
     make_room_for_weight(pair.generation_config)
     pair.train(pilot.training)
     return pair
+
+
+def _check_feedback(copilot: CopilotConfig, named: dict[str, Any]) -> None:
+    if "error_feedback" in named and chosen("form", copilot.form) != "decoder":
+        raise ValueError(
+            f"`error_feedback={named['error_feedback']!r}` is given for a Copilot of the form {copilot.form!r}, which "
+            "is told nothing of earlier tokens: leave it out, or choose form='decoder'."
+        )
 
 
 __all__ = ["DEFAULT_FORM", "LoadedPilot", "build_pair", "copilot_config_for", "form_of", "load_pilot"]

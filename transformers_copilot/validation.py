@@ -6,6 +6,8 @@ import math
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from .options import COPILOT_OPTIONS, PAIR_OPTIONS
+
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,17 +18,12 @@ if TYPE_CHECKING:
 MAX_COPILOT_WEIGHT = 20.0
 # Options of a pair that are names, and every value of each.
 OPTION_VALUES: dict[str, tuple[str, ...]] = {
-    "error_feedback": ("observed", "predicted", "token"),
-    "fusion": ("logits", "probability"),
-    "objective": ("cross_entropy", "kl", "mse", "rmse"),
-    "mistakes_from": ("labels", "all"),
+    name: option.values for name, option in PAIR_OPTIONS.items() if option.values is not None
 }
 # The same of a Copilot's configuration and of the training arguments.
 COPILOT_VALUES: dict[str, tuple[str, ...]] = {
-    "form": ("decoder", "branch", "linear"),
-    "head": ("own", "pilot"),
+    **{name: option.values for name, option in COPILOT_OPTIONS.items() if option.values is not None},
     "norm_type": ("rms_norm", "layer_norm"),
-    "rationale": ("preceding", "current", "last", "depths"),
 }
 TRAINING_VALUES: dict[str, tuple[str, ...]] = {
     "mistake_log_dtype": ("bfloat16", "float32"),

@@ -10,15 +10,14 @@ from transformers import AutoConfig
 
 from ..modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from ..pair_building import DEFAULT_FORM
+from ..options import PAIR_OPTIONS
+from ..pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM
 from ..tasks.answering import encode_items
 from ..validation import COPILOT_VALUES, OPTION_VALUES, chosen
 from .data import DataArguments, TextData, first, load_own_data, load_task_data
 from .models import load_pair
 
 
-# A new Copilot's layers where nothing is said.
-DEFAULT_LAYERS = 6
 _OF_DECODER = ("rationale", "error_feedback")
 
 
@@ -36,7 +35,7 @@ class PairArguments:
         },
     )
     copilot_layers: int | None = field(
-        default=None, metadata={"help": f"Layers of a 'branch' or a 'decoder'; {DEFAULT_LAYERS} by default."}
+        default=None, metadata={"help": f"Layers of a 'branch' or a 'decoder'; {DEFAULT_COPILOT_LAYERS} by default."}
     )
     head: str | None = field(
         default=None, metadata={"choices": list(COPILOT_VALUES["head"]), "help": "Its vocabulary matrices."}
@@ -48,8 +47,14 @@ class PairArguments:
             "help": "What a 'decoder' is told of earlier tokens.",
         },
     )
-    fusion: str = field(default="logits", metadata={"choices": ["logits", "probability"]})
-    objective: str = field(default="cross_entropy", metadata={"choices": ["cross_entropy", "kl", "mse", "rmse"]})
+    fusion: str = field(
+        default=PAIR_OPTIONS["fusion"].default,
+        metadata={"choices": list(OPTION_VALUES["fusion"]), "help": "How p̂ and the correction become p̃."},
+    )
+    objective: str = field(
+        default=PAIR_OPTIONS["objective"].default,
+        metadata={"choices": list(OPTION_VALUES["objective"]), "help": "The Copilot's loss."},
+    )
     rationale: str | None = field(
         default=None,
         metadata={"choices": list(COPILOT_VALUES["rationale"]), "help": "What a 'decoder' sees of the Pilot's layers."},
@@ -169,7 +174,7 @@ def copilot_fields(options: PairArguments) -> dict[str, Any]:
     if options.rationale is not None:
         fields["rationale"] = options.rationale
     if chosen("form", form) != "linear":
-        fields["num_hidden_layers"] = options.copilot_layers or DEFAULT_LAYERS
+        fields["num_hidden_layers"] = options.copilot_layers or DEFAULT_COPILOT_LAYERS
     elif options.copilot_layers is not None:
         raise ValueError(
             f"`--copilot_layers {options.copilot_layers}` is given, but the form 'linear' has no layers. Leave it out, "

@@ -52,8 +52,8 @@ class TrainArguments:
     copilot_share: float = field(
         default=0.0,
         metadata={
-            "help": "This part of the texts is the Copilot's alone; it learns when the Pilot is finished. Without, both "
-            "learn together, from all texts."
+            "help": "This part of the texts is the Copilot's alone; it learns when the Pilot is finished. Without, "
+            "both learn together, from all texts."
         },
     )
     copilot_data: str | None = field(
