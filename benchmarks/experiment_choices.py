@@ -10,7 +10,7 @@ from experiment_spec import Experiment, Variant
 from experiment_statistics import Gain, gain_of
 
 from transformers_copilot import CopilotConfig, CopilotTrainingArguments, PilotCopilotConfig
-from transformers_copilot.pair_building import DEFAULT_COPILOT_LAYERS
+from transformers_copilot.pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM
 
 
 Lines = list[dict[str, Any]]
@@ -54,6 +54,8 @@ def default_of(option: str) -> Any:
         return "copied"
     if option == "num_hidden_layers":
         return DEFAULT_COPILOT_LAYERS
+    if option == "form":
+        return DEFAULT_FORM
     fields = CopilotTrainingArguments.__dataclass_fields__
     if option in PilotCopilotConfig.__dataclass_fields__:
         return getattr(PilotCopilotConfig(), option)

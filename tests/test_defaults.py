@@ -21,7 +21,7 @@ from experiment_choices import (  # noqa: E402
     winners,
 )
 from experiment_spec import Experiment, read_experiment  # noqa: E402
-from experiment_store import ResultStore  # noqa: E402
+from experiment_store import ResultStore, of_one_loss  # noqa: E402
 
 
 ABLATIONS = sorted((ROOT / "benchmarks" / "experiments").glob("ablation_*.yaml"))
@@ -36,7 +36,8 @@ ROW = re.compile(r"^\| (`[^|]+`) \| `[^|]+` \| `[^|]+` \|.*\| (`[^|]+`) \|$", re
 def ablations() -> list[tuple[Experiment, list[dict]]]:
     """The experiments with their committed results."""
     results = ROOT / "benchmarks" / "results"
-    return [(read_experiment(path), ResultStore(results / f"{path.stem}.jsonl").read()) for path in ABLATIONS]
+    stores = [ResultStore(results / f"{path.stem}.jsonl") for path in ABLATIONS]
+    return [(read_experiment(path), of_one_loss(store.read())) for path, store in zip(ABLATIONS, stores, strict=True)]
 
 
 def test_there_are_two_ablations_on_real_tasks():
