@@ -131,12 +131,12 @@ def train_on(
     if seconds is not None:
         pace = finished_pilot(place)[1].seconds / (len(place.data.train) * training.get("num_train_epochs", 1))
         training["num_train_epochs"] = min(training.get("num_train_epochs", 1), seconds / (pace * len(rows)))
-    place = replace(place, data=replace(place.data, train=rows))
+    on = replace(place, data=replace(place.data, train=rows))
     tried: dict[float, tuple[float, Any, Cost]] = {}
     for rate in rates:
         model = finished_pilot(place)[0]
         model = with_lora(model) if lora else model
-        cost = train(place.trainer(Trainer, model, {**training, "learning_rate": rate}))
+        cost = train(on.trainer(Trainer, model, {**training, "learning_rate": rate}))
         tried[rate] = (dev_loss(place, model), model, cost)
         best = min(tried, key=lambda rate: tried[rate][0])
         tried = {rate: (loss, model if rate == best else None, cost) for rate, (loss, model, cost) in tried.items()}

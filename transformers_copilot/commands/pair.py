@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from ..modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 from ..options import PAIR_OPTIONS
-from ..pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM
+from ..pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM, form_of
 from ..tasks.answering import encode_items
 from ..validation import COPILOT_VALUES, OPTION_VALUES, chosen
 from .data import DataArguments, TextData, first, load_own_data, load_task_data
@@ -161,9 +161,9 @@ def copilot_fields(options: PairArguments) -> dict[str, Any]:
     Raises:
         ValueError: an option is of another form.
     """
-    of_decoder = [name for name in ("copilot_layers", *_OF_DECODER) if getattr(options, name) is not None]
-    form = options.form or ("decoder" if of_decoder else DEFAULT_FORM)
     given = [name for name in _OF_DECODER if getattr(options, name) is not None]
+    said = [name for name in ("copilot_layers", *given) if getattr(options, name) is not None]
+    form = options.form or form_of(dict.fromkeys(said), options.head, {})
     if given and chosen("form", form) != "decoder":
         named = ", ".join(f"`--{name} {getattr(options, name)}`" for name in given)
         raise ValueError(
