@@ -24,13 +24,16 @@ from transformers_copilot.fusion import rectify
 TEMPERATURES = (0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 
-def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrainedModel, Cost, dict[str, Any]]:
+def train_control(
+    place: Workplace, name: str, pair: dict[str, Any], rate: float | None = None
+) -> tuple[PreTrainedModel, Cost, dict[str, Any]]:
     """Build and train a rival.
 
     Args:
         place: Where.
         name: One of `CONTROLS`.
         pair: The result of the pair that it is a rival of, of the same seed.
+        rate: The learning rate that dev took with the first seed, where several are tried.
 
     Returns:
         The model, what its training took, and what else is to be reported of it.
@@ -38,7 +41,7 @@ def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[Pr
     training = dict(place.spec.training)
     training.pop("freeze_pilot", None)
     if name in FURTHER_CONTROLS:
-        return _further(place, name, pair)
+        return _further(place, name, pair, rate)
     if name == "head":
         model = with_corrected_head(build_pilot(place.spec, place.data, place.seed))
         cost = train_head(place, model)
@@ -60,7 +63,9 @@ def train_control(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[Pr
     return model, train(place.trainer(Trainer, model, training)), {}
 
 
-def _further(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrainedModel, Cost, dict[str, Any]]:
+def _further(
+    place: Workplace, name: str, pair: dict[str, Any], rate: float | None
+) -> tuple[PreTrainedModel, Cost, dict[str, Any]]:
     """A rival of a Copilot that learns after its Pilot; the cost is that of all training, finishing among it."""
     if name == "everything":
         place = replace(place, data=replace(place.data, train=place.data.train + place.data.read))
@@ -71,6 +76,7 @@ def _further(place: Workplace, name: str, pair: dict[str, Any]) -> tuple[PreTrai
         return model, finishing, {"temperature": fit_temperature(place, model)}
     seconds = pair["seconds"]["recording"] + pair["seconds"]["teaching"] if name == "further_in_time" else None
     rival = place.spec.rival_training["further_lora" if name == "further_lora" else "further"]
+    rival = rival if rate is None else {**rival, "rates": [rate]}
     model, cost, tried = train_on(place, {**rival, "lora": name == "further_lora"}, seconds)
     return model, finishing + cost, {"dev_by_rate": tried}
 

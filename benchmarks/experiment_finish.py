@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from experiment_clock import seconds_now
 from experiment_measure import measure
 from experiment_models import build_pair, build_pilot, with_lora
 from experiment_precision import precision
@@ -75,7 +75,7 @@ def recorded(place: Workplace, pilot: PreTrainedModel) -> tuple[Path, Cost]:
             reading = max(pairs, key=lambda pair: (reads_mistakes(pair), pair.config.copilot.form == "decoder"))
             layers = sorted({layer for pair in pairs for layer in columns_read(pair)}, key=str)
             reset_peak()
-            started = time.perf_counter()
+            started = seconds_now(place.device)
             with precision(place.spec, place.device):
                 record_mistakes(
                     reading.eval(),
@@ -86,7 +86,7 @@ def recorded(place: Workplace, pilot: PreTrainedModel) -> tuple[Path, Cost]:
                     layers=layers,
                     progress=False,
                 )
-            _keep(Cost(time.perf_counter() - started, peak_bytes()), folder)
+            _keep(Cost(seconds_now(place.device) - started, peak_bytes()), folder)
     return folder, _kept(folder)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from experiment_clock import seconds_now
 from experiment_data import ExperimentData, is_encoder_decoder
 from experiment_judges import Judge, choice_judge, item_judge
 from experiment_precision import precision
@@ -57,14 +57,15 @@ def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weig
     model.eval()
     options = {} if weight is None else {"copilot_weight": weight}
     judge = {"ranking": item_judge, "choices": choice_judge}.get(spec.measure, _no_judge)(data)
-    started = time.perf_counter()
+    device = model.device.type
+    started = seconds_now(device)
     likelihoods, marks, tokens = _teacher_forced(spec, data, model, options, judge)
     if spec.measure == "tokens":
-        return Measured(likelihoods, time.perf_counter() - started, tokens)
+        return Measured(likelihoods, seconds_now(device) - started, tokens)
     if spec.measure == "answers":
-        started = time.perf_counter()
+        started = seconds_now(device)
         marks = _answers(spec, data, model, options)
-    return Measured(marks, time.perf_counter() - started, tokens, likelihoods)
+    return Measured(marks, seconds_now(device) - started, tokens, likelihoods)
 
 
 def _no_judge(data: ExperimentData) -> Judge:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from experiment_clock import seconds_now
 from experiment_controls import train_control
 from experiment_data import ExperimentData, load_data
 from experiment_finish import teach
@@ -137,7 +138,7 @@ class Runner:
         self, place: Workplace, pair: PreTrainedModel, seconds: dict[str, float], cost: Cost, weighed: bool
     ) -> dict[str, Any]:
         """Choose λ on dev, and measure a trained pair and its Pilot alone on the test questions."""
-        fitted = time.perf_counter()
+        fitted = seconds_now(self.device)
         with precision(self.spec, self.device):
             fit = fit_copilot_weight(
                 pair,
@@ -146,7 +147,7 @@ class Runner:
                 set_name=f"{self.spec.task} dev",
                 progress=False,
             )
-        fitted = time.perf_counter() - fitted
+        fitted = seconds_now(self.device) - fitted
         alone = measure(self.spec, place.data, pair, 0.0)
         together = measure(self.spec, place.data, pair)
         others = {}
@@ -198,11 +199,17 @@ class Runner:
                 self._train_pair(again, first, build_pair(self.spec, first, place.data, place.seed), recording)
                 shutil.rmtree(again.folder, ignore_errors=True)
 
+    def _rate_of_first_seed(self, seed: int, name: str) -> float | None:
+        """The learning rate that dev took for a rival with the first seed: it is tuned once. `None`: not yet."""
+        first = self.store.find(self.spec.seeds[0], f"control:{name}") if seed != self.spec.seeds[0] else None
+        tried = {} if first is None else first.get("dev_by_rate", {})
+        return float(min(tried, key=tried.__getitem__)) if tried else None
+
     def _control(self, place: Workplace, name: str) -> dict[str, Any]:
         pair = self.store.find(place.seed, self.spec.variants[0].name)
         if pair is None:
             raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
-        model, cost, more = train_control(place, name, pair)
+        model, cost, more = train_control(place, name, pair, self._rate_of_first_seed(place.seed, name))
         measured = measure(self.spec, place.data, model)
         others = {
             name: as_other_test(data, {"control": measure(self.spec, data, model)})

@@ -69,7 +69,7 @@ class Experiment:
             longer than recording and teaching took, `further_lora` by adapters; `finished_temperature`, its logits
             divided.
         rival_training: What differs in the training of `full` and `lora`; and by their names in that of `further` and
-            `further_lora`, with `rates`, the learning rates of which dev takes the best.
+            `further_lora`, with `rates`, the learning rates of which dev takes the best, with the first seed.
         task_options: More arguments of `tasks.load`, such as `train_tasks`.
         also_test: More tasks that the same models are tested on.
         limits: Most questions of `train`, `dev` and `test`; of several training tasks as many of each. `read`: so many

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from experiment_clock import seconds_now
 from experiment_data import ExperimentData, is_encoder_decoder
 from experiment_measure import supervised_of
 from experiment_models import CorrectedHead
@@ -78,7 +78,7 @@ class Cost:
     """What training took.
 
     Args:
-        seconds: Time.
+        seconds: Time, as [`seconds_now`] counts it.
         memory_bytes: The most memory that the process held meanwhile; 0 where that was not measured.
     """
 
@@ -100,13 +100,14 @@ def train(trainer: Trainer) -> Cost:
         The cost of all of the training: where it goes on from a checkpoint, the seconds of the whole run by its pace.
     """
     reset_peak()
-    started, before = time.perf_counter(), 0
+    device = trainer.args.device.type
+    started, before = seconds_now(device), 0
     checkpoint = last_whole_checkpoint(trainer.args.output_dir) if trainer.args.save_strategy != "no" else None
     if checkpoint is not None:
         before = int(Path(checkpoint).name.rpartition("-")[2])
     trainer.train(resume_from_checkpoint=checkpoint)
     done = max(1, trainer.state.global_step - before)
-    return Cost((time.perf_counter() - started) * trainer.state.global_step / done, peak_bytes())
+    return Cost((seconds_now(device) - started) * trainer.state.global_step / done, peak_bytes())
 
 
 def pilot_step_seconds(place: Workplace, model: PreTrainedModel) -> float:
@@ -135,9 +136,7 @@ class StepClock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step has ended, on a GPU too."""
-        if args.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.times.append(time.perf_counter())
+        self.times.append(seconds_now(args.device.type))
         if len(self.times) >= FEWEST_STEPS and self.times[-1] - self.times[0] > TIMED_SECONDS:
             control.should_training_stop = True
 

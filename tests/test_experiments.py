@@ -588,6 +588,12 @@ def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
     assert set(lines["control:further"]["dev_by_rate"]) == {"0.001", "0.01"}
     loss = lines["control:finished_temperature"]["results"]["control"]["tokens"]["loss"]
     assert loss != taught[0]["results"]["pilot"]["tokens"]["loss"]
+    # A rival's rate is tuned once, with the first seed.
+    seeds = write_spec(tmp_path, **{**yaml.safe_load(spec.read_text()), "seeds": [0, 1]})
+    run.main([str(seeds), *places, "--seeds", "1", "--only", "linear", "control:further"])
+    further = ResultStore(tmp_path / "tiny.jsonl").find(1, "control:further")
+    tried = lines["control:further"]["dev_by_rate"]
+    assert list(further["dev_by_rate"]) == [min(tried, key=tried.get)]
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,35 @@ class Killed(BaseException):
     pass
 
 
+def types_of(recorded):
+    joined = MistakeRecord.join([recorded[index] for index in range(ROWS)])
+    return {name: tensor.dtype for name, tensor in joined.tensors().items()}
+
+
+@pytest.mark.parametrize("kept", ["bfloat16", "float32"])
+@pytest.mark.parametrize("form", FORMS)
+def test_under_autocast_what_is_kept_keeps_its_type(tmp_path, form, kept):
+    rows = reversal_rows(ROWS)
+    with torch.autocast("cpu", torch.bfloat16):
+        recorded = record(tmp_path / "record", make_pair(**FORMS[form]), rows, dtype=kept)
+    plain = record(tmp_path / "plain", make_pair(**FORMS[form]), rows, dtype=kept)
+    assert types_of(recorded) == types_of(plain)
+    trainer = teacher(tmp_path / "alone", recorded, make_pair(**FORMS[form]), bf16=True, gradient_accumulation_steps=2)
+    before = weights(trainer.model.copilot)
+    assert trainer.train().training_loss < float("inf")
+    assert largest_difference(before, weights(trainer.model.copilot)) > 0.0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rounds_under_autocast_are_joined_as_they_were_kept(tmp_path, form):
+    pair = make_pair(**FORMS[form])
+    trainer = make_trainer(
+        tmp_path, pair, rows=reversal_rows(ROWS), bf16=True, gradient_accumulation_steps=2, max_steps=4
+    )
+    trainer.train()
+    assert len(logged(trainer, "copilot_loss")) > 0
+
+
 @pytest.mark.parametrize("point", ["before the header", "after the header", "mid-shard", "before a rename"])
 @pytest.mark.parametrize("times", [1, 2])
 def test_killed_and_gone_on_with_is_unbroken(tmp_path, monkeypatch, point, times):

@@ -112,12 +112,14 @@ class MistakeRecord:
         if len(records) == 1:
             return records[0]
         joined = {}
-        for field in fields(cls):
-            parts = [getattr(record, field.name) for record in records]
-            if field.name == "layers":
-                joined[field.name] = parts[0]
-            else:
-                joined[field.name] = None if parts[0] is None else torch.cat(parts)
+        # Autocast would widen what is joined, and refuses float16 beside its own type.
+        with torch.autocast(records[0].token_ids.device.type, enabled=False):
+            for field in fields(cls):
+                parts = [getattr(record, field.name) for record in records]
+                if field.name == "layers":
+                    joined[field.name] = parts[0]
+                else:
+                    joined[field.name] = None if parts[0] is None else torch.cat(parts)
         return cls(**joined)
 
     def part(self, index: int, count: int) -> MistakeRecord:
