@@ -103,7 +103,9 @@ def teach(place: Workplace, variant: Variant) -> tuple[PreTrainedModel, dict[str
     pilot, finishing = finished_pilot(place)
     folder, recording = recorded(place, pilot)
     pair = build_pair(place.spec, variant, place.data, place.seed, pilot)
-    args = place.arguments({**place.spec.training, **variant.training, **variant.finish, "freeze_pilot": True})
+    training = {**place.spec.training, **variant.training, **variant.finish, "freeze_pilot": True}
+    training.pop("train_sampling_strategy", None)  # a record has its own order
+    args = place.arguments(training)
     trainer = CopilotTrainer(
         model=pair, args=args, train_dataset=MistakeLog.open(folder), data_collator=place.collator()
     )

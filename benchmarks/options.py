@@ -1,4 +1,4 @@
-"""The command line that the benchmark and its processes share."""
+"""The benchmark's command line: which models are measured, and on what."""
 
 import argparse
 
@@ -6,8 +6,6 @@ from experiment_precision import bfloat16_pays
 
 
 FORMS = ("linear", "branch", "decoder")
-SHARED = ("pilot", "forms", "branch_layers", "copilot_layers", "batch", "rows", "length", "supervised", "new_tokens")
-SHARED += ("threads", "dtype", "autocast", "clock")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,24 +30,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--autocast",
         choices=("bfloat16", "none"),
-        default="bfloat16" if bfloat16_pays("cpu") else "none",
         help="in training; by default bfloat16 where this machine multiplies faster in it",
     )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's processor time")
 
 
-def command_line(options: argparse.Namespace) -> list[str]:
-    """The shared options as arguments for another process.
+def read_options(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read a command line that `add_options` has added to.
 
     Args:
-        options: Parsed options.
+        parser: The parser.
+        arguments: The command line without the program's name; the process's own if none is given.
 
     Returns:
-        The arguments.
+        The options, with the autocast that this machine gains by where none was asked for.
     """
-    given = []
-    for name in SHARED:
-        value = getattr(options, name)
-        if value is not None:
-            given += [f"--{name}", *(str(part) for part in (value if isinstance(value, list) else [value]))]
-    return given
+    options = parser.parse_args(arguments)
+    if options.autocast is None:
+        options.autocast = "bfloat16" if bfloat16_pays("cpu") else "none"
+    return options

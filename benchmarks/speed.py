@@ -20,7 +20,7 @@ from generation_speed import generation_rows, idle_rows
 from measuring import Row, as_json, describe_machine, markdown, overview
 from memory import memory_rows
 from models import all_kinds, load_pilot, make_pair
-from options import add_options
+from options import add_options, read_options
 from training_speed import training_rows
 from transformers.utils import logging
 from work import count_parameters
@@ -44,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--training_blocks", type=int, default=3, help="rounds of training")
     parser.add_argument("--block_steps", type=int, default=2, help="timed steps of each in a round of training")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments)
     if not 0 < options.supervised < options.length:
         parser.error(f"--supervised must be from 1 to below --length ({options.length})")
     return options

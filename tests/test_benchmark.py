@@ -196,13 +196,3 @@ def test_smollm2_shape_has_its_number_of_weights() -> None:
 
     with torch.device("meta"):
         assert LlamaForCausalLM(smollm2_shape()).num_parameters() == 134_515_008
-
-
-@pytest.mark.usefixtures("benchmark_modules")
-def test_shared_options_reach_another_process() -> None:
-    from options import add_options, command_line
-
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    options = parser.parse_args(["--pilot", "somewhere", "--rows", "3"])
-    assert parser.parse_args(command_line(options)) == options

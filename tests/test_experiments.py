@@ -551,6 +551,7 @@ def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
         replay=False,
         limits={**SPEC["limits"], "train": 64, "read": 48},
         pair={},
+        training={**SPEC["training"], "train_sampling_strategy": "group_by_length"},
         variants={
             "linear": {"finish": {"num_train_epochs": 2, "copilot_learning_rate": 3e-3}},
             "branch": {
