@@ -59,10 +59,7 @@ def memory_rows(kinds: list[tuple[Kind, Parameters]], options: argparse.Namespac
         The rows.
     """
     rows = []
-    # Each begins as a copy of a process that has imported this module and done nothing else.
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as processes:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
         for case, bound_by in CASES.items():
             alone = processes.submit(measure, case, PILOT, options).result()
             for kind, work in kinds:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 LENGTH, SUPERVISED = 12, 4
 QUICK = {
+    "forms": ["linear", "branch"],  # each kind costs two processes
     "branch_layers": 1,
     "copilot_layers": 2,
     "batch": 2,
@@ -30,9 +31,9 @@ QUICK = {
     "training_blocks": 1,
     "block_steps": 1,
 }
+QUICK_KINDS = ["linear", "branch of 1"]
 KINDS = [
-    "linear",
-    "branch of 1",
+    *QUICK_KINDS,
     "decoder of 2, token, pilot head",
     "decoder of 2, token, own head",
     "decoder of 2, observed, pilot head",
@@ -47,9 +48,9 @@ TIMED = [
     "generation, batch 1",
     "generation, batch 2",
 ]
-ROWS = [(kind, name) for kind in KINDS for name in TIMED]
+ROWS = [(kind, name) for kind in QUICK_KINDS for name in TIMED]
 ROWS += [("any, at λ = 0", name) for name in TIMED[4:]]
-ROWS += [(kind, f"peak memory, {case}") for case in ("training", "generation") for kind in KINDS]
+ROWS += [(kind, f"peak memory, {case}") for case in ("training", "generation") for kind in QUICK_KINDS]
 
 
 def small_llama() -> LlamaForCausalLM:
@@ -78,7 +79,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     small_llama().save_pretrained(folder / "pilot")
     command = [sys.executable, str(BENCHMARKS / "speed.py"), "--pilot", str(folder / "pilot")]
     command += ["--json", str(folder / "results" / "speed.json")]
-    command += [part for name, value in QUICK.items() for part in (f"--{name}", str(value))]
+    for name, value in QUICK.items():
+        command += [f"--{name}", *(str(part) for part in (value if isinstance(value, list) else [value]))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -102,7 +104,7 @@ def test_table_has_every_row(run: tuple[str, dict]) -> None:
     for row in cells:
         number = float(row[3].removesuffix(own.get(row[1], "")))
         assert math.isfinite(number) and number > 0, row
-    assert [row[0] for row in overview] == [*KINDS, "any, at λ = 0"]
+    assert [row[0] for row in overview] == [*QUICK_KINDS, "any, at λ = 0"]
     ratios = {(row[0], row[1]): f"{float(row[3]):.2f}" for row in cells if row[1] not in own}
     for line in overview[:-1]:
         names = [name for name in TIMED if name not in own] + ["peak memory, training", "peak memory, generation"]
@@ -110,6 +112,15 @@ def test_table_has_every_row(run: tuple[str, dict]) -> None:
         assert [float(value) for value in measured] == [
             pytest.approx(float(ratios[line[0], name]), abs=0.011) for name in names
         ]
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+def test_all_kinds_are_measured() -> None:
+    from models import all_kinds
+    from options import FORMS
+
+    kinds = all_kinds(argparse.Namespace(forms=FORMS, branch_layers=[1], copilot_layers=2))
+    assert [kind.name for kind in kinds] == KINDS
 
 
 def test_json_has_what_the_table_has(run: tuple[str, dict]) -> None:
