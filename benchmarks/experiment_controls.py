@@ -9,7 +9,6 @@ import torch
 from experiment_finish import finished_pilot, train_on
 from experiment_measure import supervised_of
 from experiment_models import CorrectedHead, blocks_of_size, build_pilot, with_corrected_head, with_lora
-from experiment_precision import precision
 from experiment_replay import is_recorded, recording_of, take_recorded
 from experiment_spec import FURTHER_CONTROLS
 from experiment_train import Cost, Workplace, train, train_head
@@ -120,7 +119,7 @@ def fit_correction(place: Workplace, model: PreTrainedModel, grid: tuple[float, 
     """Choose on dev how much of the linear correction is used, as a pair's λ is, and put it into the model.
 
     Args:
-        place: Where; its dev questions and its precision are used.
+        place: Where; its dev questions are used.
         model: A Pilot with its corrected head.
         grid: The factors to choose from; those of a pair where none are given.
 
@@ -136,8 +135,7 @@ def fit_correction(place: Workplace, model: PreTrainedModel, grid: tuple[float, 
     head.train()  # It gives both parts then.
     for batch in DataLoader(place.items(place.data.dev), size, collate_fn=place.collator()):
         batch = dict(batch.to(model.device))
-        with precision(place.spec, place.device):
-            model(**batch, use_cache=False)
+        model(**batch, use_cache=False)
         if head.parts is None:
             raise ValueError("the head gave no parts.")
         logits, labels = supervised_of(model, head.parts[0], batch["labels"])

@@ -10,7 +10,6 @@ import torch
 from experiment_clock import seconds_now
 from experiment_data import ExperimentData, is_encoder_decoder
 from experiment_judges import Judge, choice_judge, item_judge
-from experiment_precision import precision
 from experiment_spec import Experiment
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -43,7 +42,7 @@ class Measured:
 
 
 def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weight: float | None = None) -> Measured:
-    """Measure a model on the experiment's test questions.
+    """Measure a model on the experiment's test questions, in the type of its weights whatever it was trained in.
 
     Args:
         spec: The experiment.
@@ -77,8 +76,7 @@ def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, opt
     """1 for each question that is answered right, 0 for each that isn't, one without an answer among them."""
     limit = spec.max_new_tokens or (SUMS_TOKENS if data.task is None else data.task.max_new_tokens)
     batch = spec.training.get("per_device_eval_batch_size", 32)
-    with precision(spec, model.device.type):
-        replies = write_replies(model, data.tokenizer, [row["prompt"] for row in data.test], limit, batch, **options)
+    replies = write_replies(model, data.tokenizer, [row["prompt"] for row in data.test], limit, batch, **options)
     found = replies if data.task is None else [data.task.extract_answer(reply) for reply in replies]
     return [float(same_answer(got, row["answer"])) for got, row in zip(found, data.test, strict=True)]
 
@@ -91,8 +89,7 @@ def _teacher_forced(
     sums, likelihoods, marks = TokenSums(), [], []
     for batch in batches(spec, data, model.device):
         inputs, targets = at_targets(model, batch)
-        with precision(spec, model.device.type):
-            logits = model(**inputs, use_cache=False, **options).logits
+        logits = model(**inputs, use_cache=False, **options).logits
         for row_logits, row_targets in zip(logits, targets, strict=True):
             supervised = row_targets >= 0
             scores, true = row_logits[supervised].float(), row_targets[supervised]

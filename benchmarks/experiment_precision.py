@@ -1,4 +1,4 @@
-"""In which precision a run computes: bfloat16 where its experiment asks for it and the machine gains by it."""
+"""In which precision a run trains and records: bfloat16 where its experiment wants it and the machine gains by it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMED_SIZE, TIMED_PRODUCTS = 512, 3
 
 
 def uses_bfloat16(spec: Experiment, device: str) -> bool:
-    """Whether a run trains and measures under bfloat16 autocast.
+    """Whether a run trains and records under bfloat16 autocast.
 
     Args:
         spec: The experiment; `bf16` of its training asks for it.
@@ -52,7 +52,7 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 def precision(spec: Experiment, device: str) -> torch.autocast:
-    """The autocast that a run measures under, as it trains.
+    """The autocast that a run records under, as it trains.
 
     Args:
         spec: The experiment.

@@ -18,7 +18,7 @@ from experiment_data import ExperimentData, load_data
 from experiment_finish import teach
 from experiment_measure import Measured, measure
 from experiment_models import build_pair, build_pilot
-from experiment_precision import precision, uses_bfloat16
+from experiment_precision import uses_bfloat16
 from experiment_replay import Recorder, is_recorded, recording_of, replay
 from experiment_spec import Experiment, Variant
 from experiment_store import LOSS, ResultStore
@@ -131,37 +131,67 @@ class Runner:
         pair, costs, steps = teach(place, variant)
         seconds = {name: cost.seconds for name, cost in costs.items()}
         seconds = {"training": sum(seconds.values()), "pilot_alone": seconds["finishing"], **seconds}
-        made = self._measured(place, pair, seconds, costs["recording"] + costs["teaching"], weighed=False)
+        cost = costs["recording"] + costs["teaching"]
+        made = self._measured(
+            place, pair, seconds, cost, weighed=False, alone=self._finished_alone(place.seed, variant)
+        )
         return {**made, "steps": steps, "replayed": False}
 
+    def _finished_alone(self, seed: int, variant: Variant) -> dict[str, Any] | None:
+        """What the same finished Pilot did alone, in the line of another variant. `None`: not measured yet."""
+        others = [each for each in self.spec.variants if each.finish and each.everything == variant.everything]
+        made = [line for each in others if (line := self.store.find(seed, each.name)) is not None]
+        return made[0] if made and not self.spec.also_test else None
+
     def _measured(
-        self, place: Workplace, pair: PreTrainedModel, seconds: dict[str, float], cost: Cost, weighed: bool
+        self,
+        place: Workplace,
+        pair: PreTrainedModel,
+        seconds: dict[str, float],
+        cost: Cost,
+        weighed: bool,
+        alone: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Choose λ on dev, and measure a trained pair and its Pilot alone on the test questions."""
+        """Choose λ on dev, and measure a trained pair and its Pilot alone on the test questions.
+
+        Args:
+            place: Where.
+            pair: The pair.
+            seconds: What its training took, by part.
+            cost: The same with its memory.
+            weighed: Whether further λ are measured, too.
+            alone: A line that has what the Pilot did alone; measured where none is given.
+
+        Returns:
+            What a line of results has of them.
+        """
         fitted = seconds_now(self.device)
-        with precision(self.spec, self.device):
-            fit = fit_copilot_weight(
-                pair,
-                place.items(place.data.dev),
-                data_collator=place.collator(),
-                set_name=f"{self.spec.task} dev",
-                progress=False,
-            )
+        fit = fit_copilot_weight(
+            pair,
+            place.items(place.data.dev),
+            data_collator=place.collator(),
+            set_name=f"{self.spec.task} dev",
+            progress=False,
+        )
         fitted = seconds_now(self.device) - fitted
-        alone = measure(self.spec, place.data, pair, 0.0)
+        if alone is None:
+            pilot = measure(self.spec, place.data, pair, 0.0)
+            pilot_results, pilot_seconds = as_json(pilot), pilot.seconds
+        else:
+            pilot_results, pilot_seconds = alone["results"]["pilot"], alone["seconds"]["pilot_answers"]
         together = measure(self.spec, place.data, pair)
         others = {}
         for name, data in place.data.others.items():
             made = {"pilot": measure(self.spec, data, pair, 0.0), "pair": measure(self.spec, data, pair)}
             others[name] = as_other_test(data, made)
-        seconds = {**seconds, "fitting": fitted, "pilot_answers": alone.seconds, "pair_answers": together.seconds}
+        seconds = {**seconds, "fitting": fitted, "pilot_answers": pilot_seconds, "pair_answers": together.seconds}
         return {
             "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
             "copilot_weight": fit.weight,
             "weight_fit": fit.scores,
             "training_memory_bytes": cost.memory_bytes,
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
-            "results": {"pilot": as_json(alone), "pair": as_json(together)},
+            "results": {"pilot": pilot_results, "pair": as_json(together)},
             "other_tests": others,
             **(by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if weighed else {}),
         }

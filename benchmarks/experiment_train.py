@@ -91,7 +91,7 @@ class Cost:
 
 
 def train(trainer: Trainer) -> Cost:
-    """Train to the end, from the last whole checkpoint if there is one.
+    """Train to the end, from the last whole checkpoint if there is one; afterwards the model computes in its own type.
 
     Args:
         trainer: The trainer.
@@ -106,8 +106,10 @@ def train(trainer: Trainer) -> Cost:
     if checkpoint is not None:
         before = int(Path(checkpoint).name.rpartition("-")[2])
     trainer.train(resume_from_checkpoint=checkpoint)
-    done = max(1, trainer.state.global_step - before)
-    return Cost((seconds_now(device) - started) * trainer.state.global_step / done, peak_bytes())
+    seconds, done = seconds_now(device) - started, max(1, trainer.state.global_step - before)
+    for left in ("forward", "_original_forward"):  # of Accelerate: with it a model goes on computing under autocast
+        vars(trainer.model).pop(left, None)
+    return Cost(seconds * trainer.state.global_step / done, peak_bytes())
 
 
 def pilot_step_seconds(place: Workplace, model: PreTrainedModel) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from experiment_data import ExperimentData
 from experiment_measure import TokenSums, at_targets, batches
-from experiment_precision import precision
 from experiment_spec import Experiment
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -57,8 +56,7 @@ def _corrected(
     pair.eval()
     for batch in batches(spec, data, pair.device):
         inputs, targets = at_targets(pair, batch)
-        with precision(spec, pair.device.type):
-            outputs = pair(**inputs, use_cache=False, copilot_weight=1.0, return_correction=True)
+        outputs = pair(**inputs, use_cache=False, copilot_weight=1.0, return_correction=True)
         kept = targets >= 0
         parts = (outputs.pilot_logits[kept].float(), outputs.correction[kept].float(), targets[kept])
         # Several tensors as large as these are made of them, some in double precision.
