@@ -74,7 +74,7 @@ def _further(
     if name == "finished_temperature":
         return model, finishing, {"temperature": fit_temperature(place, model)}
     seconds = pair["seconds"]["recording"] + pair["seconds"]["teaching"] if name == "further_in_time" else None
-    rival = place.spec.rival_training["further_lora" if name == "further_lora" else "further"]
+    rival = place.spec.rival_training["further" if name == "further_in_time" else name]
     rival = rival if rate is None else {**rival, "rates": [rate]}
     model, cost, tried = train_on(place, {**rival, "lora": name == "further_lora"}, seconds)
     return model, finishing + cost, {"dev_by_rate": tried}

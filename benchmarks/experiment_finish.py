@@ -14,10 +14,10 @@ from typing import Any
 
 from experiment_clock import seconds_now
 from experiment_measure import measure
-from experiment_models import build_pair, build_pilot, with_lora
+from experiment_models import build_pair, build_pilot, with_last_layers, with_lora
 from experiment_precision import precision
 from experiment_spec import Variant
-from experiment_train import Cost, Workplace, train
+from experiment_train import Cost, Workplace, pilot_step_seconds, train
 from filelock import FileLock
 from process_memory import peak_bytes, reset_peak
 from safetensors.torch import load_file, save_file
@@ -44,8 +44,10 @@ def finished_pilot(place: Workplace) -> tuple[PreTrainedModel, Cost]:
     with FileLock(f"{folder}.lock"):
         if not (folder / COST_FILE).is_file():
             model = build_pilot(place.spec, place.data, place.seed)
-            own = replace(place, folder=folder / "run")
-            cost = train(own.trainer(Trainer, model, place.spec.training))
+            own, cost = replace(place, folder=folder / "run"), Cost(0.0, 0)
+            if place.data.train:
+                cost = train(own.trainer(Trainer, model, place.spec.training))
+            folder.mkdir(parents=True, exist_ok=True)
             weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
             save_file(weights, folder / PILOT_FILE)
             _keep(cost, folder)
@@ -121,23 +123,24 @@ def train_on(
     Args:
         place: Where.
         rival: `rates`, the learning rates of which dev takes the best, and other training arguments that differ;
-            `lora`, whether adapters are trained in the place of all weights.
-        seconds: About how long it may take, by the pace of finishing. Without, it reads all of the questions.
+            `lora`, whether adapters are trained in the place of all weights; `layers`, of how many of the last layers
+            the weights are trained, and no others.
+        seconds: About how long it may take, by the pace of some steps. Without, it reads all of the questions.
 
     Returns:
         The trained model, the cost of the training that dev took, and dev's loss at every rate.
     """
     training = {**place.spec.training, **rival}
-    rates, lora = training.pop("rates"), training.pop("lora", False)
-    rows = place.data.read
+    rates, lora, layers = training.pop("rates"), training.pop("lora", False), training.pop("layers", None)
+    on = replace(place, data=replace(place.data, train=place.data.read))
     if seconds is not None:
-        pace = finished_pilot(place)[1].seconds / (len(place.data.train) * training.get("num_train_epochs", 1))
-        training["num_train_epochs"] = min(training.get("num_train_epochs", 1), seconds / (pace * len(rows)))
-    on = replace(place, data=replace(place.data, train=rows))
+        steps = len(on.data.train) / training.get("per_device_train_batch_size", 8)
+        epoch = steps * pilot_step_seconds(on, finished_pilot(place)[0])
+        training["num_train_epochs"] = min(training.get("num_train_epochs", 1), seconds / epoch)
     tried: dict[float, tuple[float, Any, Cost]] = {}
     for rate in rates:
         model = finished_pilot(place)[0]
-        model = with_lora(model) if lora else model
+        model = with_lora(model) if lora else with_last_layers(model, layers) if layers else model
         cost = train(on.trainer(Trainer, model, {**training, "learning_rate": rate}))
         tried[rate] = (dev_loss(place, model), model, cost)
         best = min(tried, key=lambda rate: tried[rate][0])

@@ -16,6 +16,7 @@ HEADS = {
     "further": "over the Pilot trained on",
     "further_in_time": "no longer than the Copilot",
     "further_lora": "by LoRA",
+    "further_last_layers": "in its last layers alone",
     "finished_temperature": "over a temperature",
 }
 

@@ -19,6 +19,7 @@ from transformers import (
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 from transformers_copilot.copilot_forms import new_copilot
 from transformers_copilot.pair_building import form_of
+from transformers_copilot.rationale import decoder_layers
 
 
 def pilot_config(spec: Experiment, data: ExperimentData) -> PreTrainedConfig:
@@ -154,6 +155,22 @@ def with_lora(model: PreTrainedModel) -> PreTrainedModel:
     """
     config = LoraConfig(r=32, lora_alpha=64, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, config)
+
+
+def with_last_layers(model: PreTrainedModel, count: int) -> PreTrainedModel:
+    """Only the last decoder layers are trained, as a branch of so many layers is.
+
+    Args:
+        model: The Pilot.
+        count: How many.
+
+    Returns:
+        The same model.
+    """
+    model.requires_grad_(False)
+    for layer in decoder_layers(model)[-count:]:
+        layer.requires_grad_(True)
+    return model
 
 
 class CorrectedHead(nn.Module):

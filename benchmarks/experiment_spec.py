@@ -13,7 +13,14 @@ from transformers_copilot.pair_building import form_of
 
 
 # Rivals of a Copilot that learns after its Pilot.
-FURTHER_CONTROLS = ("everything", "further", "further_in_time", "further_lora", "finished_temperature")
+FURTHER_CONTROLS = (
+    "everything",
+    "further",
+    "further_in_time",
+    "further_lora",
+    "further_last_layers",
+    "finished_temperature",
+)
 CONTROLS = ("longer", "blocks", "head", "temperature", "full", "lora", *FURTHER_CONTROLS)
 MEASURES = ("answers", "choices", "ranking", "tokens")
 
@@ -66,14 +73,16 @@ class Experiment:
             the Pilot with its logits divided by what dev likes; beside a frozen Pilot, `full`, all of its weights
             trained, and `lora`, adapters. Of a Copilot that learns after its Pilot: `everything`, the Pilot trained on
             all questions; `further`, the finished one trained on with the Copilot's questions, `further_in_time` no
-            longer than recording and teaching took, `further_lora` by adapters; `finished_temperature`, its logits
-            divided.
-        rival_training: What differs in the training of `full` and `lora`; and by their names in that of `further` and
-            `further_lora`, with `rates`, the learning rates of which dev takes the best, with the first seed.
+            longer than recording and teaching took, `further_lora` by adapters, `further_last_layers` in its last
+            layers alone; `finished_temperature`, its logits divided.
+        rival_training: What differs in the training of `full` and `lora`; and by their names in that of `further`,
+            `further_lora` and `further_last_layers` (with `layers`, how many they are), with `rates`, the learning
+            rates of which dev takes the best, with the first seed.
         task_options: More arguments of `tasks.load`, such as `train_tasks`.
         also_test: More tasks that the same models are tested on.
         limits: Most questions of `train`, `dev` and `test`; of several training tasks as many of each. `read`: so many
-            of the training questions that are left serve a Copilot that settles.
+            of the training questions that are left serve a Copilot that settles or learns later. `train: 0` leaves a
+            Pilot that comes from a checkpoint as it is.
         test_from_train: Questions that are taken out of train to test on, for a task without a test file.
         max_length: Longest training sequence in tokens.
         max_new_tokens: Longest reply; the task's own where none is given.
@@ -108,7 +117,8 @@ class Experiment:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise ValueError(f"`controls` names {', '.join(unknown)}; there are {', '.join(CONTROLS)}.")
-        further = {"further": ("further", "further_in_time"), "further_lora": ("further_lora",)}
+        further = {"further": ("further", "further_in_time")}
+        further |= {name: (name,) for name in ("further_lora", "further_last_layers")}
         for field_name, rivals in further.items():
             wanted = [name for name in rivals if name in self.controls]
             if wanted and not self.rival_training.get(field_name, {}).get("rates"):

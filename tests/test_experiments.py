@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import experiment_controls
+import experiment_finish
 import experiment_models
 import experiment_precision
 import experiment_runs
@@ -22,7 +23,7 @@ from experiment_main_table import short_table
 from experiment_measure import measure
 from experiment_models import add_identity_blocks, build_pair, build_pilot, with_corrected_head
 from experiment_replay import Recorder, replay
-from experiment_spec import Variant, read_experiment
+from experiment_spec import FURTHER_CONTROLS, Variant, read_experiment
 from experiment_statistics import gain_of, mcnemar, ndcg_of, scores_of
 from experiment_store import LOSS, OLD_LOSS, ResultStore, of_one_loss
 from experiment_train import HeadTrainer, Workplace, train, train_head
@@ -543,6 +544,21 @@ def test_tables_refuse_what_is_not_there() -> None:
         render.fill_tables("<!-- table: comparison nothing -->\n<!-- /table -->", {})
 
 
+def test_a_rival_that_trains_its_last_layers_trains_no_other(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    model = experiment_models.with_last_layers(build_pilot(place.spec, place.data, 0), 1)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    last = f"model.layers.{model.config.num_hidden_layers - 1}."
+    assert trained and all(name.startswith(last) for name in trained)
+
+
+def test_an_untouched_pilot_is_not_trained(tmp_path: Path) -> None:
+    place = workplace(tmp_path, limits={**SPEC["limits"], "train": 0, "read": 16})
+    pilot, cost = experiment_finish.finished_pilot(replace(place, folder=tmp_path / "build" / "linear-0"))
+    fresh = build_pilot(place.spec, place.data, 0).state_dict()
+    assert cost.seconds == 0 and all(torch.equal(fresh[name], value) for name, value in pilot.state_dict().items())
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
     """One finished Pilot and one record a seed; each Copilot learns what it would from a record of its own."""
@@ -565,8 +581,12 @@ def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
             "together": {"everything": True},
             "same": {"everything": True, "finish": {"num_train_epochs": 2}},
         },
-        controls=["everything", "further", "further_in_time", "further_lora", "finished_temperature"],
-        rival_training={"further": {"rates": [1e-3, 1e-2]}, "further_lora": {"rates": [1e-3]}},
+        controls=[*FURTHER_CONTROLS],
+        rival_training={
+            "further": {"rates": [1e-3, 1e-2]},
+            "further_lora": {"rates": [1e-3]},
+            "further_last_layers": {"rates": [1e-3], "layers": 1},
+        },
     )
     places = ["--results", str(tmp_path), "--build", str(tmp_path / "build"), "--threads", "1"]
     run.main([str(spec), *places])
@@ -589,6 +609,9 @@ def test_finish_then_record_and_its_rivals(tmp_path: Path) -> None:
     assert set(lines["control:further"]["dev_by_rate"]) == {"0.001", "0.01"}
     loss = lines["control:finished_temperature"]["results"]["control"]["tokens"]["loss"]
     assert loss != taught[0]["results"]["pilot"]["tokens"]["loss"]
+    losses = {name: lines[f"control:{name}"]["results"]["control"]["tokens"]["loss"] for name in FURTHER_CONTROLS}
+    losses.pop("further_in_time")  # here the time suffices for all of the questions
+    assert len(set(losses.values())) == len(losses)  # no rival is another one under a further name
     # A rival's rate is tuned once, with the first seed.
     seeds = write_spec(tmp_path, **{**yaml.safe_load(spec.read_text()), "seeds": [0, 1]})
     run.main([str(seeds), *places, "--seeds", "1", "--only", "linear", "control:further"])
