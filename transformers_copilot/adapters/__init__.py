@@ -1,0 +1,1 @@
+"""Adapters of PEFT in a pair's parts."""
