@@ -6,7 +6,7 @@ from runpy import run_path
 
 
 README = Path(__file__).parent / "README.md"
-VERSION = run_path(str(Path(__file__).parent / "transformers_copilot" / "version.py"))["__version__"]
+VERSION = run_path(str(Path(__file__).parent / "transformers_copilot" / "pair" / "version.py"))["__version__"]
 
 # Everything that the package imports. A floor is the oldest release that is tested, and `make test-oldest` runs with
 # exactly the floors; a cap is the first release that nobody has tried: the next major one, or the next minor one where
@@ -76,11 +76,17 @@ if __name__ == "__main__":  # not where only the lists above are read
         keywords="transformers fine-tuning generation error-correction pytorch",
         packages=[
             "transformers_copilot",
+            "transformers_copilot.adapters",
+            "transformers_copilot.building",
             "transformers_copilot.commands",
+            "transformers_copilot.hub",
             "transformers_copilot.metrics",
+            "transformers_copilot.mistake_log",
+            "transformers_copilot.model_cards",
+            "transformers_copilot.pair",
             "transformers_copilot.report",
             "transformers_copilot.tasks",
-            "transformers_copilot.model_cards",
+            "transformers_copilot.training",
         ],
         package_dir={"transformers_copilot.model_cards": "model_cards"},  # the template of cards
         package_data={

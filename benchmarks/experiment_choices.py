@@ -10,7 +10,7 @@ from experiment_spec import Experiment, Variant
 from experiment_statistics import Gain, gain_of
 
 from transformers_copilot import CopilotConfig, CopilotTrainingArguments, PilotCopilotConfig
-from transformers_copilot.pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM
+from transformers_copilot.building.pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM
 
 
 Lines = list[dict[str, Any]]

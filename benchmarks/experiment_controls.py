@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
-from transformers_copilot.copilot_weight import DEFAULT_GRID
-from transformers_copilot.fusion import rectify
+from transformers_copilot.pair.fusion import rectify
+from transformers_copilot.training.copilot_weight import DEFAULT_GRID
 
 
 TEMPERATURES = (0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer
 
 from transformers_copilot import CopilotTrainer, MistakeLog, record_mistakes
-from transformers_copilot.record_checks import columns_read
-from transformers_copilot.rectifying import reads_mistakes
+from transformers_copilot.mistake_log.record_checks import columns_read
+from transformers_copilot.pair.correction import reads_mistakes
 
 
 PILOT_FILE, COST_FILE = "pilot.safetensors", "cost.json"

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel
 
 from transformers_copilot.metrics.answers import same_answer
-from transformers_copilot.mistakes import mistake_size
+from transformers_copilot.pair.mistakes import mistake_size
 from transformers_copilot.tasks.answering import write_replies
 
 

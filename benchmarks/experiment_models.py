@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
-from transformers_copilot.copilot_forms import new_copilot
-from transformers_copilot.pair_building import form_of
-from transformers_copilot.rationale import decoder_layers
+from transformers_copilot.building.pair_building import form_of
+from transformers_copilot.pair.copilot_forms import new_copilot
+from transformers_copilot.pair.rationale import decoder_layers
 
 
 def pilot_config(spec: Experiment, data: ExperimentData) -> PreTrainedConfig:

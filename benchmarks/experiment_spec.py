@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from transformers_copilot import PilotCopilotConfig
-from transformers_copilot.pair_building import form_of
+from transformers_copilot.building.pair_building import form_of
 
 
 # Rivals of a Copilot that learns after its Pilot.

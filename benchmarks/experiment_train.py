@@ -18,7 +18,7 @@ from torch import nn
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
 from transformers_copilot import CopilotTrainingArguments
-from transformers_copilot.checkpoints import last_whole_checkpoint
+from transformers_copilot.training.checkpoints import last_whole_checkpoint
 
 
 TIMED_STEPS = 12

@@ -12,7 +12,7 @@ from experiment_spec import Experiment
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from transformers_copilot.fusion import rectify
+from transformers_copilot.pair.fusion import rectify
 
 
 # "for all 0 < λ < λ_0": the theorem's claim is looked at with this λ.

@@ -45,8 +45,8 @@ from transformers_copilot import (
     fit_copilot_weight,
     tasks,
 )
-from transformers_copilot.checkpoints import last_whole_checkpoint
 from transformers_copilot.tasks.answering import encode_items, write_replies
+from transformers_copilot.training.checkpoints import last_whole_checkpoint
 
 
 class TaskRun:

@@ -26,7 +26,7 @@ from training_helpers import (
 )
 
 from transformers_copilot import PilotCopilotForCausalLM
-from transformers_copilot.adapter_methods import _REFUSED_OPTIONS, METHODS
+from transformers_copilot.adapters.adapter_methods import _REFUSED_OPTIONS, METHODS
 
 
 peft = pytest.importorskip("peft")

@@ -10,7 +10,7 @@ from conftest import DECODER_ONLY, some_ids
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from transformers_copilot.mistake_batch import MistakeBatch
+from transformers_copilot.pair.mistake_batch import MistakeBatch
 
 
 RATIONALES = ("preceding", "current", "last", "depths")

@@ -22,9 +22,9 @@ from transformers_copilot import (
     PilotCopilotForCausalLM,
     PilotCopilotForSeq2SeqLM,
 )
-from transformers_copilot.branch_config import branch_config
-from transformers_copilot.compat import CACHE_NAME, cache_of
-from transformers_copilot.head_map import HeadMap
+from transformers_copilot.pair.branch_config import branch_config
+from transformers_copilot.pair.compat import CACHE_NAME, cache_of
+from transformers_copilot.pair.head_map import HeadMap
 
 
 FORMS: dict[str, dict[str, Any]] = {

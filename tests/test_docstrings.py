@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import transformers_copilot
-from transformers_copilot.compat import CACHE_NAMES
+from transformers_copilot.pair.compat import CACHE_NAMES
 
 
 class Taken(NamedTuple):

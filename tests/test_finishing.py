@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, Trainer
 
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, MistakeLog, finish_then_record
 from transformers_copilot import finishing as module
-from transformers_copilot.finishing import split
+from transformers_copilot.training.finishing import split
 
 
 pytestmark = pytest.mark.usefixtures("little_to_collect")
@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, mo
         elif place == "pilot saved":
             patched.setattr(module.os, "replace", _stop)
         elif place == "record":
-            patched.setattr("transformers_copilot.recording.write_shard", _stop)
+            patched.setattr("transformers_copilot.mistake_log.recording.write_shard", _stop)
         else:
             _stop_at_step(patched, CopilotTrainer, 4)
         with pytest.raises(_Stopped):

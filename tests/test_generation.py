@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from transformers_copilot import CopilotLogitsProcessor, PilotCopilotCache
-from transformers_copilot.compat import CACHE_NAME, cache_of
+from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 
 
 NEW = 8

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from transformers_copilot import PilotCopilotCache
-from transformers_copilot.compat import CACHE_NAME, cache_of
+from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 
 
 PairOf = Callable[..., PreTrainedModel]

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from transformers_copilot import PilotCopilotForCausalLM
-from transformers_copilot.generation_hooks import DELEGATED
+from transformers_copilot.pair.generation_hooks import DELEGATED
 
 
 NEW = 8

@@ -41,8 +41,8 @@ from transformers import (
 )
 from transformers.generation import MaxLengthCriteria
 
-from transformers_copilot.compat import CACHE_NAME, cache_of
-from transformers_copilot.generation_hooks import DELEGATED, NOT_NEEDED
+from transformers_copilot.pair.compat import CACHE_NAME, cache_of
+from transformers_copilot.pair.generation_hooks import DELEGATED, NOT_NEEDED
 
 
 Settings = dict[str, Any]

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-from transformers_copilot.compat import CACHE_NAME
+from transformers_copilot.pair.compat import CACHE_NAME
 
 
 NEW = 8

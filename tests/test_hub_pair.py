@@ -109,7 +109,7 @@ def test_a_pushed_pair_answers_as_it_did(pushed: tuple[Hub, Path, Ran], tmp_path
     assert found["half_files"] == []
     assert found["fetched"] == [], "no code is fetched, let alone run, without trust or beside the package's own"
     if with_package:
-        assert found["trusted"] == "transformers_copilot.modeling_pilot_copilot"
+        assert found["trusted"] == "transformers_copilot.pair.modeling_pilot_copilot"
     else:
         assert all("trust_remote_code=True" in refusal for refusal in found["refusals"]), found["refusals"]
         assert "pip install .` in a clone" in found["build"]

@@ -17,10 +17,10 @@ from mistake_counting import brute_force, rows_of
 from training_helpers import make_pair, make_trainer
 
 from transformers_copilot import MistakeLog, MistakeRecord
-from transformers_copilot.mistake_dataset import FEATURES
-from transformers_copilot.mistake_rows import MistakeRowsWriter, row_streams, row_tables
+from transformers_copilot.mistake_log.export import MistakeRowsWriter, row_streams, row_tables
+from transformers_copilot.mistake_log.table import FEATURES
+from transformers_copilot.mistake_log.token_text import TokenTexts, visible
 from transformers_copilot.report.mistake_analysis import analyse_mistakes
-from transformers_copilot.token_text import TokenTexts, visible
 
 
 def random_rows(rounds=23, seed=0, vocab=6):
@@ -241,7 +241,7 @@ def test_ten_million_rows_need_less_than_two_gigabytes(tmp_path):
     program = f"""
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, resource
 from transformers_copilot.report.mistake_analysis import analyse_mistakes
-from transformers_copilot.mistake_dataset import FEATURES
+from transformers_copilot.mistake_log.table import FEATURES
 draw = np.random.default_rng(0)
 with pq.ParquetWriter({str(tmp_path / "rows.parquet")!r}, FEATURES.arrow_schema) as writer:
     for part in range(100):

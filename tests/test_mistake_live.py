@@ -6,7 +6,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_helpers import logged, make_trainer
 
-from transformers_copilot.mistake_live import PICTURE_NAME
+from transformers_copilot.training.live_metrics import PICTURE_NAME
 
 
 def events(folder):

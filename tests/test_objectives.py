@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from transformers_copilot.fusion import rectified_log_probabilities, rectify, rectify_shift
-from transformers_copilot.mistakes import (
+from transformers_copilot.pair.fusion import rectified_log_probabilities, rectify, rectify_shift
+from transformers_copilot.pair.mistakes import (
     mistake_size,
     observed_mistake,
     pilot_distribution,
     probability_of,
     sparse_vector,
 )
-from transformers_copilot.objectives import copilot_objective, rectified_cross_entropy
+from transformers_copilot.pair.objectives import copilot_objective, rectified_cross_entropy
 
 
 OBJECTIVES = ("rmse", "mse", "kl", "cross_entropy")
@@ -75,7 +75,7 @@ def test_a_loss_in_pieces_is_the_loss_of_the_whole(fusion, monkeypatch):
     torch.manual_seed(0)
     logits, correction, true = 2 * torch.randn(7, 11), 0.1 * torch.randn(7, 11), torch.randint(11, (7,))
     whole = copilot_objective(correction, logits, true, "cross_entropy", fusion)
-    monkeypatch.setattr("transformers_copilot.mistakes._NUMBERS_AT_ONCE", 3 * 11)
+    monkeypatch.setattr("transformers_copilot.pair.mistakes._NUMBERS_AT_ONCE", 3 * 11)
     torch.testing.assert_close(copilot_objective(correction, logits, true, "cross_entropy", fusion), whole)
     if fusion == "logits":
         torch.testing.assert_close(rectified_cross_entropy(logits + correction, true), whole)

@@ -9,7 +9,7 @@ from conftest import SPECIAL, VOCAB, WIDTH, build_pilot, shake, some_ids
 from transformers import PreTrainedModel
 
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
-from transformers_copilot.compat import CACHE_NAME, cache_of
+from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 
 
 _DECODER = {

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import transformers_copilot
-from transformers_copilot.package_part import install_advice
+from transformers_copilot.pair.installed_package import install_advice
 
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from reference_inference import SlowPair
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from transformers_copilot.compat import CACHE_NAME, cache_of
+from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 
 
 RATIONALES, FUSIONS, HEADS = ("preceding", "current", "last", "depths"), ("logits", "probability"), ("own", "pilot")

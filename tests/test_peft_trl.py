@@ -21,7 +21,7 @@ from training_helpers import (
 from transformers import PreTrainedTokenizerFast
 
 from transformers_copilot import CopilotTrainerMixin, MistakeLog
-from transformers_copilot.training_args_copilot import CopilotArguments
+from transformers_copilot.training.arguments import CopilotArguments
 
 
 peft = pytest.importorskip("peft")

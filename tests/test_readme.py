@@ -16,8 +16,8 @@ from hub_server import HubServer
 from page_blocks import PAGES, ROOT, blocks, commands, run_blocks, runs
 
 from transformers_copilot.commands.main import COMMANDS as SUBCOMMANDS
-from transformers_copilot.options import COPILOT_OPTIONS, PAIR_OPTIONS, Option
-from transformers_copilot.training_args_copilot import CopilotArguments
+from transformers_copilot.pair.options import COPILOT_OPTIONS, PAIR_OPTIONS, Option
+from transformers_copilot.training.arguments import CopilotArguments
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from training_helpers import collate, largest_difference, logged, make_pair, make_pilot, make_trainer, reversal_rows
 from training_helpers import state as weights
 
-import transformers_copilot.record_shards as record_shards
-import transformers_copilot.recorded_mistakes as recorded_mistakes
+import transformers_copilot.mistake_log.record_shards as record_shards
+import transformers_copilot.mistake_log.recorded_mistakes as recorded_mistakes
 from transformers_copilot import MistakeLog, MistakeRecord, PilotCopilotForCausalLM, RecordedMistakes, record_mistakes
 from transformers_copilot.commands.main import main
 
@@ -347,7 +347,7 @@ def test_a_full_disk(tmp_path):
 
 
 def test_what_does_not_fit_is_refused_before_work(tmp_path, monkeypatch):
-    import transformers_copilot.record_size as record_size
+    import transformers_copilot.mistake_log.record_size as record_size
 
     monkeypatch.setattr(record_size.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and _Usage())
     with pytest.raises(OSError, match=r"takes about 175 tokens, 64 of them lessons: .* a token, .* 0.0 MB are free"):

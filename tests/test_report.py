@@ -14,9 +14,9 @@ from training_helpers import VOCAB, make_pair, make_trainer
 from transformers import PreTrainedTokenizerFast
 
 from transformers_copilot import MistakeLog
+from transformers_copilot.mistake_log.token_text import TokenTexts, visible
 from transformers_copilot.report.page import LookAt, write_report
 from transformers_copilot.report.run_folder import RunFolder
-from transformers_copilot.token_text import TokenTexts, visible
 
 
 # Tokens that would do harm if they were not escaped, or that cannot be seen.

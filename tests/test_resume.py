@@ -14,7 +14,7 @@ from safetensors import safe_open
 from training_helpers import largest_difference, logged, make_pair, make_pilot, make_trainer, reversal_rows, state
 
 from transformers_copilot import MistakeLog, PilotCopilotForCausalLM
-from transformers_copilot.checkpoints import last_whole_checkpoint
+from transformers_copilot.training.checkpoints import last_whole_checkpoint
 
 
 TESTS = Path(__file__).resolve().parent
@@ -230,8 +230,8 @@ def slowly(function):  # a file system that takes its time: half of the file, a 
                 time.sleep(60)
     return write
 
-import transformers.modeling_utils, transformers_copilot.mistake_log
-module = transformers.modeling_utils if slow == "model" else transformers_copilot.mistake_log
+import transformers.modeling_utils, transformers_copilot.mistake_log.log
+module = transformers.modeling_utils if slow == "model" else transformers_copilot.mistake_log.log
 name = "safe_save_file" if slow == "model" else "save_file"
 setattr(module, name, slowly(getattr(module, name)))
 trainer = make_trainer(folder, make_pair(), max_steps=6, save_strategy="steps", save_steps=3)

@@ -42,7 +42,7 @@ from transformers_copilot import (
     PilotCopilotForCausalLM,
     PilotCopilotForSeq2SeqLM,
 )
-from transformers_copilot.training_args_copilot import CopilotArguments
+from transformers_copilot.training.arguments import CopilotArguments
 
 
 pytestmark = pytest.mark.usefixtures("little_to_collect")

@@ -9,14 +9,14 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from transformers_copilot.configuration_copilot import CopilotConfig
-from transformers_copilot.modeling_copilot import CopilotModel
-from transformers_copilot.weight_copying import copy_decoder_weights, spread_layers
-from transformers_copilot.weight_sources import FAMILIES
+from transformers_copilot.building.families import FAMILIES
+from transformers_copilot.building.weight_copying import copy_decoder_weights, spread_layers
+from transformers_copilot.pair.configuration_copilot import CopilotConfig
+from transformers_copilot.pair.modeling_copilot import CopilotModel
 
 
 WIDTH, INNER, VOCAB, LAYERS = 32, 48, 61, 5
-LOGGER = "transformers_copilot.weight_copying"
+LOGGER = "transformers_copilot.building.weight_copying"
 
 _LLAMA_LIKE = {
     "vocab_size": VOCAB,

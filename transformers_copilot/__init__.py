@@ -9,64 +9,64 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .version import __version__
+from .pair.version import __version__
 
 
 _EXPORTS: dict[str, str] = {
-    "CopilotConfig": "configuration_copilot",
-    "PilotCopilotConfig": "configuration_pilot_copilot",
-    "PilotCopilotSeq2SeqConfig": "configuration_pilot_copilot",
-    "CopilotModel": "modeling_copilot",
-    "PilotCopilotForCausalLM": "modeling_pilot_copilot",
-    "PilotCopilotForSeq2SeqLM": "modeling_pilot_copilot_seq2seq",
-    "PilotCopilotOutput": "modeling_outputs",
-    "PilotCopilotCache": "cache_pilot_copilot",
-    "CopilotLogitsProcessor": "generation_pilot_copilot",
-    "MistakeBatch": "mistake_batch",
-    "MistakeLog": "mistake_log",
-    "MistakeRecord": "mistake_record",
-    "RecordedMistakes": "recorded_mistakes",
-    "record_mistakes": "recording",
-    "CopilotTrainer": "trainer_copilot",
-    "CopilotSeq2SeqTrainer": "trainer_copilot",
-    "CopilotTrainerMixin": "trainer_copilot",
-    "CopilotTrainingArguments": "training_args_copilot",
-    "CopilotSeq2SeqTrainingArguments": "training_args_copilot",
-    "MistakeLogCallback": "trainer_callback_copilot",
-    "CardFacts": "card_facts",
-    "CardResult": "card_facts",
-    "paper_lora": "adapters",
+    "CopilotConfig": "pair.configuration_copilot",
+    "PilotCopilotConfig": "pair.configuration_pilot_copilot",
+    "PilotCopilotSeq2SeqConfig": "pair.configuration_pilot_copilot",
+    "CopilotModel": "pair.modeling_copilot",
+    "PilotCopilotForCausalLM": "pair.modeling_pilot_copilot",
+    "PilotCopilotForSeq2SeqLM": "pair.modeling_pilot_copilot_seq2seq",
+    "PilotCopilotOutput": "pair.modeling_outputs",
+    "PilotCopilotCache": "pair.cache_pilot_copilot",
+    "CopilotLogitsProcessor": "pair.generation_pilot_copilot",
+    "MistakeBatch": "pair.mistake_batch",
+    "MistakeLog": "mistake_log.log",
+    "MistakeRecord": "mistake_log.record",
+    "RecordedMistakes": "mistake_log.recorded_mistakes",
+    "record_mistakes": "mistake_log.recording",
+    "CopilotTrainer": "training.trainer",
+    "CopilotSeq2SeqTrainer": "training.trainer",
+    "CopilotTrainerMixin": "training.trainer",
+    "CopilotTrainingArguments": "training.arguments",
+    "CopilotSeq2SeqTrainingArguments": "training.arguments",
+    "MistakeLogCallback": "training.callback",
+    "CardFacts": "hub.card_facts",
+    "CardResult": "hub.card_facts",
+    "paper_lora": "adapters.adapters",
     "MistakeAnalysis": "report.mistake_analysis",
     "analyse_mistakes": "report.mistake_analysis",
     "write_report": "report.page",
-    "CopilotWeightFit": "copilot_weight",
-    "fit_copilot_weight": "copilot_weight",
-    "finish_then_record": "finishing",
+    "CopilotWeightFit": "training.copilot_weight",
+    "fit_copilot_weight": "training.copilot_weight",
+    "finish_then_record": "training.finishing",
 }
 
 if TYPE_CHECKING:
-    from .adapters import paper_lora
-    from .cache_pilot_copilot import PilotCopilotCache
-    from .card_facts import CardFacts, CardResult
-    from .configuration_copilot import CopilotConfig
-    from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
-    from .copilot_weight import CopilotWeightFit, fit_copilot_weight
-    from .finishing import finish_then_record
-    from .generation_pilot_copilot import CopilotLogitsProcessor
-    from .mistake_batch import MistakeBatch
-    from .mistake_log import MistakeLog
-    from .mistake_record import MistakeRecord
-    from .modeling_copilot import CopilotModel
-    from .modeling_outputs import PilotCopilotOutput
-    from .modeling_pilot_copilot import PilotCopilotForCausalLM
-    from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-    from .recorded_mistakes import RecordedMistakes
-    from .recording import record_mistakes
+    from .adapters.adapters import paper_lora
+    from .hub.card_facts import CardFacts, CardResult
+    from .mistake_log.log import MistakeLog
+    from .mistake_log.record import MistakeRecord
+    from .mistake_log.recorded_mistakes import RecordedMistakes
+    from .mistake_log.recording import record_mistakes
+    from .pair.cache_pilot_copilot import PilotCopilotCache
+    from .pair.configuration_copilot import CopilotConfig
+    from .pair.configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
+    from .pair.generation_pilot_copilot import CopilotLogitsProcessor
+    from .pair.mistake_batch import MistakeBatch
+    from .pair.modeling_copilot import CopilotModel
+    from .pair.modeling_outputs import PilotCopilotOutput
+    from .pair.modeling_pilot_copilot import PilotCopilotForCausalLM
+    from .pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
     from .report.mistake_analysis import MistakeAnalysis, analyse_mistakes
     from .report.page import write_report
-    from .trainer_callback_copilot import MistakeLogCallback
-    from .trainer_copilot import CopilotSeq2SeqTrainer, CopilotTrainer, CopilotTrainerMixin
-    from .training_args_copilot import CopilotSeq2SeqTrainingArguments, CopilotTrainingArguments
+    from .training.arguments import CopilotSeq2SeqTrainingArguments, CopilotTrainingArguments
+    from .training.callback import MistakeLogCallback
+    from .training.copilot_weight import CopilotWeightFit, fit_copilot_weight
+    from .training.finishing import finish_then_record
+    from .training.trainer import CopilotSeq2SeqTrainer, CopilotTrainer, CopilotTrainerMixin
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ needs `backend=seq2seq` among the model arguments; `copilot_weight=0` there give
 
 from __future__ import annotations
 
-from .package_part import install_advice
+from .pair.installed_package import install_advice
 
 
 def main() -> None:

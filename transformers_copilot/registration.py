@@ -11,8 +11,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
 )
 
-from .configuration_copilot import CopilotConfig
-from .configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
+from .pair.configuration_copilot import CopilotConfig
+from .pair.configuration_pilot_copilot import PilotCopilotConfig, PilotCopilotSeq2SeqConfig
 
 
 def register() -> None:
@@ -28,9 +28,9 @@ def register() -> None:
 
 def register_models() -> None:
     """Register the models; doing so again changes nothing."""
-    from .modeling_copilot import CopilotModel
-    from .modeling_pilot_copilot import PilotCopilotForCausalLM
-    from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+    from .pair.modeling_copilot import CopilotModel
+    from .pair.modeling_pilot_copilot import PilotCopilotForCausalLM
+    from .pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 
     AutoModel.register(CopilotConfig, CopilotModel, exist_ok=True)
     for auto_class, config_class, model_class in (

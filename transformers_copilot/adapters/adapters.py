@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from .adapted import has_adapter
+from ..pair.adapted import has_adapter
+from ..pair.rationale import RationaleRecorder
+from ..pair.validation import chosen
 from .adapter_methods import METHODS, kind_of, start_that_changes_base, start_that_reads_data, why_refused
-from .rationale import RationaleRecorder
-from .validation import chosen
 
 
 if TYPE_CHECKING:
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 PARTS = ("pilot", "copilot")
 # Every matrix of a decoder's layers; its other parts are trained whole, see `add_adapters`. The other forms have no
@@ -190,7 +190,7 @@ def check_not_around_pair(model: Any) -> None:
     peft = peft_library()
     if not isinstance(model, (peft.PeftModel, peft.PeftMixedModel)):
         return
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
     if any(isinstance(module, PilotCopilotPreTrainedModel) for module in model.modules()):
         raise ValueError(

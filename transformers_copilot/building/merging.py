@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from .adapters import adapter_names
-from .call_weight import named_weight
+from ..adapters.adapters import adapter_names
+from ..pair.call_weight import named_weight
+from ..pair.modeling_copilot_branch import BranchCopilot
+from ..pair.modeling_copilot_linear import LinearCopilot
+from ..pair.quantization import is_quantized
+from ..pair.rationale import RationaleRecorder, decoder_of
+from ..pair.validation import chosen
 from .copilot_start import layer_names
-from .modeling_copilot_branch import BranchCopilot
-from .modeling_copilot_linear import LinearCopilot
-from .quantization import is_quantized
-from .rationale import RationaleRecorder, decoder_of
-from .validation import chosen
 
 
 if TYPE_CHECKING:
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 # How far the plain model's logits may be from the pair's, as a share of the largest.
 _TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3}

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_copilot import CopilotConfig
-from .modeling_copilot import CopilotModel
-from .rationale import decoder_layers
-from .validation import chosen
-from .weight_sources import FAMILIES, Family, Tensors
+from ..pair.configuration_copilot import CopilotConfig
+from ..pair.modeling_copilot import CopilotModel
+from ..pair.rationale import decoder_layers
+from ..pair.validation import chosen
+from .families import FAMILIES, Family, Tensors
 
 
 logger = logging.get_logger(__name__)

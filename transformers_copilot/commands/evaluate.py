@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..call_weight import weight_of_call
 from ..metrics import accuracy_of, paired_gain
 from ..metrics.likelihoods import loss_gain, target_losses
+from ..pair.call_weight import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies
 from .arguments import make_parser, parse

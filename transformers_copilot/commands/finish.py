@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, DataCollatorForSeq2Seq
 
-from ..finishing import RECORD_FOLDER, finish_then_record
-from ..modeling_pilot_copilot import PilotCopilotForCausalLM
-from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from ..pair_building import pilot_class
-from ..recorded_mistakes import RecordedMistakes
-from ..training_args_copilot import CopilotTrainingArguments
+from ..building.pair_building import pilot_class
+from ..mistake_log.recorded_mistakes import RecordedMistakes
+from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
+from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+from ..training.arguments import CopilotTrainingArguments
+from ..training.finishing import RECORD_FOLDER, finish_then_record
 from .data import DataArguments, TextData, load_own_data
 from .pair import PairArguments, copilot_fields, encode, pair_choices
 from .terminal import say

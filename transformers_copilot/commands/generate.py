@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from ..call_weight import weight_of_call
-from ..token_text import TokenTexts
+from ..mistake_log.token_text import TokenTexts
+from ..pair.call_weight import weight_of_call
 from .models import DTYPES, load_pair, load_tokenizer
 from .terminal import marked_changes, quiet_libraries, say, uses_colour
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from ..modeling_pair_base import PilotCopilotPreTrainedModel
+from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from ..modeling_pilot_copilot import PilotCopilotForCausalLM
-from ..modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from ..options import PAIR_OPTIONS
-from ..pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM, form_of
+from ..building.pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM, form_of
+from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
+from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+from ..pair.options import PAIR_OPTIONS
+from ..pair.validation import COPILOT_VALUES, OPTION_VALUES, chosen
 from ..tasks.answering import encode_items
-from ..validation import COPILOT_VALUES, OPTION_VALUES, chosen
 from .data import DataArguments, TextData, first, load_own_data, load_task_data
 from .models import load_pair
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import DataCollatorForSeq2Seq, set_seed
 
-from ..checkpoints import last_whole_checkpoint
-from ..copilot_weight import fit_copilot_weight
-from ..finishing import COPILOT_EPOCHS
-from ..recorded_mistakes import RecordedMistakes
-from ..trainer_copilot import CopilotTrainer
-from ..training_args_copilot import CopilotTrainingArguments
+from ..mistake_log.recorded_mistakes import RecordedMistakes
+from ..training.arguments import CopilotTrainingArguments
+from ..training.checkpoints import last_whole_checkpoint
+from ..training.copilot_weight import fit_copilot_weight
+from ..training.finishing import COPILOT_EPOCHS
+from ..training.trainer import CopilotTrainer
 from .arguments import make_parser, parse
 from .data import DataArguments
 from .finish import finish_and_teach, new_texts_of

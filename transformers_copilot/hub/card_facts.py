@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from .provenance import hub_id
+from ..pair.provenance import hub_id
 
 
 _TOKEN = re.compile(r"\b(hf|api)_[A-Za-z0-9]{8,}")

@@ -18,11 +18,13 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import resolve_revision
 
-from .adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
-from .adapters import adapter_names, plain_state
+from ..adapters.adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
+from ..adapters.adapters import adapter_names, plain_state
+from ..pair.configuration_copilot import CopilotConfig
+from ..pair.options import PAIR_OPTIONS
+from ..pair.provenance import hub_id, is_newer, unknown_fields, upgrade_advice
+from ..pair.version import __version__
 from .card_facts import publishable
-from .configuration_copilot import CopilotConfig
-from .options import PAIR_OPTIONS
 from .pilot_fingerprint import (
     differences,
     pair_fingerprint,
@@ -30,14 +32,12 @@ from .pilot_fingerprint import (
     tokenizer_hash,
     tokenizer_hash_of,
 )
-from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice
-from .version import __version__
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 logger = logging.get_logger(__name__)
 

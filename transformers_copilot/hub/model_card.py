@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
 
+from ..pair.installed_package import install_advice
+from ..pair.provenance import hub_id
+from ..pair.validation import chosen
+from ..pair.version import __version__
 from .card_facts import CardFacts, eval_results, publishable, result_row, without_tokens
-from .package_part import install_advice
-from .provenance import hub_id
-from .validation import chosen
-from .version import __version__
 
 
 if TYPE_CHECKING:
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 MARK = "<!-- Written by transformers_copilot"
 _TAGS = ("transformers_copilot", "pilot_copilot", "arxiv:2505.16270")
 # Where the template lies: in the installed package, or beside it in a clone.
-_TEMPLATES = tuple(folder / "model_cards" / "README_TEMPLATE.md" for folder in Path(__file__).resolve().parents[:2])
+_TEMPLATES = tuple(folder / "model_cards" / "README_TEMPLATE.md" for folder in Path(__file__).resolve().parents[1:3])
 
 
 def make_card(

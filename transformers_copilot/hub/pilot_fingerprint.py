@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from .rectifying import reads_mistakes
+from ..pair.correction import reads_mistakes
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 logger = logging.get_logger(__name__)
 

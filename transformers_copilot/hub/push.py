@@ -13,8 +13,8 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..pair.version import __version__
 from .model_card import write_card
-from .version import __version__
 
 
 # An earlier push's weights in another number of files: transformers would take `model.safetensors` before an index.

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from .adapter_methods import start_that_changes_base
-from .adapters import (
+from ..adapters.adapter_methods import start_that_changes_base
+from ..adapters.adapters import (
     adapter_name,
     adapter_names,
     has_adapter,
     learns_outside_adapter,
     put_adapter,
 )
-from .copilot_checkpoint import CopilotCheckpoint, write_copilot
-from .hub_push import hub_api, push_errors_explained, push_folder
+from ..pair.validation import chosen
+from .copilot_alone import CopilotCheckpoint, write_copilot
 from .model_card import write_card
-from .validation import chosen
+from .push import hub_api, push_errors_explained, push_folder
 
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 logger = logging.get_logger(__name__)
 

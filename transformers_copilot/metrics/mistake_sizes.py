@@ -9,7 +9,7 @@ import torch
 from datasets import Value
 from torch import Tensor
 
-from ..mistakes import mistake_size, share_removed
+from ..pair.mistakes import mistake_size, share_removed
 from .base import OfflineMetric, mean
 
 

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers.utils import logging
 
-from .mistake_dataset import mistake_table
-from .mistake_record import MistakeRecord
-from .validation import check_positive
+from ..pair.validation import check_positive
+from .record import MistakeRecord
+from .table import mistake_table
 
 
 if TYPE_CHECKING:

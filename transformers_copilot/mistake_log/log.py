@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from .mistake_record import MistakeRecord
-from .validation import check_positive
+from ..pair.validation import check_positive
+from .record import MistakeRecord
 
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-LOG_FORMAT = "transformers_copilot.mistake_log.v2"
+LOG_FORMAT = "transformers_copilot.mistake_log.log.v2"
 # What a log of one kind may be read as besides: rounds of all positions hold what the labelled ones need.
 _READABLE_AS: dict[tuple[str, Any], tuple[Any, ...]] = {
     ("mistakes_from", "all"): ("labels",),
@@ -220,7 +220,7 @@ class MistakeLog:
         """
         from datasets import Dataset
 
-        from .mistake_dataset import mistake_table
+        from .table import mistake_table
 
         return Dataset(mistake_table(self._rounds))
 

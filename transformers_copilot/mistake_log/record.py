@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .mistake_batch import MistakeBatch
-from .validation import chosen
+from ..pair.mistake_batch import MistakeBatch
+from ..pair.validation import chosen
 
 
 # Kept once a token; `question` too, but an encoder-decoder's has lengths of its own.

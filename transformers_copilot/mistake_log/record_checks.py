@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .pilot_fingerprint import differences, pair_fingerprint, pilot_digests, tokenizer_hash
-from .rectifying import feedback_kind, reads_mistakes
-from .validation import chosen
+from ..hub.pilot_fingerprint import differences, pair_fingerprint, pilot_digests, tokenizer_hash
+from ..pair.correction import feedback_kind, reads_mistakes
+from ..pair.validation import chosen
 
 
 if TYPE_CHECKING:
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
     from .recorded_mistakes import RecordedMistakes
 
 _BELIEF_FIELDS = ("belief_ids", "belief_probabilities", "next_probabilities")

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .head_map import HeadMap
-from .pilot_fingerprint import pair_fingerprint, pilot_digests, round_contents, tokenizer_hash
-from .version import __version__
+from ..hub.pilot_fingerprint import pair_fingerprint, pilot_digests, round_contents, tokenizer_hash
+from ..pair.head_map import HeadMap
+from ..pair.version import __version__
 
 
 if TYPE_CHECKING:
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 RECORD_FILE = "record.json"
 RECORD_FORMAT = "transformers_copilot.record.v1"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .mistake_record import MistakeRecord
+from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 
 

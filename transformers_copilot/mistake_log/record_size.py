@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .masks import packed_segments
-from .mistake_batch import lesson_positions, target_mask
+from ..pair.masks import packed_segments
+from ..pair.mistake_batch import lesson_positions, target_mask
 from .record_header import RecordHeader
 
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 _SAMPLED_ROWS = 64
 # How much less than estimated a record may take: only what clearly doesn't fit is refused.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from .mistake_record import LESSON_FIELDS, TOKEN_FIELDS, MistakeRecord
+from .record import LESSON_FIELDS, TOKEN_FIELDS, MistakeRecord
 from .record_header import RecordHeader
 from .record_shards import ShardIndex, rationale_name, read_index, shard_name
 
@@ -114,7 +114,7 @@ class RecordedMistakes(Dataset):
         """
         from datasets import Dataset as Rows
 
-        from .mistake_dataset import mistake_table
+        from .table import mistake_table
 
         return Rows(mistake_table(self.rounds()))
 

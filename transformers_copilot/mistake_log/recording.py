@@ -20,17 +20,17 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorForSeq2Seq
 from transformers.utils import logging
 
-from .mistake_batch import MistakeBatch
-from .mistake_record import MistakeRecord
-from .pilot_inputs import parameters_of
+from ..pair.mistake_batch import MistakeBatch
+from ..pair.pilot_inputs import parameters_of
+from ..pair.validation import TRAINING_VALUES, check_option, check_positive
+from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 from .record_shards import clear_partial, is_whole, write_shard
 from .record_size import RecordSize, estimate_size
-from .validation import TRAINING_VALUES, check_option, check_positive
 
 
 if TYPE_CHECKING:
-    from .modeling_pair_base import PilotCopilotPreTrainedModel
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 logger = logging.get_logger(__name__)
 

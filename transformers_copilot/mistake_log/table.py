@@ -11,8 +11,8 @@ import torch
 from datasets import Features, Value
 from torch import Tensor
 
-from .mistake_batch import MistakeBatch, lesson_positions
-from .mistake_record import MistakeRecord
+from ..pair.mistake_batch import MistakeBatch, lesson_positions
+from .record import MistakeRecord
 
 
 FEATURES = Features(

@@ -13,6 +13,13 @@ from transformers.utils import ModelOutput
 
 from .cache_pilot_copilot import PilotCopilotCache
 from .compat import CACHE_NAME, cache_of, cache_parameter
+from .correction import (
+    PilotPass,
+    check_vocabulary,
+    reads_mistakes,
+    run_copilot,
+)
+from .fused_head import GeneratedStep, correct_before_head, share_head
 from .fusion import rectify, rectify_shift
 from .generation_pilot_copilot import RectifyState
 from .head_map import HeadMap, find_head_map
@@ -21,13 +28,6 @@ from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of
 from .rationale import Capture
-from .rectifying import (
-    PilotPass,
-    check_vocabulary,
-    reads_mistakes,
-    run_copilot,
-)
-from .shared_head import GeneratedStep, correct_before_head, share_head
 from .validation import chosen
 
 

@@ -15,10 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .cache_pilot_copilot import PilotCopilotCache
-from .mistake_batch import feedback_validity, shifted
-from .mistakes import SparseMistake
-from .rationale import Capture
-from .rectifying import (
+from .correction import (
     Corrector,
     copilot_states,
     feedback_kind,
@@ -28,6 +25,9 @@ from .rectifying import (
     reads_mistakes,
     token_feedback,
 )
+from .mistake_batch import feedback_validity, shifted
+from .mistakes import SparseMistake
+from .rationale import Capture
 from .validation import chosen
 
 

@@ -1,15 +1,22 @@
-"""Modules that only the installed package has: those that build, train and publish pairs.
+"""What only the installed package can do: build, train and publish pairs.
 
 The code that is stored beside a checkpoint is what loading and generating needs. transformers finds it by following
-`from .module import name`, so what is to stay behind is imported here by name instead, when it is called for.
+`from .module import name`. A method that needs more of the package imports it when it is called, in a `try`: what
+stands there, transformers does not ask for when it checks what a checkpoint's code imports.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from importlib.util import find_spec
+from typing import Any, TypeVar
 
 from .version import __version__
+
+
+_PACKAGE = "transformers_copilot"
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def install_advice(extra: str | None = None, upgrade: bool = False) -> str:
@@ -27,27 +34,36 @@ def install_advice(extra: str | None = None, upgrade: bool = False) -> str:
     return f"`python -m pip install {'--upgrade ' if upgrade else ''}{what}` in {clone} of the package's repository"
 
 
-def package_part(module: str) -> Any:
-    """A module of the installed package.
+def package_only(method: _Method) -> _Method:
+    """Refuse a method in the code of a checkpoint: what it needs does not lie beside the weights.
 
     Args:
-        module (`str`): its name inside the package, e.g. `"pair_building"`.
+        method (callable): of a pair.
 
     Returns:
-        The module.
-
-    Raises:
-        ImportError: only the code of a checkpoint runs here (`trust_remote_code=True`), and it has no such module.
+        The method. In code that `trust_remote_code=True` has loaded it raises an `ImportError` that says what to do.
     """
-    try:
-        return import_module(f".{module}", __package__)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.{module}":
-            raise
-        raise ImportError(
-            "the code of a checkpoint loads a pair and generates with it; for more install the package "
-            f"transformers_copilot: {install_advice()} (this checkpoint's code is of version {__version__})."
-        ) from error
+
+    @wraps(method)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        """See the method."""
+        if __package__ != f"{_PACKAGE}.pair":
+            raise ImportError(needs_package())
+        return method(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
 
 
-__all__ = ["install_advice", "package_part"]
+def needs_package() -> str:
+    """What the code of a checkpoint says where the installed package is needed.
+
+    Returns:
+        `str`: how to get it; where it is installed already, that it has to be imported before the pair is loaded.
+    """
+    advice = f"install the package {_PACKAGE}: {install_advice()}"
+    if find_spec(_PACKAGE) is not None:
+        advice = f"`import {_PACKAGE}` before the pair is loaded, and load it without `trust_remote_code`"
+    return f"the code of a checkpoint (here of version {__version__}) loads a pair and generates with it; for more {advice}."
+
+
+__all__ = ["install_advice", "needs_package", "package_only"]

@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .correction import copilot_states, feedback_kind, reads_mistakes, token_feedback
 from .mistake_batch import MistakeBatch
 from .objectives import copilot_objective, rectified_cross_entropy
-from .rectifying import copilot_states, feedback_kind, reads_mistakes, token_feedback
 from .validation import chosen
 
 

@@ -12,19 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapted import has_adapter
 from .call_weight import make_room_for_weight, weight_of_pass
-from .configuration_copilot import CopilotConfig
-from .configuration_pilot_copilot import PilotCopilotConfig
-from .copilot_base import CopilotPreTrainedModel
-from .copilot_forms import new_copilot
-from .generation_pilot_copilot import PilotCopilotGenerationMixin
-from .head_map import HeadMap
-from .head_product import product_with_rows
-from .load_errors import load_errors_explained
-from .package_part import package_part
-from .pair_passes import PairPassesMixin
-from .pair_saving import PairSavingMixin
-from .pair_vocabulary import PairVocabularyMixin
-from .pairing import (
+from .compatibility import (
     check_head,
     check_holds_pair,
     check_pairing,
@@ -33,6 +21,18 @@ from .pairing import (
     keep_attention_plain,
     question_size,
 )
+from .configuration_copilot import CopilotConfig
+from .configuration_pilot_copilot import PilotCopilotConfig
+from .copilot_base import CopilotPreTrainedModel
+from .copilot_forms import new_copilot
+from .forward_passes import PairPassesMixin
+from .generation_pilot_copilot import PilotCopilotGenerationMixin
+from .head_map import HeadMap
+from .head_product import product_with_rows
+from .installed_package import needs_package, package_only
+from .load_errors import load_errors_explained
+from .pair_saving import PairSavingMixin
+from .pair_vocabulary import PairVocabularyMixin
 from .pilot_classes import auto_class_for
 from .pilot_inputs import forward_with_inputs, parameters_of
 from .quantization import adopt_quantization
@@ -105,6 +105,7 @@ class PilotCopilotPreTrainedModel(
         make_room_for_weight(self.generation_config)
 
     @classmethod
+    @package_only
     def from_pilot(
         cls,
         pilot: PreTrainedModel | str,
@@ -140,7 +141,11 @@ class PilotCopilotPreTrainedModel(
             ValueError: an option's value is unknown, the model cannot be a Pilot, or the two do not fit.
             TypeError: a keyword is neither an option nor one of the Pilot's.
         """
-        return package_part("pair_building").build_pair(cls, pilot, copilot, config, head, options)
+        try:
+            from transformers_copilot.building.pair_building import build_pair
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        return build_pair(cls, pilot, copilot, config, head, options)
 
     @classmethod
     def from_pretrained(

@@ -11,16 +11,16 @@ from transformers.utils import can_return_tuple
 
 from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotConfig
+from .correction import PilotPass, feedback_kind
+from .forward_passes import kept_positions
+from .fused_head import GeneratedStep
 from .generation_pilot_copilot import RectifyState
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch
 from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_hub import PairHubMixin
-from .pair_passes import kept_positions
 from .pilot_inputs import PilotInputs
-from .rectifying import PilotPass, feedback_kind
-from .shared_head import GeneratedStep
 from .validation import check_labels
 
 

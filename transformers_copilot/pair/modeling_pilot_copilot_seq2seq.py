@@ -11,15 +11,15 @@ from transformers.utils import can_return_tuple
 
 from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
+from .correction import PilotPass
+from .forward_passes import kept_positions
+from .fused_head import GeneratedStep
 from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch, target_mask
 from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .pair_hub import PairHubMixin
-from .pair_passes import kept_positions
 from .pilot_inputs import PilotInputs
-from .rectifying import PilotPass
-from .shared_head import GeneratedStep
 from .validation import check_labels
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from .package_part import package_part
+from .installed_package import needs_package, package_only
 
 
 # The mixin is put into a model's class; type checkers are told so.
@@ -44,6 +44,7 @@ class PairHubMixin(_ModelBase):
         model, config = (f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for kind in kinds)
         return {"AutoConfig": config, "AutoModel": model, self._auto_pilot_class.__name__: model}
 
+    @package_only
     def push_to_hub(
         self,
         repo_id: str,
@@ -78,6 +79,10 @@ class PairHubMixin(_ModelBase):
         Raises:
             HfHubHTTPError: the Hub refused; a note says what to do. The repository is as it was before.
         """
+        try:
+            from transformers_copilot.hub.push import push_pair
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
         options = {
             "commit_message": commit_message,
             "commit_description": commit_description,
@@ -88,7 +93,7 @@ class PairHubMixin(_ModelBase):
             "max_shard_size": max_shard_size,
             "tags": tags,
         }
-        return package_part("hub_push").push_pair(self, repo_id, tokenizer, options)
+        return push_pair(self, repo_id, tokenizer, options)
 
 
 __all__ = ["PairHubMixin"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .adapted import has_adapter
-from .package_part import package_part
+from .installed_package import needs_package, package_only
 from .quantization import check_saveable, is_quantized
 
 
@@ -36,6 +35,7 @@ class PairSavingMixin(_PairBase):
 
     card_facts: Any = None
 
+    @package_only
     def save_copilot(
         self,
         save_directory: str | os.PathLike,
@@ -57,9 +57,13 @@ class PairSavingMixin(_PairBase):
         Raises:
             ValueError: an adapter would be lost; see `save_adapters`.
         """
-        given = {"tokenizer": tokenizer, "pilot": pilot, "pilot_revision": pilot_revision}
-        package_part("pair_parts").save_copilot_alone(self, save_directory, **given)
+        try:
+            from transformers_copilot.hub.saving_parts import save_copilot_alone
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        save_copilot_alone(self, save_directory, tokenizer=tokenizer, pilot=pilot, pilot_revision=pilot_revision)
 
+    @package_only
     def push_copilot_to_hub(
         self,
         repo_id: str,
@@ -92,11 +96,16 @@ class PairSavingMixin(_PairBase):
         Raises:
             HfHubHTTPError: the Hub refused; a note says what to do. The repository is as it was before.
         """
+        try:
+            from transformers_copilot.hub.saving_parts import push_copilot_alone
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
         given = {"tokenizer": tokenizer, "pilot": pilot, "pilot_revision": pilot_revision}
         commit = {"commit_message": commit_message, "token": token, "revision": revision, "create_pr": create_pr}
-        return package_part("pair_parts").push_copilot_alone(self, repo_id, private, given, commit)
+        return push_copilot_alone(self, repo_id, private, given, commit)
 
     @classmethod
+    @package_only
     def from_copilot(
         cls, copilot: str, *, revision: str | None = None, trust_remote_code: bool = False, **options: Any
     ) -> PilotCopilotPreTrainedModel:
@@ -119,9 +128,13 @@ class PairSavingMixin(_PairBase):
             ValueError: there is no Copilot, or it names no Pilot.
             OSError: the Pilot is not to be had.
         """
-        join = package_part("pair_parts").join_recorded_pilot
-        return join(cls, copilot, revision, trust_remote_code, options)
+        try:
+            from transformers_copilot.hub.saving_parts import join_recorded_pilot
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        return join_recorded_pilot(cls, copilot, revision, trust_remote_code, options)
 
+    @package_only
     def add_adapters(self, pilot: Any = None, copilot: Any = None, *, train_new_parts: bool = True) -> None:
         """Put adapters into the Pilot, the Copilot or both; the weights below them stop learning.
 
@@ -139,8 +152,13 @@ class PairSavingMixin(_PairBase):
             ValueError: a part has an adapter already, or no module fits.
             TypeError: a configuration is not PEFT's.
         """
-        package_part("pair_parts").put_adapters(self, pilot, copilot, train_new_parts)
+        try:
+            from transformers_copilot.hub.saving_parts import put_adapters
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        put_adapters(self, pilot, copilot, train_new_parts)
 
+    @package_only
     def save_adapters(
         self,
         save_directory: str | os.PathLike,
@@ -163,9 +181,13 @@ class PairSavingMixin(_PairBase):
         Raises:
             ValueError: there is no adapter, or the Pilot's own weights learn too and would be lost.
         """
-        given = {"tokenizer": tokenizer, "pilot": pilot, "pilot_revision": pilot_revision}
-        package_part("pair_parts").save_with_adapters(self, save_directory, **given)
+        try:
+            from transformers_copilot.hub.saving_parts import save_with_adapters
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        save_with_adapters(self, save_directory, tokenizer=tokenizer, pilot=pilot, pilot_revision=pilot_revision)
 
+    @package_only
     def merge_copilot(self) -> PreTrainedModel:
         """The pair as a plain model of the Pilot's class, at the Pilot's cost: a branch in the place of the Pilot's
         last layers (λ = 1), a linear Copilot multiplied into the head (any λ).
@@ -176,8 +198,13 @@ class PairSavingMixin(_PairBase):
         Raises:
             ValueError: no plain model is equal to the pair; the message says why.
         """
-        return package_part("merging").merge(self)
+        try:
+            from transformers_copilot.building.merging import merge
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        return merge(self)
 
+    @package_only
     def merge_adapters(self) -> None:
         """Add the adapters to the weights below them and take them out: a plain pair, all of whose weights learn.
 
@@ -185,7 +212,11 @@ class PairSavingMixin(_PairBase):
             ValueError: a method can't be merged, merged weights are not finite, or one of several modules that share
                 a weight has an adapter. Nothing is changed then.
         """
-        package_part("adapters").merge_all(self)
+        try:
+            from transformers_copilot.adapters.adapters import merge_all
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        merge_all(self)
 
     def save_pretrained(
         self,
@@ -213,34 +244,54 @@ class PairSavingMixin(_PairBase):
             self.config.adapters = None
             super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
             return
-        files = package_part("adapter_files")
-        self.config.adapters = package_part("adapters").adapter_names(self)
+        self._save_beside_adapters(save_directory, is_main_process, state_dict, **kwargs)
+
+    @package_only
+    def _save_beside_adapters(
+        self, folder: str | os.PathLike, is_main_process: bool, state_dict: dict[str, Tensor] | None, **kwargs: Any
+    ) -> None:
+        """`save_pretrained` of a pair with adapters: they lie in folders of their own, and not among its weights."""
+        try:
+            from transformers_copilot.adapters.adapter_files import save_adapters_beside, without_adapters
+            from transformers_copilot.adapters.adapters import adapter_names
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        self.config.adapters = adapter_names(self)
         if is_main_process:
-            files.save_adapters_beside(self, save_directory)
+            save_adapters_beside(self, folder)
+
+        def leave_adapters_out(pair: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+            """Of this pair in this thread; elsewhere it is a part of something else that is being saved."""
+            if not prefix and threading.get_ident() == writer:
+                plain = without_adapters(pair, state)
+                state.clear()
+                state.update(plain)
+
         # A hook, because quantizers take the weights themselves whatever is given here. One thread after the other:
         # torch can't go through a module's hooks while another thread puts one there.
+        writer = threading.get_ident()
         with _ONE_WRITER:
-            hook = self.register_state_dict_post_hook(partial(_leave_adapters_out, threading.get_ident()))
+            hook = self.register_state_dict_post_hook(leave_adapters_out)
             try:
-                state_dict = None if state_dict is None else files.without_adapters(self, state_dict)
-                super().save_pretrained(
-                    save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
-                )
+                state_dict = None if state_dict is None else without_adapters(self, state_dict)
+                super().save_pretrained(folder, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
             finally:
                 hook.remove()
 
     def _load_adapters(self, source: str, hub: dict[str, Any]) -> None:
         """The adapters that a pair's configuration names."""
-        for part, name in (self.config.adapters or {}).items():
-            package_part("adapter_files").load_adapter(self, part, name, source, **hub)
+        if self.config.adapters:
+            self._read_adapters(self.config.adapters, source, hub)
 
-
-def _leave_adapters_out(thread: int, pair: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    if prefix or thread != threading.get_ident():  # the pair is a part of something else that is being saved
-        return
-    plain = package_part("adapter_files").without_adapters(pair, state)
-    state.clear()
-    state.update(plain)
+    @package_only
+    def _read_adapters(self, named: dict[str, str], source: str, hub: dict[str, Any]) -> None:
+        """Adapters by part."""
+        try:
+            from transformers_copilot.adapters.adapter_files import load_adapter
+        except ImportError as error:
+            raise ImportError(needs_package()) from error
+        for part, name in named.items():
+            load_adapter(self, part, name, source, **hub)
 
 
 __all__ = ["PairSavingMixin"]

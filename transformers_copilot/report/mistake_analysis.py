@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..mistake_rows import MistakeSource, row_streams, whole_sequences
-from ..token_text import TokenTexts
-from ..validation import check_positive
+from ..mistake_log.export import MistakeSource, row_streams, whole_sequences
+from ..mistake_log.token_text import TokenTexts
+from ..pair.validation import check_positive
 from .mistake_counters import TENTHS, ConfusionCounter, GroupCounter, RoundSpan
 from .mistake_replies import ReplyCounter
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..mistake_rows import row_tables
+from ..mistake_log.export import row_tables
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..mistake_rows import MistakeSource, row_streams, sequence_starts, whole_sequences
+from ..mistake_log.export import MistakeSource, row_streams, sequence_starts, whole_sequences
 from .mistake_counters import RoundSpan
 
 

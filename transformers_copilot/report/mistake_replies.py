@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..mistake_rows import sequence_starts
+from ..mistake_log.export import sequence_starts
 from .mistake_counters import with_shares
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..token_text import TokenTexts, printable
+from ..mistake_log.token_text import TokenTexts, printable
 from .mistake_analysis import MistakeAnalysis, analyse_mistakes
 from .mistake_examples import LogExamples, collect_examples
 from .pair_inspection import LayerView, PairInspection, inspect_pair, layer_view

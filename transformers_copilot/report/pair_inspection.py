@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..copilot_weight import DEFAULT_GRID
-from ..fusion import rectify
-from ..mistakes import mistake_size
-from ..modeling_pair_base import PilotCopilotPreTrainedModel
-from ..rationale import decoder_layers
+from ..pair.fusion import rectify
+from ..pair.mistakes import mistake_size
+from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
+from ..pair.rationale import decoder_layers
+from ..training.copilot_weight import DEFAULT_GRID
 
 
 # Vocabulary entries less probable than this, to the Pilot and to the pair, are not counted as corrected or harmed:

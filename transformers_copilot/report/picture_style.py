@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import is_matplotlib_available
 
-from ..package_part import install_advice
+from ..pair.installed_package import install_advice
 
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..token_text import TOKEN_CLASSES, TokenTexts
+from ..mistake_log.token_text import TOKEN_CLASSES, TokenTexts
 from .mistake_examples import LoggedSequence
 from .picture_style import LIGHT, MARKERS, Theme, drawn, png
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..metrics.calibration import expected_calibration_error
-from ..token_text import TOKEN_CLASSES, TokenTexts
+from ..mistake_log.token_text import TOKEN_CLASSES, TokenTexts
 from .pair_inspection import LayerView, PairInspection
 from .picture_style import LIGHT, Theme, drawn, png
 from .pictures import ink_on, short_name

@@ -8,7 +8,7 @@ from functools import partial
 
 import pandas as pd
 
-from ..token_text import TokenTexts
+from ..mistake_log.token_text import TokenTexts
 from . import pictures, pictures_of_pair
 from .mistake_analysis import MistakeAnalysis
 from .mistake_examples import LogExamples

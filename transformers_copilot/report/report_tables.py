@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..token_text import TokenTexts, printable
+from ..mistake_log.token_text import TokenTexts, printable
 from .mistake_analysis import MistakeAnalysis
 from .mistake_examples import LogExamples
 from .pair_inspection import PairInspection

@@ -12,9 +12,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from ..checkpoints import last_whole_checkpoint
-from ..mistake_log import MistakeLog
-from ..mistake_rows import ROWS_FOLDER, MistakeSource
+from ..mistake_log.export import ROWS_FOLDER, MistakeSource
+from ..mistake_log.log import MistakeLog
+from ..training.checkpoints import last_whole_checkpoint
 
 
 EVALUATION_NAME = "evaluation.json"

@@ -9,11 +9,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from .mistake_live import live_statistics, token_texts_of
-from .mistake_log import MistakeLog
-from .mistake_record import MistakeRecord
-from .mistake_rows import MistakeRowsWriter
-from .token_text import TokenTexts
+from ..mistake_log.export import MistakeRowsWriter
+from ..mistake_log.log import MistakeLog
+from ..mistake_log.record import MistakeRecord
+from ..mistake_log.token_text import TokenTexts
+from .live_metrics import live_statistics, token_texts_of
 
 
 logger = logging.get_logger(__name__)

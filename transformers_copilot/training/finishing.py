@@ -19,18 +19,18 @@ from torch.utils.data import IterableDataset, Subset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.utils import logging
 
-from .adapted import has_adapter
+from ..mistake_log.export import MistakeRowsWriter
+from ..mistake_log.log import MistakeLog
+from ..mistake_log.recording import data_digest, record_mistakes
+from ..pair.adapted import has_adapter
+from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
+from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
+from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
+from ..pair.validation import chosen
 from .checkpoints import last_whole_checkpoint
 from .copilot_weight import fit_copilot_weight
-from .mistake_log import MistakeLog
-from .mistake_rows import MistakeRowsWriter
-from .modeling_pair_base import PilotCopilotPreTrainedModel
-from .modeling_pilot_copilot import PilotCopilotForCausalLM
-from .modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from .recording import data_digest, record_mistakes
-from .trainer_copilot import CopilotTrainer
+from .trainer import CopilotTrainer
 from .trainer_runs import check_arguments
-from .validation import chosen
 
 
 logger = logging.get_logger(__name__)

@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from .mistake_dataset import mistake_table
-from .mistake_log import MistakeLog
-from .report.mistake_examples import sequences_of
-from .report.picture_style import check_matplotlib
-from .report.pictures import mistake_heat_map
-from .token_text import TokenTexts
+from ..mistake_log.log import MistakeLog
+from ..mistake_log.table import mistake_table
+from ..mistake_log.token_text import TokenTexts
+from ..report.mistake_examples import sequences_of
+from ..report.picture_style import check_matplotlib
+from ..report.pictures import mistake_heat_map
 
 
 logger = logging.get_logger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from .training_args_copilot import METRIC_SCHEDULES, CopilotArguments
+from .arguments import METRIC_SCHEDULES, CopilotArguments
 
 
 # Arguments of the Copilot's that parameter groups carry out, and those that a schedule does.

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 
-from .adapters import check_trained_model
-from .call_weight import named_weight
-from .mistake_batch import MistakeBatch
-from .mistake_log import MistakeLog
-from .mistake_record import MistakeRecord
-from .modeling_pair_base import PilotCopilotPreTrainedModel
+from ..adapters.adapters import check_trained_model
+from ..mistake_log.log import MistakeLog
+from ..mistake_log.record import MistakeRecord
+from ..mistake_log.record_size import batch_lessons
+from ..pair.call_weight import named_weight
+from ..pair.mistake_batch import MistakeBatch
+from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
+from ..pair.validation import chosen
+from .callback import MistakeLogCallback
 from .optimization import check_given_optimizer, copilot_groups_alone
-from .record_size import batch_lessons
-from .trainer_callback_copilot import MistakeLogCallback
 from .trainer_card import CopilotCardMixin
 from .trainer_checkpoints import CopilotCheckpointsMixin
 from .trainer_hub import CopilotHubMixin
@@ -25,7 +26,6 @@ from .trainer_metrics import CopilotMetricsMixin
 from .trainer_optimizers import CopilotOptimizersMixin
 from .trainer_recorded import CopilotRecordedMixin, is_recorded
 from .trainer_runs import CopilotRunsMixin, check_arguments
-from .validation import chosen
 
 
 class CopilotTrainerMixin(

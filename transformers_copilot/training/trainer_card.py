@@ -13,8 +13,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
-from .card_facts import CardFacts, CardResult
-from .model_card import is_ours, make_card, users_readme
+from ..hub.card_facts import CardFacts, CardResult
+from ..hub.model_card import is_ours, make_card, users_readme
 
 
 logger = logging.get_logger(__name__)

@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from .hub_push import files_of, hub_api, push_errors_explained, push_files
+from ..hub.push import files_of, hub_api, push_errors_explained, push_files
 
 
 logger = logging.get_logger(__name__)

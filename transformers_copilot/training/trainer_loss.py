@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from .modeling_pair_base import PilotCopilotPreTrainedModel
+from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 
 @dataclass

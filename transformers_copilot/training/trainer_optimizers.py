@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer, get_scheduler
 from transformers.trainer_optimizer import is_optimizer_factory
 
+from .arguments import METRIC_SCHEDULES
 from .optimization import (
     GROUP_ARGUMENTS,
     check_given_optimizer,
@@ -17,7 +18,6 @@ from .optimization import (
     rates_by_group,
     split_parameter_groups,
 )
-from .training_args_copilot import METRIC_SCHEDULES
 
 
 # The mixin is put before a Trainer class; type checkers are told so.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from .mistake_record import MistakeRecord
-from .record_checks import record_for_pair
-from .recorded_mistakes import RecordCollator, RecordedMistakes
+from ..mistake_log.record import MistakeRecord
+from ..mistake_log.record_checks import record_for_pair
+from ..mistake_log.recorded_mistakes import RecordCollator, RecordedMistakes
 
 
 # The mixin is put before a Trainer class; type checkers are told so.

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
+from ..hub.pilot_fingerprint import pair_fingerprint, round_contents
+from ..mistake_log.log import MistakeLog, check_fingerprint
+from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
+from .arguments import CopilotArguments
+from .callback import rows_writer
 from .held_out import HeldOutCollator, hold_out
-from .mistake_live import MistakePicturesCallback
-from .mistake_log import MistakeLog, check_fingerprint
-from .modeling_pair_base import PilotCopilotPreTrainedModel
-from .pilot_fingerprint import pair_fingerprint, round_contents
-from .trainer_callback_copilot import rows_writer
-from .training_args_copilot import CopilotArguments
+from .live_metrics import MistakePicturesCallback
 
 
 # The mixin is put before a Trainer class; type checkers are told so.

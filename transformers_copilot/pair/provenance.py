@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from packaging.version import InvalidVersion, Version
 from transformers import PreTrainedConfig
 
-from .package_part import install_advice
+from .installed_package import install_advice
 from .version import __version__
 
 
