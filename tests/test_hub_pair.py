@@ -115,13 +115,41 @@ def test_a_pushed_pair_answers_as_it_did(pushed: tuple[Hub, Path, Ran], tmp_path
         assert "pip install .` in a clone" in found["build"]
 
 
+NOT_IMPORTED = """
+import os
+from transformers import AutoModelForCausalLM
+
+pair = AutoModelForCausalLM.from_pretrained(f"{os.environ['HUB_USER']}/pair", trust_remote_code=True)
+asked = {
+    "from_pilot": lambda: type(pair).from_pilot("anything"),
+    "from_copilot": lambda: type(pair).from_copilot("anything"),
+    "push_to_hub": lambda: pair.push_to_hub("anything"),
+    "save_copilot": lambda: pair.save_copilot("folder"),
+    "merge_copilot": lambda: pair.merge_copilot(),
+}
+report(errors={name: error_of(call) for name, call in asked.items()})
+"""
+
+
+@pytest.mark.parametrize("with_package", [True, False], ids=["installed, not imported", "not installed"])
+def test_a_checkpoints_code_says_what_only_the_package_does(
+    pushed: tuple[Hub, Path, Ran], tmp_path: Path, with_package: bool
+):
+    hub = pushed[0]
+    errors = run_in_process(NOT_IMPORTED, hub, tmp_path, with_package=with_package, HUB_USER=hub.user).values["errors"]
+    advice = "`import transformers_copilot` before the pair is loaded" if with_package else "pip install .` in a clone"
+    assert len(errors) == 5 and all(error.startswith("ImportError") and advice in error for error in errors.values())
+
+
 def test_what_a_push_uploads(pushed: tuple[Hub, Path, Ran]):
     hub, home, ran = pushed
     files = hub.files(hub.repo("pair"))
     code = {name: data for name, data in files.items() if name.endswith(".py")}
     package = Path(transformers_copilot.__file__).parent
-    assert all(data == (package / name).read_bytes() for name, data in code.items()), "the package's own modules"
-    assert not [name for name in code if "train" in name or name in ("hub_push.py", "weight_copying.py", "__init__.py")]
+    own = {file.name: file.read_bytes() for file in (package / "pair").glob("*.py")}
+    of_seq2seq = {name for name in hub.files(hub.repo("seq2seq")) if name.endswith(".py")}
+    assert all(data == own[name] for name, data in code.items()), "the package's own modules"
+    assert {*code, *of_seq2seq} == set(own) - {"__init__.py"}, "pair/ holds what travels, and nothing else"
     page = (package.parent / "docs" / "hub.md").read_text(encoding="utf-8")
     (stated,) = re.findall(r"modules that loading and generating need \((\d+) kB\)", page)
     assert 0.9 * int(stated) <= sum(map(len, code.values())) / 1000 <= int(stated)

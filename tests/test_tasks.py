@@ -331,7 +331,7 @@ def test_answers_are_read_out_of_replies(task: str, reply: str, answer: str | No
 
 
 def test_models_do_without_tasks_and_metrics() -> None:
-    package = Path(tasks.__file__).parents[1]
+    package = Path(tasks.__file__).parents[1] / "pair"
     waiting, seen = {"modeling_pilot_copilot", "modeling_pilot_copilot_seq2seq"}, set()
     while waiting:
         seen.add(name := waiting.pop())

@@ -60,10 +60,15 @@ def needs_package() -> str:
     Returns:
         `str`: how to get it; where it is installed already, that it has to be imported before the pair is loaded.
     """
+    try:
+        installed = find_spec(_PACKAGE) is not None
+    except ImportError:  # something keeps it from being imported
+        installed = False
+    version = f"here of version {__version__}"
     advice = f"install the package {_PACKAGE}: {install_advice()}"
-    if find_spec(_PACKAGE) is not None:
+    if installed:
         advice = f"`import {_PACKAGE}` before the pair is loaded, and load it without `trust_remote_code`"
-    return f"the code of a checkpoint (here of version {__version__}) loads a pair and generates with it; for more {advice}."
+    return f"the code of a checkpoint ({version}) loads a pair and generates with it; for more {advice}."
 
 
 __all__ = ["install_advice", "needs_package", "package_only"]
