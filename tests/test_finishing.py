@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Trainer
 
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, MistakeLog, finish_then_record
-from transformers_copilot import finishing as module
+from transformers_copilot.training import finishing as module
 from transformers_copilot.training.finishing import split
 
 
