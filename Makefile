@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-quantization
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+DOCS := .venv-docs
 # What `make test-oldest` runs: the pages' blocks, and a test of each thing that another library does for the package.
 SMOKE := tests/test_readme.py tests/test_generation.py tests/test_trainer.py tests/test_save_load.py \
 	tests/test_adapters.py tests/test_mistake_analysis.py tests/test_metrics.py tests/test_tasks.py
@@ -26,7 +27,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv style quality test test-slow test-oldest test-newest test-installed demo demo-smollm2 benchmark bench bench-quick clean
+.PHONY: help venv style quality test test-slow test-oldest test-newest test-installed docs demo demo-smollm2 benchmark bench bench-quick clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -87,6 +88,15 @@ test-newest:  ## Run the tests with the newest versions there are, allowed by se
 test-installed:  ## Install as the README says in a fresh environment, and run every block of README and docs there
 	PYTHON=$(PYTHON) .ci/installed
 
+# The site is made of the sources: the package itself is not installed for it.
+$(DOCS)/.installed: setup.py .ci/versions.py constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet $$($(PYTHON) .ci/versions.py extra docs) -c constraints.txt
+	touch $@
+
+docs: $(DOCS)/.installed  ## Build the documentation into build/docs; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build
+
 demo: $(STAMP)  ## A pair from scratch on questions made here: under 8 minutes on 2 CPU cores
 	$(PY) examples/demo.py
 
@@ -117,5 +127,5 @@ bench-quick: $(SMOLLM2_STAMP)  ## Some rows of docs/results.md again: inside the
 	$(PY) benchmarks/quick.py --data_dir $(DATA_DIR) --device $(DEVICE)
 
 clean:  ## Remove what the targets above made, .venv included
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -45,6 +45,8 @@ EXTRAS = {
     "quantization": ["torchao>=0.18,<0.19"],
     "report": [MATPLOTLIB],  # `transformers-copilot report`
     "lm_eval": [LM_EVAL],
+    # The site of `make docs`. Material for MkDocs is kept up until May 2027; its makers' successor reads the same file.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings>=1.0,<2", "mkdocstrings-python>=2.0,<3"],
     "dev": [
         MATPLOTLIB,
         LM_EVAL,

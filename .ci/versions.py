@@ -2,6 +2,7 @@
 
 python .ci/versions.py oldest dev          # name==floor, a line each: of what the package needs, and of an extra
 python .ci/versions.py newest dev report   # names alone, for pip to take the newest of each
+python .ci/versions.py extra docs          # names of what an extra adds, without what the package needs
 python .ci/versions.py install             # the lines that the README tells users to run
 """
 
@@ -62,7 +63,7 @@ def main(command: str, *extras: str) -> None:
     """Print what was asked for.
 
     Args:
-        command: `oldest`, `newest` or `install`.
+        command: `oldest`, `newest`, `extra` or `install`.
         *extras: Extras of setup.py.
 
     Raises:
@@ -72,10 +73,12 @@ def main(command: str, *extras: str) -> None:
         lines = [f"{name}=={found['floor']}" for name, found in ranges(*extras).items()]
     elif command == "newest":
         lines = list(ranges(*extras))
+    elif command == "extra":
+        lines = [name for name in ranges(*extras) if name not in ranges()]
     elif command == "install":
         lines = install_lines()
     else:
-        raise ValueError(f"{command!r} is no command: oldest, newest or install.")
+        raise ValueError(f"{command!r} is no command: oldest, newest, extra or install.")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

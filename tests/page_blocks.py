@@ -22,7 +22,7 @@ from hub_store import Rights
 
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")))
+PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")))
 _TOKEN = "hf_secretOfThePages"
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<needs>needs a Hub)[^\n]* -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.S | re.M

@@ -95,6 +95,8 @@ def test_versions_are_read_off_setup_py(capsys: pytest.CaptureFixture[str]) -> N
         assert f">={pin.version}" in requirement
     versions.main("newest")
     assert capsys.readouterr().out.split() == [Requirement(each).name for each in PACKAGING["REQUIREMENTS"]]
+    versions.main("extra", "docs")
+    assert set(capsys.readouterr().out.split()) == {Requirement(each).name for each in EXTRAS["docs"]}
     versions.main("install")
     assert capsys.readouterr().out.splitlines()[-1] == "python -m pip install ."
     with pytest.raises(ValueError, match="no extra nothing"):

@@ -21,6 +21,8 @@ from transformers_copilot.training.arguments import CopilotArguments
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPTIONS, TRAINING = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("options", "training"))
+MOST_WORDS = 900
 COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
 INSTALL = versions.install_lines()
 
@@ -112,8 +114,26 @@ def test_extras_that_are_named_exist() -> None:
 
 
 def test_files_that_are_named_exist() -> None:
-    named = set(re.findall(r"\b((?:examples|benchmarks|tests|docs|transformers_copilot)/[\w/]+\.\w+)", README))
-    assert named and all((ROOT / name).is_file() for name in named)
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in (*PAGES, "CONTRIBUTING.md"))
+    named = set(re.findall(r"(?<![\w/])((?:examples|benchmarks|tests|docs|transformers_copilot)/[\w/]+\.\w+)", text))
+    missing = [name for name in named if not (ROOT / name).is_file()]
+    assert named and not missing, missing
+
+
+def test_modules_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "transformers_copilot"
+    folders = {file.parent.name for file in package.rglob("__init__.py")} - {package.name}
+    assert set(re.findall(r"`(\w+)/`", text)) == folders
+    for row in (row for row in text.splitlines() if row.startswith("| `")):
+        folder, files = re.findall(r"`(\w+)/`", row)[0], re.findall(r"`(\w+\.py)`", row)
+        assert all((package / folder / file).is_file() for file in files), (folder, files)
+    named = re.findall(r"`(\w+/\w+\.py)`", text)
+    assert len(named) > 10 and all((package / name).is_file() for name in named), named
+
+
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len(README.partition("\n## More\n")[0].split()) <= MOST_WORDS
 
 
 def test_make_demo_quick(tmp_path: Path) -> None:
@@ -123,15 +143,15 @@ def test_make_demo_quick(tmp_path: Path) -> None:
     assert "Pilot + Copilot" in done.stdout
 
 
-def test_every_option_is_in_the_readme() -> None:
+def test_every_training_argument_is_explained() -> None:
     for name in (field.name for field in dataclasses.fields(CopilotArguments)):
-        assert f"`{name}`" in README, f"the README does not say what {name} is"
+        assert f"`{name}`" in TRAINING, f"docs/training.md does not say what {name} is"
 
 
 @pytest.mark.parametrize("option", [*COPILOT_OPTIONS.values(), *PAIR_OPTIONS.values()], ids=lambda option: option.name)
-def test_the_readmes_table_of_options_is_the_registrys(option: Option) -> None:
+def test_the_table_of_options_is_the_registrys(option: Option) -> None:
     cell = r" ([^|]*) \|"
-    (row,) = re.findall(rf"^\| `{option.name}` \|{4 * cell}$", README, re.MULTILINE)
+    (row,) = re.findall(rf"^\| `{option.name}` \|{4 * cell}$", OPTIONS, re.MULTILINE)
     values, paper, default, about = row
     if option.values is not None:
         assert set(re.findall(r'`"(\w+)"`', values)) == set(option.values)
@@ -140,9 +160,9 @@ def test_the_readmes_table_of_options_is_the_registrys(option: Option) -> None:
     assert about == option.about
 
 
-def test_defaults_of_the_readme_are_those_of_the_code() -> None:
+def test_stated_defaults_are_those_of_the_code() -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(CopilotArguments)}
-    for name, stated in re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", README, re.MULTILINE):
+    for name, stated in re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", TRAINING, re.MULTILINE):
         default = defaults.get(name)
         if default is not None:
             number = stated.split(" ")[0].strip('`"').replace(",", "")

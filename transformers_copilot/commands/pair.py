@@ -23,7 +23,7 @@ _OF_DECODER = ("rationale", "error_feedback")
 
 @dataclass
 class PairArguments:
-    """The model and the pair's choices; the README says what each does."""
+    """The model and the pair's choices; docs/options.md says what each does."""
 
     pilot: str = field(metadata={"help": "Id or folder of the model, or of a pair, which keeps its own choices."})
     copilot: str | None = field(default=None, metadata={"help": "Id or folder of a Copilot to start from."})

@@ -1,6 +1,7 @@
 """The choices that a pair and its Copilot have: each one's values, its default, the paper's value, and what it does.
 
-The two configurations, `PilotCopilotConfig.paper()`, the command line, the README's table and the tests read them here.
+The two configurations, `PilotCopilotConfig.paper()`, the command line, the table of docs/options.md and the tests read
+them here.
 """
 
 from __future__ import annotations
