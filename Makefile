@@ -51,10 +51,11 @@ style: $(STAMP)  ## Mend what ruff can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-quality: $(STAMP)  ## Check style (ruff) and types (mypy)
+quality: $(STAMP)  ## Check style (ruff), types (mypy), and that docstrings say something
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) .ci/docstrings.py
 
 test: $(TEST_STAMP)  ## Run the tests, without those marked slow
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -36,7 +36,6 @@ def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> 
     """Write one part's adapter as PEFT does.
 
     Args:
-        pair: the pair.
         part (`str`): `"pilot"` or `"copilot"`.
         folder (`Path`): made where it does not exist.
 
@@ -64,7 +63,6 @@ def save_adapters_beside(pair: PilotCopilotPreTrainedModel, folder: str | os.Pat
     """Write the adapters of both parts into a pair's folder.
 
     Args:
-        pair: the pair.
         folder (`str`): where the pair is saved.
     """
     for part in adapter_names(pair):
@@ -75,7 +73,6 @@ def without_adapters(pair: PilotCopilotPreTrainedModel, state: dict[str, Tensor]
     """A pair's weights under the names that they have without adapters.
 
     Args:
-        pair: the pair.
         state (`dict`): its weights.
 
     Returns:
@@ -88,7 +85,6 @@ def load_adapter(pair: PilotCopilotPreTrainedModel, part: str, name: str, source
     """Put a saved adapter into one part.
 
     Args:
-        pair: the pair.
         part (`str`): `"pilot"` or `"copilot"`.
         name (`str`): the adapter's name.
         source (`str`): folder or id of the checkpoint.

@@ -259,9 +259,6 @@ def _keeps_state_outside(config: Any) -> bool:
 def adapter_names(pair: PilotCopilotPreTrainedModel) -> dict[str, str]:
     """Which parts of a pair have an adapter.
 
-    Args:
-        pair: the pair.
-
     Returns:
         `dict`: part (`"pilot"`, `"copilot"`) to the adapter's name.
     """
@@ -303,7 +300,6 @@ def put_adapter(
     """Put an adapter into one part; the part's other weights stop learning.
 
     Args:
-        pair: the pair.
         part (`str`): `"pilot"` or `"copilot"`.
         config (`peft.PeftConfig`): of a method that a pair can have, with the part's own module names.
         name (`str`, *optional*, defaults to `"default"`): the adapter's name.
@@ -395,11 +391,7 @@ def _as_it_was_on_error(model: PreTrainedModel) -> Iterator[None]:
 
 
 def follow_embeddings(pair: PilotCopilotPreTrainedModel) -> None:
-    """Read the Pilot's layers and embeddings anew, after modules of it were replaced.
-
-    Args:
-        pair: the pair.
-    """
+    """Read the Pilot's layers and embeddings anew, after modules of it were replaced."""
     pair.recorder.remove()
     pair.recorder = RationaleRecorder(pair.pilot)
 
@@ -559,9 +551,6 @@ def learns_outside_adapter(model: PreTrainedModel) -> list[str]:
 @torch.no_grad()
 def merge_all(pair: PilotCopilotPreTrainedModel) -> None:
     """Add the adapters of both parts to the weights below them and take them out, as `merge_and_unload` does.
-
-    Args:
-        pair: the pair.
 
     Raises:
         ValueError: a method can't be merged, merged weights are not finite, or one of several modules that share a

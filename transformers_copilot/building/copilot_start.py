@@ -93,7 +93,6 @@ def layer_names(pilot: PreTrainedModel, branch: BranchCopilot) -> dict[str, str]
     """Where a branch's tensors stand in the Pilot's decoder.
 
     Args:
-        pilot (`PreTrainedModel`): the Pilot.
         branch ([`BranchCopilot`]): made for it.
 
     Returns:

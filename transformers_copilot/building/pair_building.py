@@ -134,7 +134,6 @@ def copilot_config_for(
 
     Args:
         auto_class: the Auto class that loads Pilots of this form.
-        pilot (`PreTrainedModel`): the Pilot.
         copilot: as [`PilotCopilotForCausalLM.from_pilot`] takes it.
         head (`str`, *optional*): wins over the configuration's.
         choices (`dict`, *optional*): fields that hold where `copilot` does not name them.
@@ -190,7 +189,6 @@ def build_pair(
     """A pair from its Pilot; arguments as [`PilotCopilotForCausalLM.from_pilot`] takes them.
 
     Args:
-        pair_class: the pair's class.
         pilot: a model, or the id or path of one.
         copilot: a configuration, fields of one, or the id or path of a checkpoint.
         config ([`PilotCopilotConfig`], *optional*): options as a whole.

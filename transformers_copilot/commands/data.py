@@ -60,7 +60,6 @@ def load_task_data(options: DataArguments, seed: int = 42) -> TextData | None:
     """The questions of `--task`.
 
     Args:
-        options ([`DataArguments`]): the options.
         seed (`int`, *optional*, defaults to 42): seed of the choice of dev questions where there is no dev file.
 
     Returns:
@@ -90,7 +89,6 @@ def load_own_data(options: DataArguments, split: str) -> TextData:
     """The rows of `--dataset`.
 
     Args:
-        options ([`DataArguments`]): the options.
         split (`str`): `"train"` or `"test"`: where the rows go, and which split of a data set on the Hub is read.
 
     Returns:
@@ -155,7 +153,6 @@ def first(rows: Dataset, count: int | None) -> Dataset:
     """The first rows.
 
     Args:
-        rows (`Dataset`): rows.
         count (`int`, *optional*): how many; all by default.
 
     Returns:

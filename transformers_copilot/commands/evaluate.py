@@ -77,8 +77,6 @@ def compare(pair: Any, tokenizer: Any, data: TextData, options: EvaluateArgument
     """Let both answer, and mark the answers.
 
     Args:
-        pair: the pair.
-        tokenizer: its tokenizer.
         data ([`TextData`]): the questions.
         options ([`EvaluateArguments`]): how to answer.
         weight (`float`): the pair's λ.

@@ -120,7 +120,6 @@ def build_pair(options: PairArguments, tokenizer: Any) -> Any:
     """The pair that the options name, on the CPU.
 
     Args:
-        options ([`PairArguments`]): the options.
         tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
 
     Returns:
@@ -139,9 +138,6 @@ def build_pair(options: PairArguments, tokenizer: Any) -> Any:
 def pair_choices(options: PairArguments) -> dict[str, Any]:
     """The pair's choices, as `from_pilot` takes them.
 
-    Args:
-        options ([`PairArguments`]): the options.
-
     Returns:
         `dict`: name to value.
     """
@@ -151,9 +147,6 @@ def pair_choices(options: PairArguments) -> dict[str, Any]:
 
 def copilot_fields(options: PairArguments) -> dict[str, Any]:
     """The fields of a Copilot that is made anew.
-
-    Args:
-        options ([`PairArguments`]): the options.
 
     Returns:
         `dict`: name to value.

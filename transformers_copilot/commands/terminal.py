@@ -49,11 +49,7 @@ def quiet_libraries() -> bool:
 
 
 def say(*lines: str) -> None:
-    """Print lines at once.
-
-    Args:
-        *lines (`str`): the lines.
-    """
+    """Print lines at once."""
     for line in lines:
         sys.stdout.write(line + "\n")
     sys.stdout.flush()

@@ -25,15 +25,15 @@ class CardResult:
         test_set (`str`): the set's name.
         metric (`str`): e.g. `"accuracy"`.
         count (`int`): examples measured.
-        pilot (`float`): the Pilot's value.
-        pair (`float`): the pair's.
-        pilot_interval (`tuple` of two `float`, *optional*): 95 % interval.
-        pair_interval (`tuple` of two `float`, *optional*): 95 % interval.
+        pilot (`float`): what the Pilot alone reached, in the metric's unit.
+        pair (`float`): what the pair reached.
+        pilot_interval (`tuple` of two `float`, *optional*): the ends of a 95 % interval of what the Pilot reached.
+        pair_interval (`tuple` of two `float`, *optional*): the same of what the pair reached.
         gain_interval (`tuple` of two `float`, *optional*): 95 % interval of pair − Pilot, paired by example.
         copilot_weight (`float`, *optional*): λ of the measurement.
         dataset (`str`, *optional*): the set's id on the Hub.
         dataset_config (`str`, *optional*): its configuration.
-        dataset_split (`str`, *optional*): its split.
+        dataset_split (`str`, *optional*): the part of it that was measured on, e.g. `"test"`.
     """
 
     test_set: str
@@ -140,9 +140,6 @@ def result_row(result: CardResult) -> dict[str, Any]:
 
 def without_tokens(text: str) -> str:
     """A text without anything that looks like an access token.
-
-    Args:
-        text (`str`): the text.
 
     Returns:
         `str`

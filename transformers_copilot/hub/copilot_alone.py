@@ -76,7 +76,6 @@ class Pairing:
         """Read it from its JSON file.
 
         Args:
-            file (`str`): the file.
             source (`str`): id or folder of the checkpoint, for messages.
 
         Returns:
@@ -235,7 +234,6 @@ def load_whole(module: torch.nn.Module, file: str, source: str) -> None:
 
     Args:
         module (`torch.nn.Module`): changed in place.
-        file (`str`): the file.
         source (`str`): id or folder of the checkpoint, for messages.
 
     Raises:
@@ -269,7 +267,6 @@ def write_copilot(
     """Write a pair's Copilot as a checkpoint of its own; arguments as of `save_copilot`.
 
     Args:
-        pair: the pair.
         folder (`str` or `Path`): made where it does not exist.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's.
         pilot (`str`, *optional*): the Hub id to record.

@@ -37,7 +37,6 @@ def make_card(
     """A card of what the pair's configuration and `pair.card_facts` say.
 
     Args:
-        pair: the pair.
         repo_id (`str`, *optional*): where it is pushed.
         alone (`bool`, *optional*, defaults to `False`): the repository holds the Copilot alone.
         has_tokenizer (`bool`, *optional*, defaults to `False`): the tokenizer is in it.
@@ -194,8 +193,6 @@ def write_card(
     """Write the card into a folder that is about to be pushed; a README that a user wrote stays as it is.
 
     Args:
-        pair: the pair.
-        folder (`str` or `Path`): the folder.
         repo_id (`str`): where it goes.
         token (`str` or `bool`, *optional*): the Hub's token.
         revision (`str`, *optional*): the branch.

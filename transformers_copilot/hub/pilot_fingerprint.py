@@ -28,9 +28,6 @@ _SAMPLED_VALUES = 1024
 def pair_fingerprint(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
     """What a Mistake Log, or a Copilot's own checkpoint, says of the Pilot that it is about.
 
-    Args:
-        pair: the pair.
-
     Returns:
         `dict`: architecture, vocabulary, width and decoder layers.
     """
@@ -46,9 +43,6 @@ def pair_fingerprint(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
 def round_contents(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
     """What the rounds of a log hold that this pair's Copilot can learn from.
 
-    Args:
-        pair: the pair.
-
     Returns:
         `dict`: the layers that rationales are made of, whether mistakes are kept at every position, and which
         positions are lessons.
@@ -63,9 +57,6 @@ def round_contents(pair: PilotCopilotPreTrainedModel) -> dict[str, Any]:
 
 def pilot_digests(pair: PilotCopilotPreTrainedModel) -> dict[str, str | None]:
     """The Pilot's weights as two short numbers: equal where a sample of the values of every tensor is.
-
-    Args:
-        pair: the pair.
 
     Returns:
         `dict`: `weights`, of all of them, and `head`, of its language model head alone; `None` where a weight is on
@@ -105,9 +96,6 @@ def weights_digest(tensors: dict[str, Tensor]) -> str | None:
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """A tokenizer's vocabulary as one short number: equal where every token has the same id.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
 
     Returns:
         `str`: the first 16 hexadecimal digits of a SHA-256.

@@ -124,7 +124,6 @@ def push_pair(pair: Any, repo_id: str, tokenizer: Any, options: dict[str, Any]) 
     """Save a pair into a temporary folder and upload that.
 
     Args:
-        pair: the pair.
         repo_id (`str`): the repository; made where it does not exist.
         tokenizer: goes with it, if given.
         options (`dict`): as [`PairHubMixin.push_to_hub`] takes them.

@@ -36,7 +36,6 @@ def save_copilot_alone(pair: PilotCopilotPreTrainedModel, folder: str | os.PathL
     """See `save_copilot` of the pair.
 
     Args:
-        pair: the pair.
         folder (`str`): where to.
         **given: `tokenizer`, `pilot` and `pilot_revision`.
 
@@ -59,7 +58,6 @@ def push_copilot_alone(
     """See `push_copilot_to_hub` of the pair.
 
     Args:
-        pair: the pair.
         repo_id (`str`): the repository; made where it does not exist.
         private (`bool`, *optional*): of a new repository.
         given (`dict`): `tokenizer`, `pilot` and `pilot_revision`.
@@ -88,7 +86,6 @@ def join_recorded_pilot(
     """See `from_copilot` of the pair.
 
     Args:
-        pair_class: the class of the pair.
         copilot (`str`): folder or id.
         revision (`str`, *optional*): branch, tag or commit of it.
         trust_remote_code (`bool`): run code of the Pilot's repository.
@@ -129,9 +126,6 @@ def put_adapters(pair: PilotCopilotPreTrainedModel, pilot: Any, copilot: Any, tr
     """See `add_adapters` of the pair.
 
     Args:
-        pair: the pair.
-        pilot (`peft.PeftConfig`, *optional*): the Pilot's.
-        copilot (`peft.PeftConfig`, *optional*): the Copilot's.
         train_new_parts (`bool`): whether the Copilot's new parts learn whole.
     """
     if pilot is not None:
@@ -149,7 +143,6 @@ def save_with_adapters(pair: PilotCopilotPreTrainedModel, folder: str | os.PathL
     """See `save_adapters` of the pair.
 
     Args:
-        pair: the pair.
         folder (`str`): where to.
         **given: `tokenizer`, `pilot` and `pilot_revision`.
 

@@ -41,9 +41,6 @@ def same_answer(found: str | None, expected: str) -> bool:
 def as_number(text: str) -> Decimal | None:
     """Read a decimal number, thousands commas allowed.
 
-    Args:
-        text: The text.
-
     Returns:
         The number, or `None` where the text is none.
     """

@@ -55,8 +55,6 @@ def target_losses(
     """Negative log-likelihoods of targets, by the Pilot alone and by the pair.
 
     Args:
-        pair: The pair.
-        tokenizer: Its tokenizer.
         texts: For each question the prompt and the target.
         weight: λ of the pair.
         batch_size: Questions at a time; defaults to 16.

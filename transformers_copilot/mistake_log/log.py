@@ -197,9 +197,6 @@ class MistakeLog:
         """A folder of rounds that [`record_mistakes`] wrote, to teach a Copilot from for any number of epochs:
         `CopilotTrainer(model=pair, train_dataset=MistakeLog.open(folder))`. Its states stay on disk.
 
-        Args:
-            folder: the folder.
-
         Returns:
             [`RecordedMistakes`]
 

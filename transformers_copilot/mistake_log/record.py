@@ -37,7 +37,6 @@ class MistakeRecord:
 
     Args:
         lengths (`torch.IntTensor` of shape `(sequences,)`): tokens of each sequence; they add up to `tokens`.
-        token_ids (`torch.IntTensor` of shape `(tokens,)`): the tokens.
         labels (`torch.IntTensor` of shape `(tokens,)`): the supervised token after each one, or -100.
         lessons (`torch.BoolTensor` of shape `(tokens,)`): which of them can be learnt from.
         true_probabilities, predicted_ids, predicted_probabilities, mistake_sizes, head_states, lesson_logits:
@@ -220,7 +219,6 @@ def present(round_: MistakeBatch | MistakeRecord, names: tuple[str, ...]) -> lis
     """Those of some fields that a round has.
 
     Args:
-        round_ ([`MistakeBatch`] or [`MistakeRecord`]): the round.
         names (tuple of `str`): the fields.
 
     Returns:

@@ -25,8 +25,6 @@ def record_for_pair(
     """A record as a pair's Copilot is to be taught from it: of what is stored, only what it reads.
 
     Args:
-        record ([`RecordedMistakes`]): the record.
-        pair: the pair.
         tokenizer (*optional*): the trainer's; compared where it is one.
 
     Returns:
@@ -50,9 +48,6 @@ def record_for_pair(
 
 def columns_read(pair: PilotCopilotPreTrainedModel) -> tuple[int | str, ...]:
     """What a pair's Copilot reads of the Pilot's layers.
-
-    Args:
-        pair: the pair.
 
     Returns:
         `tuple`: numbers of layers, or `"mean"`; empty where it reads nothing.

@@ -73,7 +73,6 @@ class RecordHeader:
         """What a record of a pair is to hold.
 
         Args:
-            pair: the pair.
             layers (iterable): layers that are kept beside those that its Copilot reads.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's.
             **stored: `sequences`, `sequences_per_shard`, `dtype` and `data`.
@@ -114,9 +113,6 @@ class RecordHeader:
     def read(cls, folder: str | os.PathLike[str]) -> RecordHeader:
         """Read a folder's header.
 
-        Args:
-            folder: the folder.
-
         Returns:
             [`RecordHeader`]
 
@@ -146,11 +142,7 @@ class RecordHeader:
         return header
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write it, whole or not at all.
-
-        Args:
-            folder: the folder.
-        """
+        """Write it, whole or not at all."""
         path = Path(folder) / RECORD_FILE
         partial = path.with_name(f"{RECORD_FILE}.{os.getpid()}.partial")  # several processes may begin at once
         text = json.dumps({"format": RECORD_FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
@@ -162,7 +154,6 @@ class RecordHeader:
 
         Args:
             recorded ([`RecordHeader`]): what the folder says.
-            folder: the folder.
 
         Raises:
             ValueError: they differ; every option is named with both values.

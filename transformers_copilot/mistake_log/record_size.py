@@ -89,7 +89,6 @@ def estimate_size(
     """Estimate by some of the rows, evenly spread.
 
     Args:
-        pair: the pair.
         header ([`RecordHeader`]): what is kept.
         dataset: rows.
         collate (callable): makes a batch of some rows.
@@ -128,7 +127,6 @@ def batch_lessons(pair: PilotCopilotPreTrainedModel, batch: Any) -> tuple[Tensor
     """Which positions of a batch are no padding, and which the Copilot is to learn from, as the pair will find them.
 
     Args:
-        pair: the pair.
         batch (`dict`): with `labels`.
 
     Returns:

@@ -45,9 +45,6 @@ class TokenTexts:
     def text(self, token_id: int) -> str:
         """The characters that a token writes; bytes that are no character by themselves as `\\xe2`.
 
-        Args:
-            token_id (`int`): the token.
-
         Returns:
             `str`: `"#17"` without a tokenizer.
         """
@@ -58,9 +55,6 @@ class TokenTexts:
     def name(self, token_id: int) -> str:
         """A token's text with what cannot be seen made visible, on one line, safe to print.
 
-        Args:
-            token_id (`int`): the token.
-
         Returns:
             `str`
         """
@@ -70,9 +64,6 @@ class TokenTexts:
     def names(self, token_ids: Iterable[int]) -> list[str]:
         """Names of several tokens.
 
-        Args:
-            token_ids (iterable of `int`): the tokens.
-
         Returns:
             list of `str`
         """
@@ -80,9 +71,6 @@ class TokenTexts:
 
     def written(self, token_ids: Sequence[int]) -> str:
         """What tokens in the middle of a text write together, without what a page or a terminal would obey.
-
-        Args:
-            token_ids (sequence of `int`): the tokens.
 
         Returns:
             `str`: characters that several tokens make up are whole, and a leading space stays.
@@ -98,9 +86,6 @@ class TokenTexts:
     def class_of(self, token_id: int) -> str:
         """What kind of token it is.
 
-        Args:
-            token_id (`int`): the token.
-
         Returns:
             `str`: one of `TOKEN_CLASSES`; without a tokenizer `"end"` or `"other"`.
         """
@@ -110,9 +95,6 @@ class TokenTexts:
 
     def classes(self, token_ids: pd.Series) -> pd.Categorical:
         """The kinds of many tokens.
-
-        Args:
-            token_ids (`pandas.Series` of `int`): the tokens.
 
         Returns:
             `pandas.Categorical` of `TOKEN_CLASSES`

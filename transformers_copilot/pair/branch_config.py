@@ -26,7 +26,6 @@ def branch_config(pilot_config: PreTrainedConfig, layers: int) -> dict[str, Any]
     Lists of one entry a layer (which layers slide, which have positions) keep their last entries.
 
     Args:
-        pilot_config (`PreTrainedConfig`): the Pilot's.
         layers (`int`): how many layers the branch has.
 
     Returns:

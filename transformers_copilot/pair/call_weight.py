@@ -23,10 +23,6 @@ _IN_FORCE: ContextVar[Mapping[int, float] | None] = ContextVar("transformers_cop
 def weight_in_force(pair: Any, weight: float) -> Iterator[None]:
     """Let λ count for every pass of a pair inside the `with` block that is not given another one.
 
-    Args:
-        pair: the pair.
-        weight (`float`): λ.
-
     Yields:
         Nothing.
     """
@@ -41,7 +37,6 @@ def weight_of_pass(pair: Any, copilot_weight: float | None) -> float:
     """λ of one pass of a pair.
 
     Args:
-        pair: the pair.
         copilot_weight (`float`, *optional*): what the pass was given.
 
     Returns:
@@ -73,7 +68,6 @@ def weight_of_call(pair: Any, generation_config: Any, copilot_weight: float | No
     """λ of a call of `generate`.
 
     Args:
-        pair: the pair.
         generation_config (`GenerationConfig`, *optional*): the call's.
         copilot_weight (`float`, *optional*): the call's keyword.
 

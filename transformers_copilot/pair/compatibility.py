@@ -54,8 +54,6 @@ def check_pairing(pilot_config: PreTrainedConfig, copilot_config: CopilotConfig,
     """Refuse a Copilot whose vocabulary, widths or form are not the Pilot's.
 
     Args:
-        pilot_config (`PreTrainedConfig`): the Pilot's.
-        copilot_config ([`CopilotConfig`]): the Copilot's.
         question_size (`int`): width of the Pilot's questions.
 
     Raises:
@@ -78,10 +76,6 @@ def check_pairing(pilot_config: PreTrainedConfig, copilot_config: CopilotConfig,
 
 def check_head(pilot: PreTrainedModel, copilot_config: CopilotConfig) -> None:
     """Refuse `head="pilot"` where the Pilot's head does not read states of its layers' width.
-
-    Args:
-        pilot (`PreTrainedModel`): the Pilot.
-        copilot_config ([`CopilotConfig`]): the Copilot's.
 
     Raises:
         ValueError: the widths differ (OPT-350m projects its states first), or there is no head; both values are named.
@@ -153,9 +147,6 @@ def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
 def question_size(pilot: PreTrainedModel) -> int:
     """Width of X̃: the embedding layer's, or the encoder's output.
 
-    Args:
-        pilot (`PreTrainedModel`): the Pilot.
-
     Returns:
         `int`
     """
@@ -171,7 +162,6 @@ def keep_attention_plain(config: CopilotConfig, pilot_config: PreTrainedConfig) 
 
     Args:
         config ([`CopilotConfig`]): changed in place where it asks for another implementation.
-        pilot_config (`PreTrainedConfig`): the Pilot's.
     """
     if chosen("form", config.form) == "branch":
         config._attn_implementation = pilot_config.get_text_config(decoder=True)._attn_implementation

@@ -119,9 +119,6 @@ class PilotPass:
 def feedback_kind(pair: Corrector) -> str | None:
     """What the pair's Copilot is told of the tokens before.
 
-    Args:
-        pair: the pair.
-
     Returns:
         `str`: `error_feedback`, or `None` of a form that reads nothing of the kind.
     """
@@ -132,9 +129,6 @@ def feedback_kind(pair: Corrector) -> str | None:
 def reads_mistakes(pair: Corrector) -> bool:
     """Whether the Copilot needs the Pilot's mistake at every position before, prompts included.
 
-    Args:
-        pair: the pair.
-
     Returns:
         `bool`
     """
@@ -143,9 +137,6 @@ def reads_mistakes(pair: Corrector) -> bool:
 
 def token_feedback(token_ids: Tensor) -> SparseMistake:
     """Feedback of the `"token"` kind: each position's own token, ℓ_{j-1} without p̂.
-
-    Args:
-        token_ids (`torch.LongTensor` of shape `(batch, length)`): the tokens.
 
     Returns:
         [`SparseMistake`] of shape `(batch, length, 1)`.
@@ -168,7 +159,6 @@ def copilot_states(
     """The Copilot's states g, for training and inference alike.
 
     Args:
-        pair: the pair.
         feedback ([`SparseMistake`] of shape `(batch, length, entries)`, *optional*): ℓ_{j-1} at position j.
         question (`torch.Tensor` of shape `(batch, questions, question_size)`, *optional*): X̃.
         rationale (`torch.Tensor` of shape `(batch, length, hidden)` or `(batch, length, layers, hidden)`, *optional*):
@@ -206,7 +196,6 @@ def run_copilot(
     """The correction f for the kept positions of this call.
 
     Args:
-        pair: the pair.
         seen ([`PilotPass`]): what the Pilot did.
         cache ([`PilotCopilotCache`], *optional*): earlier positions; the Copilot's part is updated here.
         keep (`slice` or tensor): positions of this call whose correction is wanted.
@@ -242,7 +231,6 @@ def check_vocabulary(pair: Corrector, logits: Tensor) -> None:
     """Refuse logits of other tokens than the Copilot knows.
 
     Args:
-        pair: the pair.
         logits (`torch.Tensor` of shape `(..., vocab)`): the Pilot's.
 
     Raises:
@@ -261,7 +249,6 @@ def feeds_back(pair: Corrector, prompt_length: int | None) -> bool:
     """Whether generated positions read the Copilot's own outputs (Algorithm 2).
 
     Args:
-        pair: the pair.
         prompt_length (`int`, *optional*): tokens that were given; `None`: nothing is being generated.
 
     Returns:

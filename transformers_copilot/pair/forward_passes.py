@@ -232,7 +232,6 @@ class PairPassesMixin(_ModelBase):
         """The Copilot's loss on a logged or recorded round, without a pass of the Pilot.
 
         Args:
-            mistake_round ([`MistakeBatch`]): the round.
             num_items (`float` or tensor, *optional*): see [`copilot_objective`].
 
         Returns:

@@ -68,7 +68,6 @@ def correct_before_head(
         pair: the pair, with `head="pilot"` and logits fusion, whose Copilot reads no mistakes.
         step ([`GeneratedStep`]): the call.
         cache ([`PilotCopilotCache`], *optional*): earlier positions.
-        weight (`float`): λ.
         captured ([`Capture`]): the Pilot's pass, about to begin.
     """
 
@@ -85,7 +84,6 @@ def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | 
     `head="pilot"`.
 
     Args:
-        pair: the pair.
         step ([`GeneratedStep`]): the call.
         cache ([`PilotCopilotCache`], *optional*): earlier positions.
         captured ([`Capture`]): the Pilot's pass, about to begin.

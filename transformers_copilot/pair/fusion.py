@@ -19,7 +19,6 @@ def rectified_log_probabilities(log_probabilities: Tensor, correction: Tensor, w
     Args:
         log_probabilities (`torch.FloatTensor` of shape `(..., vocab)`): log p̂.
         correction (`torch.Tensor` of shape `(..., vocab)`): the Copilot's f.
-        weight (`float`): λ.
         fusion (`str`): `"logits"`: softmax(z + λf); `"probability"`: p̂ + λf, clamped and renormalised (Eq. 8).
 
     Returns:
@@ -46,7 +45,6 @@ def rectify_shift(
     Args:
         logits (`torch.Tensor` of shape `(..., vocab)`): the Pilot's logits z.
         correction (`torch.Tensor` of shape `(..., vocab)`): the Copilot's f.
-        weight (`float`): λ.
         fusion (`str`): see [`rectified_log_probabilities`].
         of_probabilities (`bool`, *optional*, defaults to `False`): what it is added to are log-probabilities, as beams
             have them, and the sum is to be log p̃: always log p̃ − log p̂.

@@ -65,9 +65,6 @@ NOT_NEEDED = frozenset(
 def own_generation(pilot: PreTrainedModel) -> list[str]:
     """Methods of generation that a Pilot has its own version of, and that a pair can't hand to it.
 
-    Args:
-        pilot (`PreTrainedModel`): the Pilot.
-
     Returns:
         `list[str]`: their names. Empty for an ordinary language model.
     """
@@ -78,9 +75,6 @@ def own_generation(pilot: PreTrainedModel) -> list[str]:
 
 def check_generates_as_usual(pilot: PreTrainedModel) -> None:
     """Refuse a Pilot that writes in a way that the pair would not follow.
-
-    Args:
-        pilot (`PreTrainedModel`): the Pilot.
 
     Raises:
         ValueError: it has a `generate` or a decoding loop of its own; the message names them.

@@ -82,7 +82,6 @@ class SecondPass:
     Classifier-free guidance is such a processor: it writes the same tokens after another prompt, or after none.
 
     Args:
-        pair: the pair.
         weight (`float`): λ of the call.
     """
 

@@ -74,7 +74,6 @@ def find_head_map(pilot: PreTrainedModel, recorder: RationaleRecorder) -> HeadMa
     """What a Pilot does to its head's output, by one token that it reads.
 
     Args:
-        pilot (`PreTrainedModel`): the Pilot.
         recorder ([`RationaleRecorder`]): its hooks.
 
     Returns:

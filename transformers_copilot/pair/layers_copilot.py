@@ -72,8 +72,6 @@ def eager_attention(
     Args:
         module (`CopilotAttention`): says how many query heads share a key head.
         query (`torch.Tensor` of shape `(B, H, T, D)`): queries.
-        key (`torch.Tensor` of shape `(B, G, S, D)`): keys.
-        value (`torch.Tensor` of shape `(B, G, S, D)`): values.
         attention_mask (`torch.Tensor` of shape `(B, 1, T, S)`): added to the scores.
         scaling (`float`): factor on the scores.
         **kwargs: not used; transformers passes more to other implementations.
@@ -135,8 +133,6 @@ class CopilotAttention(nn.Module):
 
         Args:
             states (`torch.Tensor` of shape `(B, T, d)`): normed states that ask.
-            key (`torch.Tensor` of shape `(B, G, S, D)`): keys.
-            value (`torch.Tensor` of shape `(B, G, S, D)`): values.
             attention_mask (`torch.Tensor` of shape `(B, 1, T, S)`): additive mask.
 
         Returns:

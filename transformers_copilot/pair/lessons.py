@@ -21,7 +21,6 @@ def round_loss(pair: Any, batch: MistakeBatch, num_items: Tensor | float | None 
     """The Copilot's objective on one round; see `copilot_loss` of the pair.
 
     Args:
-        pair: the pair.
         batch ([`MistakeBatch`]): the round.
         num_items (`float` or tensor, *optional*): see [`copilot_objective`].
 

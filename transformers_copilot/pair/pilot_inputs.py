@@ -57,9 +57,6 @@ def forward_with_inputs(function: Callable[..., Any], names: Collection[str]) ->
 def parameters_of(model: Any) -> frozenset[str]:
     """What a model's `forward` names.
 
-    Args:
-        model (`nn.Module`): the model.
-
     Returns:
         `frozenset` of `str`: without what it takes by `**kwargs`.
     """

@@ -67,9 +67,6 @@ def adopt_quantization(pair: PilotCopilotPreTrainedModel) -> None:
 def check_saveable(pair: PilotCopilotPreTrainedModel) -> None:
     """Refuse to save weights that only their maker can write.
 
-    Args:
-        pair: the pair.
-
     Raises:
         ValueError: the Pilot was quantized in place, without transformers' knowledge.
     """

@@ -124,9 +124,6 @@ _ACTIVE: ContextVar[Capture | None] = ContextVar("transformers_copilot_capture",
 class RationaleRecorder:
     """Hooks on a Pilot's embedding and decoder layers; idle, and free, outside [`RationaleRecorder.capture`].
 
-    Args:
-        pilot (`PreTrainedModel`): the Pilot.
-
     Raises:
         ValueError: its decoder layers cannot be found.
     """

@@ -58,7 +58,6 @@ def inspect_pair(
     """Read texts with a pair, their true tokens given, and note what its Copilot changes.
 
     Args:
-        pair: the pair.
         items (sequence of `dict`): texts with `input_ids` and `labels`.
         collate (callable): makes a batch of items.
         weight (`float`, *optional*): λ to look at closely; defaults to the pair's own, or 1 where that is 0.
@@ -163,7 +162,6 @@ def layer_view(
         pair: a pair with a decoder-only Pilot.
         item (`dict`): a text with `input_ids`.
         position (`int`): the token that is predicted, from 1.
-        weight (`float`): λ.
         top (`int`, *optional*, defaults to 4): tokens a layer.
 
     Returns:
@@ -203,9 +201,6 @@ def layer_view(
 
 def final_norm(pair: PilotCopilotPreTrainedModel) -> nn.Module | None:
     """The norm between a Pilot's last layer and its head.
-
-    Args:
-        pair: the pair.
 
     Returns:
         The last norm among the decoder's own parts, or `None` if it has none.

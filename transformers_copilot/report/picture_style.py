@@ -60,7 +60,6 @@ def drawn(theme: Theme, width: float = 5.6, height: float = 3.4) -> Iterator[Fig
     """A figure in a theme's colours.
 
     Args:
-        theme ([`Theme`]): the theme.
         width (`float`, *optional*, defaults to 5.6): inches; text has 10 points, so that it is read on a phone too.
         height (`float`, *optional*, defaults to 3.4): inches.
 
@@ -100,7 +99,6 @@ def png(figure: Figure, dots: int = 170) -> bytes:
     """A figure as a PNG file.
 
     Args:
-        figure (`matplotlib.figure.Figure`): the figure.
         dots (`int`, *optional*, defaults to 170): dots an inch.
 
     Returns:

@@ -94,7 +94,6 @@ def short_name(tokens: TokenTexts, token_id: int, most: int = CELL) -> str:
 
     Args:
         tokens ([`TokenTexts`]): the tokens' names.
-        token_id (`int`): the token.
         most (`int`, *optional*, defaults to 7): longest name, in characters.
 
     Returns:

@@ -124,7 +124,6 @@ def running_text(token_ids: list[int], tokens: TokenTexts) -> str:
     """Tokens as running text, without what could change how the page is shown.
 
     Args:
-        token_ids (list of `int`): the tokens.
         tokens ([`TokenTexts`]): tells the text.
 
     Returns:

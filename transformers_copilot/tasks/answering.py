@@ -59,8 +59,6 @@ def write_replies(
 
     Args:
         model: A pair, or any model that can generate; it is put into evaluation mode.
-        tokenizer: Its tokenizer.
-        prompts: The prompts.
         max_new_tokens: Longest reply, in tokens.
         batch_size: Prompts a batch; defaults to 32.
         **generate_options: More options of `generate`, such as `copilot_weight=0.0` or `num_beams=4`.

@@ -10,9 +10,6 @@ from .hub_source import HubSource, Row
 def options_from_hub(row: Row) -> dict[str, Any]:
     """Options as `A)21`, and the right one's letter.
 
-    Args:
-        row (`dict`): a row.
-
     Returns:
         `dict`: the local form's fields.
     """

@@ -38,9 +38,6 @@ class ArithmeticTask(QuestionTask):
     def instruction_of(self, question: Question) -> str:
         """The question as it stands.
 
-        Args:
-            question ([`Question`]): the question.
-
         Returns:
             `str`
         """
@@ -48,9 +45,6 @@ class ArithmeticTask(QuestionTask):
 
     def target_of(self, question: Question) -> str:
         """The worked solution if there is one, the mark and the answer.
-
-        Args:
-            question ([`Question`]): the question.
 
         Returns:
             `str`
@@ -79,7 +73,6 @@ class ArithmeticTask(QuestionTask):
         """Refuse what is no number (or letter).
 
         Args:
-            answer (`str`): the answer.
             choices (`int`): not used.
             where (`str`): where it stands, for the message.
 
@@ -94,9 +87,6 @@ class ArithmeticTask(QuestionTask):
 
 def equation_from_hub(row: Row) -> dict[str, Any]:
     """MAWPS and SVAMP on the Hub: an equation and its result.
-
-    Args:
-        row (`dict`): a row.
 
     Returns:
         `dict`: the local form's fields.

@@ -72,9 +72,6 @@ class QuestionTask(ABC):
     def instruction_of(self, question: Question) -> str:
         """The instruction for a question, without the prompt's frame.
 
-        Args:
-            question ([`Question`]): the question.
-
         Returns:
             `str`
         """
@@ -82,9 +79,6 @@ class QuestionTask(ABC):
     @abstractmethod
     def target_of(self, question: Question) -> str:
         """The text that the model is to write, without the end-of-text token.
-
-        Args:
-            question ([`Question`]): the question.
 
         Returns:
             `str`: it begins with a space.
@@ -106,7 +100,6 @@ class QuestionTask(ABC):
         """Refuse an answer that the task cannot have.
 
         Args:
-            answer (`str`): the answer.
             choices (`int`): number of the question's choices.
             where (`str`): where it stands, for the message.
 
@@ -117,9 +110,6 @@ class QuestionTask(ABC):
     def prompt_of(self, question: Question) -> str:
         """The text that the model is given.
 
-        Args:
-            question ([`Question`]): the question.
-
         Returns:
             `str`: the target begins with the space that follows it.
         """
@@ -128,9 +118,6 @@ class QuestionTask(ABC):
     def key_of(self, question: Question) -> str:
         """What makes two items the same question: letters and digits, whatever their case, spacing and punctuation.
 
-        Args:
-            question ([`Question`]): the question.
-
         Returns:
             `str`: a key to compare.
         """
@@ -138,9 +125,6 @@ class QuestionTask(ABC):
 
     def row_of(self, question: Question) -> dict[str, str]:
         """A question as a row of the task's data set.
-
-        Args:
-            question ([`Question`]): the question.
 
         Returns:
             `dict[str, str]`: `id`, `task`, `question`, `prompt`, `target` and `answer`.
@@ -189,9 +173,6 @@ class QuestionTask(ABC):
 
 def letters_and_digits(text: str) -> str:
     """A text without spaces, signs and capitals.
-
-    Args:
-        text (`str`): the text.
 
     Returns:
         `str`

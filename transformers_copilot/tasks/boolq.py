@@ -11,9 +11,6 @@ from .hub_source import TEST_IS_VALIDATION, HubSource, Row
 def truth_from_hub(row: Row) -> dict[str, Any]:
     """A question without its mark and a truth value.
 
-    Args:
-        row (`dict`): a row.
-
     Returns:
         `dict`: the local form's fields.
     """
@@ -42,9 +39,6 @@ class TruthTask(ChoiceTask):
 
     def instruction_of(self, question: Question) -> str:
         """LLM-Adapters' instruction, which lists no choices.
-
-        Args:
-            question ([`Question`]): the question.
 
         Returns:
             `str`

@@ -47,9 +47,6 @@ TASK_NAMES: tuple[str, ...] = tuple(TASKS)
 def check_names(names: tuple[str, ...] | list[str]) -> None:
     """Refuse names that no task has.
 
-    Args:
-        names (`tuple[str, ...]`): names.
-
     Raises:
         ValueError: one is unknown; the message lists the tasks.
     """

@@ -56,9 +56,6 @@ class ChoiceTask(QuestionTask):
     def instruction_of(self, question: Question) -> str:
         """LLM-Adapters' instruction.
 
-        Args:
-            question ([`Question`]): the question.
-
         Returns:
             `str`
         """
@@ -70,9 +67,6 @@ class ChoiceTask(QuestionTask):
 
     def target_of(self, question: Question) -> str:
         """LLM-Adapters' target.
-
-        Args:
-            question ([`Question`]): the question.
 
         Returns:
             `str`
@@ -98,7 +92,6 @@ class ChoiceTask(QuestionTask):
         """Refuse what is no label of a choice.
 
         Args:
-            answer (`str`): the answer.
             choices (`int`): number of the question's choices.
             where (`str`): where it stands, for the message.
 
@@ -112,9 +105,6 @@ class ChoiceTask(QuestionTask):
     def key_of(self, question: Question) -> str:
         """What makes two items the same question, with its choices where questions alone repeat.
 
-        Args:
-            question ([`Question`]): the question.
-
         Returns:
             `str`: a key to compare.
         """
@@ -124,9 +114,6 @@ class ChoiceTask(QuestionTask):
 
 def school_from_hub(row: Row) -> dict[str, Any]:
     """OpenBookQA and ARC on the Hub: lettered choices and the letter of the right one.
-
-    Args:
-        row (`dict`): a row.
 
     Returns:
         `dict`: the local form's fields.

@@ -10,9 +10,6 @@ from .hub_source import HubSource, Row
 def solution_from_hub(row: Row) -> dict[str, Any]:
     """The solution, with calculator notes, then `#### answer`.
 
-    Args:
-        row (`dict`): a row.
-
     Returns:
         `dict`: the local form's fields.
     """

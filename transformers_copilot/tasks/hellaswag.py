@@ -9,9 +9,6 @@ from .hub_source import TEST_IS_VALIDATION, HubSource, Row
 def ending_from_hub(row: Row) -> dict[str, Any]:
     """An activity, a context, endings, and the right one's number from 0.
 
-    Args:
-        row (`dict`): a row.
-
     Returns:
         `dict`: the local form's fields.
     """

@@ -36,9 +36,6 @@ TEST_IS_VALIDATION = {"train": "train", "test": "validation"}
 def no_conversion(row: Row) -> dict[str, Any]:
     """For data sets on the Hub whose rows have the local files' fields.
 
-    Args:
-        row (`dict`): a row.
-
     Returns:
         `dict`: no changes.
     """

@@ -126,7 +126,6 @@ def load_sequences(
     """Load a recommendation task, leave-one-out.
 
     Args:
-        task ([`SequenceTask`]): the task.
         read (`Callable`): reader of splits; all users stand in train.
         max_history (`int`, *optional*): the most recent items that a prompt holds.
         train_targets (`str`): `"all"` or `"last"`.

@@ -9,9 +9,6 @@ from .hub_source import PARQUET_BRANCH, TEST_IS_VALIDATION, HubSource, Row
 def goal_from_hub(row: Row) -> dict[str, Any]:
     """A goal, two solutions, and the right one's number from 0.
 
-    Args:
-        row (`dict`): a row.
-
     Returns:
         `dict`: the local form's fields.
     """

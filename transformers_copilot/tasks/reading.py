@@ -52,7 +52,6 @@ def local_file(data_dir: Path, task: QuestionTask | SequenceTask, split: str) ->
 
     Args:
         data_dir (`Path`): the folder that holds `arithmetic/`, `commonsense/` and `recommendation/`.
-        task ([`QuestionTask`] or [`SequenceTask`]): the task.
         split (`str`): `train`, `dev` or `test`; a recommendation task has one file for all.
 
     Returns:

@@ -60,9 +60,6 @@ class SequenceTask:
     def from_hub(self, row: Row) -> dict[str, Any]:
         """Rows of data sets on the Hub have the local form already.
 
-        Args:
-            row (`dict`): a row.
-
         Returns:
             `dict`: no changes.
         """

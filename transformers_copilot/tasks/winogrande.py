@@ -9,9 +9,6 @@ from .hub_source import TEST_IS_VALIDATION, HubSource, Row
 def blank_from_hub(row: Row) -> dict[str, Any]:
     """A sentence, two options, and the right one's number from 1.
 
-    Args:
-        row (`dict`): a row.
-
     Returns:
         `dict`: the local form's fields.
     """

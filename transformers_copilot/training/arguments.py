@@ -191,9 +191,6 @@ class CopilotArguments:
     def copilot_warmup(self, num_training_steps: int) -> int:
         """The Copilot's warm-up.
 
-        Args:
-            num_training_steps (`int`): steps of the training.
-
         Returns:
             `int`: its steps, counted as transformers counts `warmup_steps`.
         """

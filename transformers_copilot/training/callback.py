@@ -25,7 +25,6 @@ class MistakeLogCallback(TrainerCallback):
     Callbacks see neither inputs nor outputs, so the trainer's `compute_loss` hands the records over.
 
     Args:
-        log ([`MistakeLog`]): the log.
         after_commit (callable, *optional*): called after each optimiser step, with nothing: the Copilot's further
             steps of the round.
         rows ([`MistakeRowsWriter`], *optional*): writes every round's rows to disk, for looking into.
@@ -49,7 +48,6 @@ class MistakeLogCallback(TrainerCallback):
         """Start with a log, and forget what was collected of another.
 
         Args:
-            log ([`MistakeLog`]): the log.
             rows ([`MistakeRowsWriter`], *optional*): writes the rounds' rows.
         """
         self.log, self.rows = log, rows

@@ -69,7 +69,6 @@ def fit_copilot_weight(
     grid, by the tokens' likelihood or mistake, or by a metric of your task.
 
     Args:
-        pair: the pair.
         dataset: tokenised validation examples with labels; only its length is used with `metric`.
         data_collator (callable, *optional*): makes a batch of examples. Defaults to transformers' plain one.
         batch_size (`int`, *optional*, defaults to 8): examples a batch.

@@ -28,7 +28,6 @@ def live_statistics(log: MistakeLog, since: int, tokens: TokenTexts | None) -> d
     """The supervised tokens of the latest rounds in figures.
 
     Args:
-        log ([`MistakeLog`]): the log.
         since (`int`): number of the first round that counts.
         tokens ([`TokenTexts`], *optional*): tells the kinds of tokens.
 

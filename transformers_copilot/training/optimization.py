@@ -27,7 +27,6 @@ def split_parameter_groups(
 
     Args:
         optimizer (`torch.optim.Optimizer`): new, without state.
-        copilot (`nn.Module`): the Copilot.
         decay (`set[int]`): ids of the parameters that decay.
         args ([`CopilotArguments`]): learning rate and weight decay of the Copilot, where they are set.
 
@@ -91,7 +90,6 @@ def check_given_optimizer(optimizer: Any, scheduler: Any, copilot: nn.Module, ar
     Args:
         optimizer (`torch.optim.Optimizer`, *optional*): the one given; `None`: the trainer makes it.
         scheduler (*optional*): the learning rate scheduler given; `None`: the trainer makes it.
-        copilot (`nn.Module`): the Copilot.
         args ([`CopilotArguments`]): the training arguments.
 
     Raises:
@@ -129,7 +127,6 @@ def copilot_groups_alone(optimizer: torch.optim.Optimizer, copilot: nn.Module) -
 
     Args:
         optimizer (`torch.optim.Optimizer`): with groups of both.
-        copilot (`nn.Module`): the Copilot.
 
     Yields:
         Nothing; the Pilot's groups are back afterwards.
@@ -168,7 +165,6 @@ def joint_scheduler(
 
     Args:
         optimizer (`torch.optim.Optimizer`): with groups of one part each.
-        copilot (`nn.Module`): the Copilot.
         args ([`CopilotTrainingArguments`]): both schedules.
         num_training_steps (`int`): steps of the Pilot.
 

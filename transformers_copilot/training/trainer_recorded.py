@@ -118,9 +118,6 @@ class CopilotRecordedMixin(_TrainerBase):
 def is_recorded(batch: Any) -> bool:
     """Whether a batch is of recorded sequences.
 
-    Args:
-        batch (`dict`): the batch.
-
     Returns:
         `bool`
     """
