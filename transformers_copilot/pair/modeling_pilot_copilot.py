@@ -12,19 +12,17 @@ from transformers.utils import can_return_tuple
 from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .correction import PilotPass, feedback_kind
-from .forward_passes import kept_positions
 from .fused_head import GeneratedStep
 from .generation_pilot_copilot import RectifyState
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch
 from .modeling_outputs import PilotCopilotOutput
-from .modeling_pair_base import PilotCopilotPreTrainedModel
-from .pair_hub import PairHubMixin
+from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
 from .pilot_inputs import PilotInputs
 from .validation import check_labels
 
 
-class PilotCopilotForCausalLM(PairHubMixin, PilotCopilotPreTrainedModel, GenerationMixin):
+class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
     """A causal language model with a Copilot that corrects its next-token distribution (arXiv 2505.16270).
 
     Make one with [`PilotCopilotForCausalLM.from_pilot`], load one with `from_pretrained` or

@@ -12,18 +12,16 @@ from transformers.utils import can_return_tuple
 from .compat import cache_of, given_cache
 from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
 from .correction import PilotPass
-from .forward_passes import kept_positions
 from .fused_head import GeneratedStep
 from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch, target_mask
 from .modeling_outputs import PilotCopilotOutput
-from .modeling_pair_base import PilotCopilotPreTrainedModel
-from .pair_hub import PairHubMixin
+from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
 from .pilot_inputs import PilotInputs
 from .validation import check_labels
 
 
-class PilotCopilotForSeq2SeqLM(PairHubMixin, PilotCopilotPreTrainedModel, GenerationMixin):
+class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
     """A sequence-to-sequence model with a Copilot: the question X̃ is the encoder's output (App. A.1).
 
     Args:
