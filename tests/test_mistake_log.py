@@ -295,6 +295,19 @@ def test_every_round_is_drawn_as_often():
     ]
 
 
+@pytest.mark.parametrize(("kept", "drawn"), [(0, {None}), (3, {0, 1, 2, None}), (4, {1, 2, 3, None})])
+def test_the_round_under_way_is_drawn_as_often_as_those_that_stay(kept, drawn):
+    log = MistakeLog(max_rounds=4)
+    for number in range(kept):
+        log.append(small_record(number))
+    generator = torch.Generator().manual_seed(0)
+    found = [log.sample_with_next(generator) for _ in range(4000)]
+    counts = Counter(None if record is None else int(record.token_ids[0]) for record in found)
+    assert set(counts) == drawn
+    expected = 4000 / len(drawn)
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 16.3  # χ² of 3 degrees, 0.1 %
+
+
 @pytest.mark.parametrize("family", ["llama", "t5"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_saved_log_comes_back_exactly(tmp_path, family, dtype):

@@ -101,8 +101,7 @@ class MistakeLog:
     def sample(self, generator: torch.Generator | None = None) -> MistakeRecord:
         """A round drawn at random, all that are kept with the same probability.
 
-        For use outside a training: [`CopilotTrainer`] counts the round under way among them, and draws by seed and step
-        (`mistake_log_draw`).
+        [`CopilotTrainer`] draws the further rounds of a step by it, with a generator seeded by seed and step.
 
         Args:
             generator (`torch.Generator`, *optional*): source of randomness; defaults to torch's.
@@ -116,6 +115,20 @@ class MistakeLog:
         if not self._rounds:
             raise ValueError("the Mistake Log is empty; append a round before sampling one.")
         return self[int(torch.randint(len(self._rounds), (), generator=generator))]
+
+    def sample_with_next(self, generator: torch.Generator | None = None) -> MistakeRecord | None:
+        """A round drawn as if the one that is under way were appended already (Algorithm 1 appends before it draws).
+
+        Args:
+            generator (`torch.Generator`, *optional*): source of randomness; defaults to torch's.
+
+        Returns:
+            [`MistakeRecord`], or `None` for the round under way. Of a full log the oldest round is never drawn: it goes
+            when the next one comes.
+        """
+        oldest = int(len(self._rounds) == self.max_rounds)
+        choice = oldest + int(torch.randint(len(self._rounds) - oldest + 1, (), generator=generator))
+        return self[choice] if choice < len(self._rounds) else None
 
     def __len__(self) -> int:
         return len(self._rounds)

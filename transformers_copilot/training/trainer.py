@@ -190,17 +190,14 @@ class CopilotTrainerMixin(
         return {**batch, **own}
 
     def _draw(self, again: int = 0) -> MistakeRecord | None:
-        """A round of the log, or `None` for the one under way. Where it is drawn, each has the same probability
-        (Algorithm 1 appends before it draws), by seed and step only: a resumed run draws as an uninterrupted one."""
+        """A round of the log, or `None` for the one under way. What is drawn depends on seed and step only: a resumed run
+        draws as an uninterrupted one."""
         if not again and chosen("mistake_log_draw", self.args.mistake_log_draw) == "newest":
             return None
-        log, step = self.mistake_log, self.state.global_step
-        oldest = 1 if not again and len(log) == log.max_rounds else 0
-        choices = len(log) - oldest + (0 if again else 1)
+        step = self.state.global_step
         seed = (self.args.seed * 1_000_003 + step) * 1009 + again + self.args.process_index * 7_919
         generator = torch.Generator().manual_seed(seed % 2**63)
-        choice = oldest + int(torch.randint(choices, (), generator=generator))
-        return log[choice] if choice < len(log) else None
+        return self.mistake_log.sample(generator) if again else self.mistake_log.sample_with_next(generator)
 
     def _part_of_round(self, index: int, micro_steps: int) -> dict[str, Any]:
         """The drawn round's part for this micro-batch, and what its sum is to be divided by."""
