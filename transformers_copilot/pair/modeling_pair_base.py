@@ -711,18 +711,34 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             return outputs.logits[..., :1].float().sum() * 0.0
         return loss
 
+    def _seen(self, outputs: ModelOutput, captured: Capture, **of_kind: Any) -> PilotPass:
+        """What a pass of the Pilot gives the Copilot: what both kinds of pair take alike, and what they don't."""
+        return PilotPass(
+            logits=outputs.logits,
+            rationale=captured.rationale(),
+            layers=captured.stacked_layers(),
+            correction=self._shared_correction(captured),
+            head_states=captured.head_input,
+            rectified=captured.corrected is not None,
+            **of_kind,
+        )
+
     def _rectified(
         self,
         outputs: ModelOutput,
         seen: PilotPass,
         labels: Tensor | None,
         cache: Any,
+        use_cache: bool | None,
         weight: float,
         keep: slice | Tensor,
         state: RectifyState | None,
         **options: Any,
     ) -> PilotCopilotOutput:
         """Scoring and generating: f, then p̃, through the one fusion function."""
+        pilot_cache = cache_of(outputs)
+        if cache is None and use_cache is not False and pilot_cache is not None:
+            cache = self.cache_beside(pilot_cache)
         if seen.rectified:
             check_vocabulary(self, seen.logits)
             kept = seen.logits if seen.logits_are_kept else seen.logits[:, keep]

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, GenerationMixin
 from transformers.utils import can_return_tuple
 
-from .compat import cache_of, given_cache
+from .compat import given_cache
 from .configuration_pilot_copilot import PilotCopilotConfig
-from .correction import PilotPass, feedback_kind
+from .correction import feedback_kind
 from .fused_head import GeneratedStep
 from .generation_pilot_copilot import RectifyState
 from .masks import packed_segments
@@ -142,31 +142,26 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             if columns is not None:
                 given["logits_to_keep"] = columns
         outputs, captured = self._pilot_pass(given, pair_cache, use_cache, step, weight, rectify_state)
-        seen = PilotPass(
+        seen = self._seen(
+            outputs,
+            captured,
             token_ids=input_ids,
-            logits=outputs.logits,
             question=captured.embeddings() if feedback_kind(self) is not None else None,
-            rationale=captured.rationale(),
             attention_mask=self._mask_of_tokens(attention_mask),
             question_mask=None,
             segments=segments,
             past=past,
-            layers=captured.stacked_layers(),
-            correction=self._shared_correction(captured),
-            head_states=captured.head_input,
             position_ids=position_ids,
             logits_are_kept=keeps_logits,
-            rectified=captured.corrected is not None,
         )
         if training and lesson_targets is not None:
             targets = self.targets_of(lesson_targets, kwargs)
             return self._train_on(outputs, seen, targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
         if reading and lesson_targets is not None:
             return self.read_only(outputs, seen, self.targets_of(lesson_targets, kwargs), columns)
-        pilot_cache = cache_of(outputs)
-        if pair_cache is None and use_cache is not False and pilot_cache is not None:
-            pair_cache = self.cache_beside(pilot_cache)
-        return self._rectified(outputs, seen, pilot_labels, pair_cache, weight, keep, rectify_state, **kwargs)
+        return self._rectified(
+            outputs, seen, pilot_labels, pair_cache, use_cache, weight, keep, rectify_state, **kwargs
+        )
 
 
 def _checked_input(input_ids: torch.LongTensor | None, inputs_embeds: Tensor | None) -> torch.LongTensor:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, Cache, GenerationMixin
 from transformers.utils import can_return_tuple
 
-from .compat import cache_of, given_cache
+from .compat import given_cache
 from .configuration_pilot_copilot import PilotCopilotSeq2SeqConfig
-from .correction import PilotPass
 from .fused_head import GeneratedStep
 from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch, target_mask
@@ -165,30 +164,24 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
         if (training or reading) and lesson_targets is not None and decoder_attention_mask is None:
             decoder_attention_mask = target_mask(lesson_targets)
-        seen = PilotPass(
+        seen = self._seen(
+            outputs,
+            captured,
             token_ids=decoder_input_ids,
-            logits=outputs.logits,
             question=question,
-            rationale=captured.rationale(),
             attention_mask=self._mask_of_tokens(decoder_attention_mask),
             question_mask=attention_mask,
             segments=None,
             past=past,
-            layers=captured.stacked_layers(),
-            correction=self._shared_correction(captured),
-            head_states=captured.head_input,
-            position_ids=None,
             logits_are_kept=keeps_logits,
-            rectified=captured.corrected is not None,
         )
         if training and lesson_targets is not None:
             return self._train_on(outputs, seen, lesson_targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
         if reading and lesson_targets is not None:
             return self.read_only(outputs, seen, lesson_targets)
-        pilot_cache = cache_of(outputs)
-        if pair_cache is None and use_cache is not False and pilot_cache is not None:
-            pair_cache = self.cache_beside(pilot_cache)
-        return self._rectified(outputs, seen, pilot_labels, pair_cache, weight, keep, rectify_state, **kwargs)
+        return self._rectified(
+            outputs, seen, pilot_labels, pair_cache, use_cache, weight, keep, rectify_state, **kwargs
+        )
 
 
 def _checked_decoder_input(

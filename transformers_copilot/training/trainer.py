@@ -190,8 +190,8 @@ class CopilotTrainerMixin(
         return {**batch, **own}
 
     def _draw(self, again: int = 0) -> MistakeRecord | None:
-        """A round of the log, or `None` for the one under way. What is drawn depends on seed and step only: a resumed run
-        draws as an uninterrupted one."""
+        """A round of the log, or `None` for the one under way. What is drawn depends on seed and step only, so that a
+        resumed run draws as an uninterrupted one."""
         if not again and chosen("mistake_log_draw", self.args.mistake_log_draw) == "newest":
             return None
         step = self.state.global_step
