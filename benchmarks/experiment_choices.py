@@ -18,11 +18,6 @@ Lines = list[dict[str, Any]]
 COPIED = "weights"
 # What buys a gain with training time: how much of that to spend is the user's to say, and the least is the default.
 BUDGETS = ("copilot_steps_per_round",)
-# What wins beside small Pilots from scratch only (docs/results.md), and what is the same as another change: a Copilot
-# without a log reads the newest round alone.
-NOT_EVERYWHERE = (("objective", "kl"), ("use_mistake_log", False))
-# Two answers to one question, how old the lessons are: the better one counts.
-SAME_QUESTION = {"mistake_log_rounds": "mistake_log_draw"}
 
 
 def changes_of(variant: Variant) -> Iterator[tuple[str, Any]]:
@@ -109,20 +104,20 @@ def winners(experiments: list[tuple[Experiment, Lines]]) -> dict[str, Any]:
 
     Returns:
         Option to value: a change of this option alone that wins on every task, its interval above zero; the one with
-        the largest gain where there are several. Left out are [`BUDGETS`] and what is [`NOT_EVERYWHERE`] better.
+        the largest gain where there are several. Left out are [`BUDGETS`].
     """
-    best: dict[str, tuple[float, str, Any]] = {}
+    best: dict[str, tuple[float, Any]] = {}
     for variant in experiments[0][0].variants[1:]:
         changes = list(changes_of(variant))
         gains = [gain_over_base(lines, variant.name) for _, lines in experiments]
         found = [gain for gain in gains if gain is not None and gain.low > 0]
         option, value = changes[0]
-        if len(changes) > 1 or len(found) < len(experiments) or option in BUDGETS or (option, value) in NOT_EVERYWHERE:
+        if len(changes) > 1 or len(found) < len(experiments) or option in BUDGETS:
             continue
-        mean, question = float(np.mean([gain.mean for gain in found])), SAME_QUESTION.get(option, option)
-        if question not in best or mean > best[question][0]:
-            best[question] = (mean, option, value)
-    return {option: value for _, option, value in best.values()}
+        mean = float(np.mean([gain.mean for gain in found]))
+        if option not in best or mean > best[option][0]:
+            best[option] = (mean, value)
+    return {option: value for option, (_, value) in best.items()}
 
 
 def choices_table(experiments: list[tuple[Experiment, Lines]]) -> str:
@@ -135,7 +130,7 @@ def choices_table(experiments: list[tuple[Experiment, Lines]]) -> str:
         A table: nats a token over the first variant, with 95 % intervals; better where the number is positive.
     """
     variants = {variant.name: variant for spec, _ in experiments for variant in spec.variants[1:]}
-    heads = " | ".join(spec.experiment.removeprefix("ablation_") for spec, _ in experiments)
+    heads = " | ".join(spec.experiment.removeprefix("options_") for spec, _ in experiments)
     rows = [f"| option | compared with | instead | {heads} | default |", "| --- " * (4 + len(experiments)) + "|"]
     for name, variant in variants.items():
         changes = list(changes_of(variant))

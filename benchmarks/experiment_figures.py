@@ -1,4 +1,4 @@
-"""The figures of `docs/results.md`, from the lines of results alone."""
+"""The figure of `docs/results.md`, from the lines of results alone."""
 
 from __future__ import annotations
 
@@ -6,38 +6,83 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from experiment_statistics import compare
+import numpy as np
+from experiment_statistics import Comparison, with_likelihoods
+from experiment_tables import by_variant
 
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen first
 
 
-def sizes_figure(experiments: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Accuracy against total weights, for Pilots alone and for pairs (the paper's Fig. 6).
+PAIR, RIVAL = "#ee6677", "#4477aa"
+NAMES = {
+    "everything": "Pilot, all questions",
+    "further": "Pilot, trained on",
+    "further_in_time": "Pilot, in the Copilot's time",
+    "further_lora": "LoRA",
+    "further_last_layers": "last layers",
+    "finished_temperature": "temperature",
+}
+
+
+def cost_figure(experiments: dict[str, list[dict[str, Any]]], titles: dict[str, str], path: Path) -> None:
+    """Gain over the finished Pilot against all training time, for Copilots and rivals, a panel an experiment.
 
     Args:
-        experiments: The results of each size.
+        experiments: Results of Copilots that learn after their Pilots, by experiment.
+        titles: What each panel is called.
         path: The PNG file.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    made = sorted(
-        (compare(lines, "pair") for lines in experiments.values()), key=lambda each: each.lines[0]["weights"]["pilot"]
+    figure, axes = plt.subplots(
+        1, len(experiments), figsize=(1.5 + 4.6 * len(experiments), 4.4), layout="constrained", squeeze=False
     )
-    for model, color, mark in (("pilot", "#4477aa", "o"), ("pair", "#ee6677", "s")):
-        weights = [each.lines[0]["weights"][model] / 1e6 for each in made]
-        means = [100 * each.mean(model) for each in made]
-        title = "Pilot alone" if model == "pilot" else "Pilot with its Copilot"
-        axes.plot(weights, means, color=color, marker=mark, label=title)
-        for each, weight in zip(made, weights, strict=True):
-            points = [100 * scores.mean() for scores in each.scores(model)]
-            axes.scatter([weight] * len(points), points, color=color, marker=mark, s=12, alpha=0.5)
-    axes.set_xscale("log")
-    axes.set_xlabel("all weights, in millions")
-    axes.set_ylabel("exact answers, %")
-    axes.set_title("Small points: seeds. Lines: means.", fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    for panel, (name, lines) in zip(axes[0], experiments.items(), strict=True):
+        for label, minutes, gain, color in points(with_likelihoods(lines)[-1]):
+            panel.scatter(minutes, gain, color=color, s=28, zorder=3)
+            panel.annotate(label, (minutes, gain), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        panel.axhline(0.0, color="#888888", linewidth=0.8)
+        panel.margins(x=0.25, y=0.15)
+        panel.set_title(titles[name], fontsize=9)
+        panel.set_xlabel("all training, processor minutes a seed")
+        panel.grid(alpha=0.3)
+    axes[0][0].set_ylabel("gain over the finished Pilot, nats a token")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def points(lines: list[dict[str, Any]]) -> list[tuple[str, float, float, str]]:
+    """What the figure shows of an experiment.
+
+    Args:
+        lines: Its results, log-likelihoods for scores.
+
+    Returns:
+        Label, minutes of training, gain over the finished Pilot, and color: of each variant and each rival.
+    """
+    made = by_variant(lines)
+    first = next(iter(made.values()))
+    finished = {line["seed"]: _score(line, "pilot") for line in first.lines}
+    found = [(name, _minutes(each.lines), _gain(each.lines, "pair", finished), PAIR) for name, each in made.items()]
+    return found + _rivals(first, finished)
+
+
+def _rivals(first: Comparison, finished: dict[int, float]) -> list[tuple[str, float, float, str]]:
+    return [
+        (NAMES[name], _minutes(lines), _gain(lines, "control", finished), RIVAL)
+        for name, lines in first.controls.items()
+        if name in NAMES
+    ]
+
+
+def _score(line: dict[str, Any], model: str) -> float:
+    return float(np.mean(line["results"][model]["questions"]))
+
+
+def _gain(lines: list[dict[str, Any]], model: str, finished: dict[int, float]) -> float:
+    return float(np.mean([_score(line, model) - finished[line["seed"]] for line in lines if line["seed"] in finished]))
+
+
+def _minutes(lines: list[dict[str, Any]]) -> float:
+    return float(np.mean([line["seconds"]["training"] for line in lines])) / 60

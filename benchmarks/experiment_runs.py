@@ -23,14 +23,10 @@ from experiment_replay import Recorder, is_recorded, recording_of, replay
 from experiment_spec import Experiment, Variant
 from experiment_store import LOSS, ResultStore
 from experiment_train import Cost, Workplace, pilot_step_seconds, train
-from experiment_weights import by_weight
 from filelock import FileLock
 from transformers import PreTrainedModel
 
 from transformers_copilot import CopilotTrainer, fit_copilot_weight
-
-
-SHOWN_WEIGHTS = (0.3, 1.0, 2.0, 4.0, 8.0)
 
 
 class Runner:
@@ -42,8 +38,7 @@ class Runner:
         build: Folder for checkpoints; a run's own is removed when its result is written.
         data_dir: Folder with the tasks' files; the Hub where none is given.
         device: `cpu` or `cuda`.
-        gain_only: Leave out what a gain does not need: the time of the Pilot alone (given as 0) and what the first
-            variant's correction does at further λ.
+        gain_only: Leave out what a gain does not need: the time of the Pilot alone (given as 0).
     """
 
     def __init__(
@@ -123,7 +118,7 @@ class Runner:
         if variant.settle:
             cost += self._settle(place, variant, pair)
         seconds = {"training": cost.seconds, "pilot_alone": step_seconds * steps}
-        made = self._measured(place, pair, seconds, cost, weighed=first and not self.gain_only)
+        made = self._measured(place, pair, seconds, cost)
         return {**made, "steps": steps, "replayed": replayed}
 
     def _finished_pair(self, place: Workplace, variant: Variant) -> dict[str, Any]:
@@ -132,9 +127,7 @@ class Runner:
         seconds = {name: cost.seconds for name, cost in costs.items()}
         seconds = {"training": sum(seconds.values()), "pilot_alone": seconds["finishing"], **seconds}
         cost = costs["recording"] + costs["teaching"]
-        made = self._measured(
-            place, pair, seconds, cost, weighed=False, alone=self._finished_alone(place.seed, variant)
-        )
+        made = self._measured(place, pair, seconds, cost, alone=self._finished_alone(place.seed, variant))
         return {**made, "steps": steps, "replayed": False}
 
     def _finished_alone(self, seed: int, variant: Variant) -> dict[str, Any] | None:
@@ -149,7 +142,6 @@ class Runner:
         pair: PreTrainedModel,
         seconds: dict[str, float],
         cost: Cost,
-        weighed: bool,
         alone: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Choose λ on dev, and measure a trained pair and its Pilot alone on the test questions.
@@ -159,7 +151,6 @@ class Runner:
             pair: The pair.
             seconds: What its training took, by part.
             cost: The same with its memory.
-            weighed: Whether further λ are measured, too.
             alone: A line that has what the Pilot did alone; measured where none is given.
 
         Returns:
@@ -193,7 +184,6 @@ class Runner:
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
             "results": {"pilot": pilot_results, "pair": as_json(together)},
             "other_tests": others,
-            **(by_weight(self.spec, place.data, pair, SHOWN_WEIGHTS) if weighed else {}),
         }
 
     def _train_pair(

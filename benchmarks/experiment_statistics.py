@@ -44,12 +44,6 @@ def scores_of(measure: str, questions: Any, cutoff: int = 10) -> np.ndarray:
     return (values <= cutoff).astype(float) if measure == "ranking" else values
 
 
-def ndcg_of(ranks: Any, cutoff: int) -> np.ndarray:
-    """NDCG@K of each question with one right item: 1 / log2(rank + 1) within the first K, else 0."""
-    values = np.array([float(value) for value in ranks])
-    return np.where(values <= cutoff, 1.0 / np.log2(values + 1.0), 0.0)
-
-
 def gain_of(before: list[np.ndarray], after: list[np.ndarray], seed: int = 0) -> Gain:
     """The gain over seeds, with an interval that draws seeds and questions with replacement.
 

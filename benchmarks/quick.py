@@ -67,7 +67,7 @@ def check(row: dict[str, Any], options: argparse.Namespace, build: Path) -> bool
     reported = compare(known, row["name"]).gain()
     spec = read_experiment(options.experiments / f"{row['experiment']}.yaml")
     torch.set_num_threads(min(row.get("threads", options.threads), options.threads))
-    # Only the gain is looked at: times, further tasks and further λ are left out.
+    # Only the gain is looked at: times and further tasks are left out.
     spec = replace(spec, also_test=[])
     # A file of its own: rows of other experiments have the same seeds and names.
     store = ResultStore(build / f"{spec.experiment}.jsonl")

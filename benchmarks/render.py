@@ -1,10 +1,10 @@
-"""Write `summary.json`, tables of `docs/results.md` and `README.md`, and figures, from the results of `run.py` alone.
+"""Write `summary.json`, the tables of `docs/results.md` and its figure from the results of `run.py` alone.
 
     python benchmarks/render.py
 
 A table stands between `<!-- table: KIND EXPERIMENT -->` and `<!-- /table -->` in the page; what is between is replaced.
 No table mixes runs of different losses of the Copilot: runs of today's loss go before older ones, and a table of
-older ones says so. What was tried on dev lies in the results' folder `dev`: tables show it, the summary does not.
+older ones says so.
 """
 
 import argparse
@@ -16,21 +16,12 @@ from typing import Any
 
 import numpy as np
 from experiment_choices import choices_table
-from experiment_figures import sizes_figure
+from experiment_figures import cost_figure
 from experiment_finish_table import finish_table
-from experiment_main_table import main_table, short_table
 from experiment_spec import Experiment, read_experiment
 from experiment_statistics import Comparison, compare, with_likelihoods
 from experiment_store import LOSS, ResultStore, loss_of, of_one_loss
-from experiment_tables import (
-    ablation_table,
-    by_variant,
-    comparison_table,
-    dimensions_table,
-    ranking_table,
-    sizes_table,
-    weights_table,
-)
+from experiment_tables import by_variant, comparison_table
 
 
 ROOT = Path(__file__).parents[1]
@@ -38,18 +29,12 @@ EXPERIMENTS = ROOT / "benchmarks" / "experiments"
 # What stands above a table whose runs were made with an older loss.
 OLD_NOTE = "*Made with the old loss, which saw a part of the vocabulary; to be measured again.*"
 TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-KINDS = {
-    "comparison": comparison_table,
-    "ranking": ranking_table,
-    "ablation": ablation_table,
-    "weights": weights_table,
-    "dimensions": dimensions_table,
-}
+KINDS = {"comparison": comparison_table}
 
 
 def all_experiments() -> dict[str, Experiment]:
-    """The descriptions of all experiments, those on dev among them, by name."""
-    return {path.stem: read_experiment(path) for path in EXPERIMENTS.rglob("*.yaml")}
+    """The descriptions of all experiments, by name."""
+    return {path.stem: read_experiment(path) for path in EXPERIMENTS.glob("*.yaml")}
 
 
 def choices_of(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -58,20 +43,20 @@ def choices_of(results: dict[str, list[dict[str, Any]]]) -> str:
     return choices_table([(specs[name], lines) for name, lines in results.items()])
 
 
-def short(results: dict[str, list[dict[str, Any]]]) -> str:
-    """The table of [`short_table`], with each experiment's own title."""
-    specs = all_experiments()
-    return short_table(results, {key: specs[lines[0]["experiment"]].title for key, lines in results.items()})
-
-
 def finished(results: dict[str, list[dict[str, Any]]]) -> str:
     """The table of [`finish_table`], with each experiment's own title."""
+    return finish_table(results, titles_of(results))
+
+
+def titles_of(results: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """What each experiment's models are called; the experiment's name where it is not described any more."""
     specs = all_experiments()
-    return finish_table(results, {key: specs[lines[0]["experiment"]].title for key, lines in results.items()})
+    names = {key: lines[0]["experiment"] for key, lines in results.items()}
+    return {key: specs[name].title if name in specs else name for key, name in names.items()}
 
 
 # Tables of several experiments, whose names begin as one of those that stand before a * in the mark.
-GROUPS = {"sizes": sizes_table, "choices": choices_of, "main": main_table, "short": short, "finish": finished}
+GROUPS = {"choices": choices_of, "finish": finished}
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -87,6 +72,8 @@ def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
     results, specs = {}, all_experiments()
     for path in sorted(folder.glob("*.jsonl")):
         lines = ResultStore(path).read()
+        if not all({"experiment", "seed", "name"} <= set(line) for line in lines):
+            continue  # another program's results, which lie there too
         if path.stem in specs:
             names = {name for _, name in specs[path.stem].runs()}
             lines = [line for line in lines if line["name"] in names]
@@ -193,19 +180,17 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
-    parser.add_argument(
-        "--docs", type=Path, default=ROOT / "docs", help="folder of the page and the figures, beside README.md"
-    )
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page and the figure")
     options = parser.parse_args(arguments)
-    results, tried = read_results(options.results), read_results(options.results / "dev")
+    results = read_results(options.results)
     summary = [entry for name, lines in results.items() for entry in summary_of(name, lines)]
     (options.results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    for page in (options.docs / "results.md", options.docs.parent / "README.md"):
-        if page.is_file():
-            page.write_text(fill_tables(page.read_text(encoding="utf-8"), {**results, **tried}), encoding="utf-8")
-    sizes = {name: lines for name, lines in results.items() if name.startswith("sizes_")}
-    if sizes:
-        sizes_figure(sizes, options.docs / "figures" / "sizes.png")
+    page = options.docs / "results.md"
+    page.write_text(fill_tables(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+    after = {name: lines for name, lines in results.items() if "finishing" in lines[0].get("seconds", {})}
+    if after:
+        titles = {name: f"{title}: {after[name][0]['task']}" for name, title in titles_of(after).items()}
+        cost_figure(after, titles, options.docs / "figures" / "cost_and_gain.png")
     print(f"{len(summary)} rows in {options.results / 'summary.json'}")
 
 

@@ -24,9 +24,9 @@ from experiment_spec import Experiment, read_experiment  # noqa: E402
 from experiment_store import ResultStore, of_one_loss  # noqa: E402
 
 
-ABLATIONS = sorted((ROOT / "benchmarks" / "experiments").glob("ablation_*.yaml"))
-# Options that the ablations with the former loss don't decide: what they learn from one record does.
-DECIDED_BY_RECORD = ("error_feedback",)
+ABLATIONS = sorted((ROOT / "benchmarks" / "experiments").glob("options_*.yaml"))
+# What Copilots learn from one record of SmolLM2 decides these: there the sizes are those of use.
+DECIDED_BY_RECORD = ("error_feedback", "form")
 RECORDED = ROOT / "benchmarks" / "results" / "recorded_forms.jsonl"
 # What a cheaper input may lose, in nats a token, and be the default all the same.
 WORTH_ITS_COST = 0.01
@@ -95,9 +95,9 @@ def test_what_only_a_decoder_has_makes_one(tiny_pilot, given: dict):
 
 def test_the_page_names_the_codes_defaults():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    table = page.partition("<!-- table: choices ablation_")[2].partition("<!-- /table -->")[0]
+    table = page.partition("<!-- table: choices options_")[2].partition("<!-- /table -->")[0]
     rows = ROW.findall(table)
-    assert len(rows) >= 15
+    assert len(rows) >= 20
     for options, defaults in rows:
         names, values = (re.findall(r"`([^`]+)`", cell) for cell in (options, defaults))
         assert values == [str(default_of(name)) for name in names], names
@@ -111,12 +111,12 @@ def line(seed: int, name: str, values: list[float]) -> dict[str, object]:
 
 
 def test_a_change_is_weighed_against_the_first_variant_on_the_same_questions():
-    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "ablation_gsm8k.yaml")
+    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "options_gsm8k.yaml")
     lines = []
     for seed in (0, 1):
         lines.append(line(seed, "base", [-2.0, -3.0, -1.0]))
         lines.append(line(seed, "layers_6", [-1.75, -2.75, -0.75]))
-        lines.append(line(seed, "window_current", [-2.0, -3.5, -0.5]))
+        lines.append(line(seed, "current", [-2.0, -3.5, -0.5]))
     table = choices_table([(spec, lines)]).splitlines()
     assert table[0] == "| option | compared with | instead | gsm8k | default |"
     default = default_of("num_hidden_layers")
@@ -127,13 +127,13 @@ def test_a_change_is_weighed_against_the_first_variant_on_the_same_questions():
 
 
 def test_only_what_wins_everywhere_and_costs_no_time_becomes_a_default():
-    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "ablation_gsm8k.yaml")
+    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "options_gsm8k.yaml")
     better, best, worse = [-1.5, -2.5, -0.5], [-1.0, -2.0, 0.0], [-2.5, -3.5, -1.5]
-    values = {"rounds_4": better, "rounds_16": best, "steps_4": best, "objective_kl": best, "layers_6": worse}
+    values = {"current": better, "depths": best, "steps_4": best, "steps_4_uniform": best, "layers_6": worse}
     first = [line(0, "base", [-2.0, -3.0, -1.0])] + [line(0, name, made) for name, made in values.items()]
-    second = [*first[:1], line(0, "rounds_4", worse), line(0, "rounds_16", better), line(0, "layers_6", best)]
-    assert winners([(spec, first)]) == {"mistake_log_rounds": 16}
-    assert winners([(spec, first), (spec, second)]) == {"mistake_log_rounds": 16}
+    second = [*first[:1], line(0, "current", worse), line(0, "depths", better), line(0, "layers_6", best)]
+    assert winners([(spec, first)]) == {"rationale": "depths"}
+    assert winners([(spec, first), (spec, second)]) == {"rationale": "depths"}
     assert winners([(spec, first), (spec, second[:2])]) == {}
 
 

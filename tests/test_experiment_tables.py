@@ -1,8 +1,8 @@
 """The tables of results, from hand-made lines: what is bold, and what is left empty."""
 
 import pytest
+from experiment_figures import points
 from experiment_finish_table import finish_table
-from experiment_main_table import main_table, short_table
 from experiment_statistics import Gain
 from experiment_tables import comparison_table, gain_text
 
@@ -34,10 +34,16 @@ def line(name: str, memory: int, **models: list[float]) -> dict:
     ],
 )
 def test_a_gain_is_bold_where_its_interval_excludes_zero_on_either_side(pair: list[float], cell: str) -> None:
-    lines = [line("pair", 0, pilot=[-2.0] * 3, pair=pair), line("control:longer", 0, control=[-2.0] * 3)]
-    main = main_table({"tiny": lines}).splitlines()[-1].strip("| ").split(" | ")
-    assert main[4] == cell and main[6] == f"{cell} (−2.000)"
-    assert short_table({"tiny": lines}, {"tiny": "Tiny"}).splitlines()[-1].strip("| ").split(" | ")[1:3] == [cell] * 2
+    lines = [line("pair", 0, pilot=[-2.0] * 3, pair=pair), line("control:everything", 0, control=[-2.0] * 3)]
+    cells = finish_table({"tiny": lines}, {"tiny": "Tiny"}).splitlines()[-1].strip("| ").split(" | ")
+    assert cells[3:5] == [cell] * 2
+
+
+def test_the_figure_shows_every_variant_and_every_rival_at_its_cost() -> None:
+    made = line("linear", 0, pilot=[-2.0] * 3, pair=[-1.5] * 3)
+    rival = line("control:further", 0, control=[-1.25] * 3)
+    found = points([{**made, "seconds": {"training": 90.0}}, {**rival, "seconds": {"training": 180.0}}])
+    assert [each[:3] for each in found] == [("linear", 1.5, 0.5), ("Pilot, trained on", 3.0, 0.75)]
 
 
 def test_the_most_memory_of_a_training_is_shown_where_it_was_recorded() -> None:
