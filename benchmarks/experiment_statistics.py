@@ -62,13 +62,12 @@ def gain_of(before: list[np.ndarray], after: list[np.ndarray], seed: int = 0) ->
         raise ValueError("a paired gain needs both models' scores on the same questions.")
     differences = [new - old for old, new in zip(before, after, strict=True)]
     generator = np.random.default_rng(seed)
-    draws = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        chosen = generator.integers(len(differences), size=len(differences))
-        draws[draw] = np.mean(
-            [generator.choice(differences[index], len(differences[index])).mean() for index in chosen]
-        )
-    low, high = np.percentile(draws, [2.5, 97.5])
+    chosen = generator.integers(len(differences), size=(DRAWS, len(differences)))
+    means = np.empty(chosen.shape)
+    for index, values in enumerate(differences):
+        drawn = generator.integers(len(values), size=(int((chosen == index).sum()), len(values)))
+        means[chosen == index] = values[drawn].mean(axis=1)
+    low, high = np.percentile(means.mean(axis=1), [2.5, 97.5])
     mean = float(np.mean([values.mean() for values in differences]))
     return Gain(mean, float(low), float(high), mcnemar(np.concatenate(differences)))
 
