@@ -1,5 +1,5 @@
-"""Checkpoints of version 0.1, whose configurations say `rationale` in three options: combinations that were kept load
-as what they were, dropped ones are refused."""
+"""Checkpoints that earlier code wrote. Version 0.1 said `rationale` in three options: combinations that were kept load as
+what they were, dropped ones are refused. `saved_pairs` holds one of each kind from before the package had folders."""
 
 import json
 from collections.abc import Callable
@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import some_ids
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.utils import logging
 
 from transformers_copilot import CopilotConfig, PilotCopilotConfig, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 
 PairOf = Callable[..., PreTrainedModel]
+SAVED = Path(__file__).parent / "saved_pairs"  # tiny, without the code that lay beside them; written by commit 3cb7745
+SAVED_IDS = torch.arange(2, 14).view(2, 6)
 # `rationale` for `rationale_window`, `rationale_pooling` and the Copilot's `rationale_input`.
 KEPT = {
     ("preceding", "mean", False): "preceding",
@@ -177,3 +180,22 @@ def test_a_file_older_than_pooling_is_one_of_means(tiny_pair: PairOf, tmp_path: 
 
     rewrite(tmp_path / "config.json", change)
     check_loaded(PilotCopilotForCausalLM.from_pretrained(tmp_path), pair, "current", recwarn)
+
+
+@pytest.mark.parametrize("kind", ["linear", "branch", "decoder", "decoder-pilot-head", "seq2seq", "adapters"])
+def test_a_pair_saved_before_the_package_had_folders_says_what_it_said(kind: str) -> None:
+    auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
+    pair = auto.from_pretrained(SAVED / kind).eval()
+    given = {"decoder_input_ids": SAVED_IDS[:, :4]} if kind == "seq2seq" else {}
+    with torch.no_grad():
+        found = pair(SAVED_IDS, **given).logits
+    torch.testing.assert_close(found, load_file(SAVED / "logits.safetensors")[kind], atol=1e-5, rtol=1e-5)
+
+
+def test_a_copilot_saved_alone_before_that_joins_its_pilot() -> None:
+    # That Pilot is the one beside the same seed's linear Copilot.
+    pilot = AutoModelForCausalLM.from_pretrained(SAVED / "linear").pilot
+    pair = PilotCopilotForCausalLM.from_pilot(pilot, copilot=str(SAVED / "copilot-alone")).eval()
+    with torch.no_grad():
+        found = pair(SAVED_IDS).logits
+    torch.testing.assert_close(found, load_file(SAVED / "logits.safetensors")["copilot-alone"], atol=1e-5, rtol=1e-5)
