@@ -1,7 +1,7 @@
 """Checkpoints that earlier code wrote.
 
-Version 0.1 said `rationale` in three options: combinations that were kept load as what they were, dropped ones are refused.
-`saved_pairs` holds one of each kind from before the package had folders.
+Version 0.1 said `rationale` in three options: combinations that were kept load as what they were, dropped ones are
+refused. `saved_pairs` holds one of each kind from before the package had folders.
 """
 
 import json
