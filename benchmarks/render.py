@@ -29,7 +29,10 @@ EXPERIMENTS = ROOT / "benchmarks" / "experiments"
 # What stands above a table whose runs were made with an older loss.
 OLD_NOTE = "*Made with the old loss, which saw a part of the vocabulary; to be measured again.*"
 TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-KINDS = {"comparison": comparison_table}
+KINDS = {
+    "comparison": comparison_table,
+    "likelihoods": lambda lines: comparison_table(with_likelihoods(lines)[-1]),
+}
 
 
 def all_experiments() -> dict[str, Experiment]:
