@@ -49,7 +49,7 @@ def imports(*folders: str) -> set[str]:
                 modules.add(str(node.module).partition(".")[0])
             elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
                 modules.add(ast.literal_eval(node.args[0]).partition(".")[0])
-    own = {transformers_copilot.__name__, "versions"}
+    own = {transformers_copilot.__name__, *(file.stem for file in (ROOT / ".ci").glob("*.py"))}
     if PACKAGE.name not in folders:
         own |= {file.stem for file in files}  # programs and tests import their neighbours by name
     known = {**packages_distributions(), "gradio": ["gradio"], "gguf": ["gguf"], "torchao": ["torchao"]}
