@@ -16,6 +16,7 @@ from hub_server import HubServer
 from page_blocks import PAGES, ROOT, blocks, commands, run_blocks, runs
 
 from transformers_copilot.commands.main import COMMANDS as SUBCOMMANDS
+from transformers_copilot.commands.main import main
 from transformers_copilot.pair.options import COPILOT_OPTIONS, PAIR_OPTIONS, Option
 from transformers_copilot.training.arguments import CopilotArguments
 
@@ -96,6 +97,25 @@ def test_commands_that_are_named_exist() -> None:
         assert all((ROOT / script).is_file() for script in scripts)
         targets = set(re.findall(r"`make ([\w-]+)", text))
         assert targets <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def own_commands() -> list[str]:
+    """Every line of a page that calls this package's command line, continued ones as one."""
+    found = []
+    for page in PAGES:
+        lines = "\n".join(block.code for block in blocks(page, "text", "bash", "sh"))
+        found += [line for line in lines.replace("\\\n", " ").splitlines() if line.startswith("transformers-copilot ")]
+    return found
+
+
+@pytest.mark.parametrize("command", own_commands())
+def test_commands_on_the_pages_have_only_options_that_are_there(command: str, capsys: pytest.CaptureFixture) -> None:
+    name, *words = shlex.split(command)[1:]
+    assert main([name, "--help"]) == 0
+    page = capsys.readouterr().out
+    for option in (word for word in words if word.startswith("-")):
+        assert re.search(rf"(?<![\w-]){option}\b", page), f"`{name}` has no option {option}"
+    assert words[0].startswith("-") != ("positional arguments:" in page), f"`{name}` takes an argument first, or none"
 
 
 def test_install_is_two_lines_that_ci_runs() -> None:
