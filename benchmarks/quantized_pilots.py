@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -115,6 +116,7 @@ def _tried(name: str, options: argparse.Namespace, line: dict[str, Any]) -> dict
         pair = PilotCopilotForCausalLM.from_pilot(pilot, {"form": "linear"}).eval()
         line["equal_at_zero"] = bool(torch.equal(pair(**batch, copilot_weight=0.0).logits, alone))
     folder = Path(options.output_dir) / name.replace(",", "").replace(" ", "-")
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
     line["at"] = "recording"
     reset_peak()
     started = time.process_time()
