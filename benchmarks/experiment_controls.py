@@ -66,10 +66,14 @@ def _further(
     place: Workplace, name: str, pair: dict[str, Any], rate: float | None
 ) -> tuple[PreTrainedModel, Cost, dict[str, Any]]:
     """A rival of a Copilot that learns after its Pilot; the cost is that of all training, finishing among it."""
-    if name == "everything":
+    if name in ("everything", "everything_longer"):
         place = replace(place, data=replace(place.data, train=place.data.train + place.data.read))
+        training = dict(place.spec.training)
+        if name == "everything_longer":
+            factor = pair["seconds"]["training"] / pair["seconds"]["pilot_alone"]
+            training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
         model = build_pilot(place.spec, place.data, place.seed)
-        return model, train(place.trainer(Trainer, model, place.spec.training)), {}
+        return model, train(place.trainer(Trainer, model, training)), {}
     model, finishing = finished_pilot(place)
     if name == "finished_temperature":
         return model, finishing, {"temperature": fit_temperature(place, model)}

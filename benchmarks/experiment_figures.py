@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen first
 PAIR, RIVAL = "#ee6677", "#4477aa"
 NAMES = {
     "everything": "Pilot, all questions",
+    "everything_longer": "Pilot, all questions, longer",
     "further": "Pilot, trained on",
     "further_in_time": "Pilot, in the Copilot's time",
     "further_lora": "LoRA",

@@ -13,7 +13,8 @@ from experiment_tables import by_variant, gain_text, scale_of, score_text
 Lines = list[dict[str, Any]]
 HEADS = {
     "everything": "over the Pilot trained on all questions",
-    "further": "over the Pilot trained on",
+    "everything_longer": "for the time of `same`",
+    "further": "over the finished Pilot trained on",
     "further_in_time": "no longer than the Copilot",
     "further_lora": "by LoRA",
     "further_last_layers": "in its last layers alone",

@@ -226,7 +226,8 @@ class Runner:
         return float(min(tried, key=tried.__getitem__)) if tried else None
 
     def _control(self, place: Workplace, name: str) -> dict[str, Any]:
-        pair = self.store.find(place.seed, self.spec.variants[0].name)
+        same = self.spec.on_the_same if name == "everything_longer" else None
+        pair = self.store.find(place.seed, (same or self.spec.variants[0]).name)
         if pair is None:
             raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
         model, cost, more = train_control(place, name, pair, self._rate_of_first_seed(place.seed, name))

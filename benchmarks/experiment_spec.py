@@ -15,6 +15,7 @@ from transformers_copilot.building.pair_building import form_of
 # Rivals of a Copilot that learns after its Pilot.
 FURTHER_CONTROLS = (
     "everything",
+    "everything_longer",
     "further",
     "further_in_time",
     "further_lora",
@@ -72,7 +73,7 @@ class Experiment:
             weights; `head`, a linear correction of the last hidden state, as much of it as dev likes; `temperature`,
             the Pilot with its logits divided by what dev likes; beside a frozen Pilot, `full`, all of its weights
             trained, and `lora`, adapters. Of a Copilot that learns after its Pilot: `everything`, the Pilot trained on
-            all questions; `further`, the finished one trained on with the Copilot's questions, `further_in_time` no
+            all questions; `everything_longer`, the same for the time of the variant that is finished on all of them; `further`, the finished one trained on with the Copilot's questions, `further_in_time` no
             longer than recording and teaching took, `further_lora` by adapters, `further_last_layers` in its last
             layers alone; `finished_temperature`, its logits divided.
         rival_training: What differs in the training of `full` and `lora`; and by their names in that of `further`,
@@ -125,6 +126,8 @@ class Experiment:
                 raise ValueError(
                     f"`{wanted[0]}` needs `rates`, learning rates, in `rival_training: {{{field_name}: …}}`."
                 )
+        if "everything_longer" in self.controls and self.on_the_same is None:
+            raise ValueError("`everything_longer` needs a variant with `everything` and `finish`, whose time it takes.")
         if not self.limits.get("read") and any(variant.finish or variant.everything for variant in self.variants):
             raise ValueError("a variant learns from questions of its own, and there are none: set `read` in `limits`.")
         if self.also_test and self.measure == "ranking":
@@ -134,6 +137,11 @@ class Experiment:
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) < len(names) or not self.seeds:
             raise ValueError(f"variants need different names and there must be a seed; got {names} and {self.seeds}.")
+
+    @property
+    def on_the_same(self) -> Variant | None:
+        """The variant whose Pilot is finished on all questions, and whose Copilot learns from its mistakes there."""
+        return next((variant for variant in self.variants if variant.everything and variant.finish), None)
 
     def runs(self) -> list[tuple[int, str]]:
         """All runs in the order in which they are made: for each seed the variants, then the controls."""
