@@ -73,9 +73,10 @@ class Experiment:
             weights; `head`, a linear correction of the last hidden state, as much of it as dev likes; `temperature`,
             the Pilot with its logits divided by what dev likes; beside a frozen Pilot, `full`, all of its weights
             trained, and `lora`, adapters. Of a Copilot that learns after its Pilot: `everything`, the Pilot trained on
-            all questions; `everything_longer`, the same for the time of the variant that is finished on all of them; `further`, the finished one trained on with the Copilot's questions, `further_in_time` no
-            longer than recording and teaching took, `further_lora` by adapters, `further_last_layers` in its last
-            layers alone; `finished_temperature`, its logits divided.
+            all questions; `everything_longer`, the same for the time of the variant that is finished on all of them;
+            `further`, the finished one trained on with the Copilot's questions, `further_in_time` no longer than
+            recording and teaching took, `further_lora` by adapters, `further_last_layers` in its last layers alone;
+            `finished_temperature`, its logits divided.
         rival_training: What differs in the training of `full` and `lora`; and by their names in that of `further`,
             `further_lora` and `further_last_layers` (with `layers`, how many they are), with `rates`, the learning
             rates of which dev takes the best, with the first seed.
