@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from transformers_copilot.training.arguments import CopilotArguments
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONS, TRAINING = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("options", "training"))
+RESULTS = ROOT / "benchmarks" / "results"
 MOST_WORDS = 900
 COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
 INSTALL = versions.install_lines()
@@ -150,6 +152,19 @@ def test_modules_that_the_architecture_names_exist() -> None:
         assert all((package / folder / file).is_file() for file in files), (folder, files)
     named = re.findall(r"`(\w+/\w+\.py)`", text)
     assert len(named) > 10 and all((package / name).is_file() for name in named), named
+
+
+def test_the_readmes_figures_are_those_of_the_results() -> None:
+    lines = [json.loads(line) for line in (RESULTS / "finish_mawps.jsonl").read_text(encoding="utf-8").splitlines()]
+    made = {line["name"]: line["results"] for line in lines if line["seed"] == 0}
+    rows = re.findall(r"^\| .* \| ([\d.]+) \| \**([\d.]+)\** \| ([\d.]+) → ([\d.]+) % \|$", README, re.MULTILINE)
+    assert len(rows) == 3
+    for name, row in zip(("linear", "same", "together"), rows, strict=True):
+        losses = [f"{made[name][model]['tokens']['loss']:.3f}" for model in ("pilot", "pair")]
+        right = [made[name][model]["questions"] for model in ("pilot", "pair")]
+        assert list(row) == [*losses, *(f"{100 * marks.count('1') / len(marks):.1f}" for marks in right)]
+    rival = made["control:everything_longer"]["control"]
+    assert f"reaches {rival['tokens']['loss']:.3f}" in README
 
 
 def test_the_readme_is_read_in_a_few_minutes() -> None:
