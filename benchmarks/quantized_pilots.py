@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import transformers
 from process_memory import peak_bytes, reset_peak
-from recorded_forms import load_items
+from recorded_forms import load_items, teaching_arguments
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -36,7 +36,6 @@ from transformers import (
 
 from transformers_copilot import (
     CopilotTrainer,
-    CopilotTrainingArguments,
     MistakeLog,
     PilotCopilotForCausalLM,
     fit_copilot_weight,
@@ -122,8 +121,9 @@ def _tried(name: str, options: argparse.Namespace, line: dict[str, Any]) -> dict
     started = time.process_time()
     record_mistakes(pair, items["train"], folder / "record", data_collator=collator, batch_size=16, progress=False)
     line |= {"recording_seconds": round(time.process_time() - started, 1), "at": "teaching"}
+    args = teaching_arguments(folder / "run", num_train_epochs=4, copilot_learning_rate=1e-3)
     trainer = CopilotTrainer(
-        model=pair, args=_arguments(folder), train_dataset=MistakeLog.open(folder / "record"), data_collator=collator
+        model=pair, args=args, train_dataset=MistakeLog.open(folder / "record"), data_collator=collator
     )
     started = time.process_time()
     trainer.train()
@@ -152,24 +152,6 @@ def _trains(pilot: Any, options: argparse.Namespace) -> str:
         return str(error).splitlines()[0][:200]
     learns = any(weight.requires_grad and weight.is_floating_point() for weight in pilot.parameters())
     return "yes" if learns else "none of its weights learn"
-
-
-def _arguments(folder: Path) -> CopilotTrainingArguments:
-    """How the Copilot learns."""
-    return CopilotTrainingArguments(
-        str(folder / "run"),
-        num_train_epochs=4,
-        per_device_train_batch_size=16,
-        copilot_learning_rate=1e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.1,
-        weight_decay=0.0,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        freeze_pilot=True,
-    )
 
 
 def main() -> None:

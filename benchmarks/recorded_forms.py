@@ -122,6 +122,25 @@ def teach(options: argparse.Namespace, pilot: Any, name: str, collator: Any) -> 
     copilot, choices, training = VARIANTS[name]
     set_seed(0)
     pair = PilotCopilotForCausalLM.from_pilot(pilot, dict(copilot), **choices)
+    args = teaching_arguments(options.output_dir / "run", **training)
+    trainer = CopilotTrainer(
+        model=pair, args=args, train_dataset=MistakeLog.open(options.output_dir / "record"), data_collator=collator
+    )
+    started = time.process_time()
+    trainer.train()
+    return pair.eval(), time.process_time() - started
+
+
+def teaching_arguments(folder: Path, **training: Any) -> CopilotTrainingArguments:
+    """How a Copilot is taught from a record.
+
+    Args:
+        folder: Where the trainer writes.
+        **training: What differs.
+
+    Returns:
+        The arguments.
+    """
     fixed: dict[str, Any] = {
         "num_train_epochs": 1,
         "per_device_train_batch_size": 16,
@@ -135,13 +154,7 @@ def teach(options: argparse.Namespace, pilot: Any, name: str, collator: Any) -> 
         "disable_tqdm": True,
         "freeze_pilot": True,
     }
-    args = CopilotTrainingArguments(str(options.output_dir / "run"), **{**fixed, **training})
-    trainer = CopilotTrainer(
-        model=pair, args=args, train_dataset=MistakeLog.open(options.output_dir / "record"), data_collator=collator
-    )
-    started = time.process_time()
-    trainer.train()
-    return pair.eval(), time.process_time() - started
+    return CopilotTrainingArguments(str(folder), **{**fixed, **training})
 
 
 def losses(pair: Any, items: Any, collator: Any) -> dict[str, float]:

@@ -93,6 +93,7 @@ class MistakeLog:
         rounds, counts = tuple(self._rounds), (self._nbytes, self.total_rounds, self.skipped_rounds)
 
         def put_back() -> None:
+            """The rounds and counts of when this was made."""
             self._rounds = deque(rounds)
             self._nbytes, self.total_rounds, self.skipped_rounds = counts
 

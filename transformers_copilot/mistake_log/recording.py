@@ -306,6 +306,7 @@ def _default_collator(pair: PilotCopilotPreTrainedModel, tokenizer: Any) -> Any:
     padding = pair.pilot.config.get_text_config(decoder=True).pad_token_id or 0
 
     def collate(rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Rows padded on the right; -100 where a label is padding."""
         columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in rows[0]}
         columns.setdefault("attention_mask", [torch.ones_like(ids) for ids in columns.get("input_ids", [])])
         fill = {"input_ids": padding, "labels": -100}

@@ -237,7 +237,8 @@ class PilotCopilotConfig(PreTrainedConfig):
 
     @use_cache.setter
     def use_cache(self, value: bool) -> None:
-        cast(PreTrainedConfig, self.pilot).use_cache = value  # as a trainer would set it on the Pilot alone
+        """Set it on the Pilot, as a trainer would of the Pilot alone."""
+        cast(PreTrainedConfig, self.pilot).use_cache = value
 
     pad_token_id = _of_pilot("pad_token_id")
     bos_token_id = _of_pilot("bos_token_id")

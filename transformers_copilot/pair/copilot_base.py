@@ -72,6 +72,7 @@ class CopilotPreTrainedModel(PreTrainedModel):
         """
 
         def changed(tensor: Tensor) -> Tensor:
+            """The tensor moved, but in no narrower type than it had."""
             new = fn(tensor)
             if not (new.is_floating_point() and new.itemsize < torch.float32.itemsize <= tensor.itemsize):
                 return new

@@ -72,6 +72,7 @@ def correct_before_head(
     """
 
     def corrected(states: Tensor) -> Tensor:
+        """What the Pilot's head reads, h + λu: its logits are z + λf then."""
         own = copilot_rows(pair, step, cache, captured)
         shift = pair.copilot.head_shift(None if own is None else own[:, step.keep], states)
         return (states.float() + weight * shift).to(states.dtype)
