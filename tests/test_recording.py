@@ -219,21 +219,23 @@ def types_of(recorded):
 
 @pytest.mark.parametrize("kept", ["bfloat16", "float32"])
 @pytest.mark.parametrize("form", FORMS)
-def test_under_autocast_what_is_kept_keeps_its_type(tmp_path, form, kept):
-    rows = reversal_rows(ROWS)
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_under_autocast_what_is_kept_keeps_its_type(tmp_path, family, form, kept):
+    rows, pairs = reversal_rows(ROWS, seq2seq=family == "t5"), [make_pair(family, **FORMS[form]) for _ in range(3)]
     with torch.autocast("cpu", torch.bfloat16):
-        recorded = record(tmp_path / "record", make_pair(**FORMS[form]), rows, dtype=kept)
-    plain = record(tmp_path / "plain", make_pair(**FORMS[form]), rows, dtype=kept)
+        recorded = record(tmp_path / "record", pairs[0], rows, dtype=kept)
+    plain = record(tmp_path / "plain", pairs[1], rows, dtype=kept)
     assert types_of(recorded) == types_of(plain)
-    trainer = teacher(tmp_path / "alone", recorded, make_pair(**FORMS[form]), bf16=True, gradient_accumulation_steps=2)
+    trainer = teacher(tmp_path / "alone", recorded, pairs[2], bf16=True, gradient_accumulation_steps=2)
     before = weights(trainer.model.copilot)
     assert trainer.train().training_loss < float("inf")
     assert largest_difference(before, weights(trainer.model.copilot)) > 0.0
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_rounds_under_autocast_are_joined_as_they_were_kept(tmp_path, form):
-    pair = make_pair(**FORMS[form])
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_rounds_under_autocast_are_joined_as_they_were_kept(tmp_path, family, form):
+    pair = make_pair(family, **FORMS[form])
     trainer = make_trainer(
         tmp_path, pair, rows=reversal_rows(ROWS), bf16=True, gradient_accumulation_steps=2, max_steps=4
     )
