@@ -68,10 +68,11 @@ def _further(
     """A rival of a Copilot that learns after its Pilot; the cost is that of all training, finishing among it."""
     if name in ("everything", "everything_longer"):
         place = replace(place, data=replace(place.data, train=place.data.train + place.data.read))
+        if name == "everything":
+            return *finished_pilot(place), {}
         training = dict(place.spec.training)
-        if name == "everything_longer":
-            factor = pair["seconds"]["training"] / pair["seconds"]["pilot_alone"]
-            training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
+        factor = pair["seconds"]["training"] / pair["seconds"]["pilot_alone"]
+        training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
         model = build_pilot(place.spec, place.data, place.seed)
         return model, train(place.trainer(Trainer, model, training)), {}
     model, finishing = finished_pilot(place)
