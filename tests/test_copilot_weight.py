@@ -7,7 +7,7 @@ import torch
 from training_helpers import collate, make_pair, make_trainer, reversal_rows
 
 from transformers_copilot import PilotCopilotForCausalLM, fit_copilot_weight
-from transformers_copilot.pair.call_weight import weight_of_call
+from transformers_copilot.pair.fusion import weight_of_call
 
 
 ROWS = reversal_rows(11, seed=5)

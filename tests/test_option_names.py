@@ -22,11 +22,11 @@ from transformers_copilot.pair.compatibility import check_head
 from transformers_copilot.pair.copilot_forms import new_copilot
 from transformers_copilot.pair.correction import feedback_kind, predicted_feedback, reads_mistakes
 from transformers_copilot.pair.fusion import rectified_log_probabilities, rectify, rectify_shift
-from transformers_copilot.pair.layers_copilot import make_norm
 from transformers_copilot.pair.masks import copilot_masks
 from transformers_copilot.pair.mistake_batch import lesson_positions
+from transformers_copilot.pair.modeling_copilot import make_norm
 from transformers_copilot.pair.objectives import copilot_objective
-from transformers_copilot.pair.validation import COPILOT_VALUES, OPTION_VALUES, TRAINING_VALUES
+from transformers_copilot.pair.options import COPILOT_VALUES, OPTION_VALUES, TRAINING_VALUES
 
 
 VALUES = {**OPTION_VALUES, **COPILOT_VALUES, **TRAINING_VALUES}

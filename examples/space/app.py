@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import transformers_copilot  # noqa: F401 (makes the Auto classes know pairs)
 from transformers_copilot.mistake_log.token_text import TokenTexts, printable
-from transformers_copilot.pair.call_weight import weight_of_call
 from transformers_copilot.pair.compat import CACHE_NAME, cache_of
+from transformers_copilot.pair.fusion import weight_of_call
 
 
 STYLE = """

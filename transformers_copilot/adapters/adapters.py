@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from ..pair.adapted import has_adapter
+from ..pair.options import chosen
+from ..pair.pilot import has_adapter
 from ..pair.rationale import RationaleRecorder
-from ..pair.validation import chosen
 from .adapter_methods import METHODS, kind_of, start_that_changes_base, start_that_reads_data, why_refused
 
 

@@ -12,16 +12,15 @@ from transformers.utils.hub import resolve_revision
 
 from ..adapters.adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot
 from ..hub.copilot_alone import CopilotCheckpoint
-from ..pair.call_weight import make_room_for_weight
 from ..pair.compatibility import check_pairing, check_pilot, keep_attention_plain, question_size
 from ..pair.configuration_copilot import CopilotConfig
 from ..pair.configuration_pilot_copilot import PilotCopilotConfig
 from ..pair.copilot_forms import new_copilot
-from ..pair.options import COPILOT_OPTIONS, PAIR_OPTIONS
-from ..pair.pilot_classes import auto_class_for
+from ..pair.fusion import make_room_for_weight
+from ..pair.options import COPILOT_OPTIONS, PAIR_OPTIONS, chosen
+from ..pair.pilot import auto_class_for
 from ..pair.provenance import commit_of, hub_id
 from ..pair.quantization import adopt_quantization
-from ..pair.validation import chosen
 from .copilot_start import start_copilot
 
 

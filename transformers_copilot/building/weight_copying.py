@@ -18,8 +18,8 @@ from transformers.utils import logging
 
 from ..pair.configuration_copilot import CopilotConfig
 from ..pair.modeling_copilot import CopilotModel
+from ..pair.options import chosen
 from ..pair.rationale import decoder_layers
-from ..pair.validation import chosen
 from .families import FAMILIES, Family, Tensors
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..metrics import accuracy_of, paired_gain
 from ..metrics.likelihoods import loss_gain, target_losses
-from ..pair.call_weight import weight_of_call
+from ..pair.fusion import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies
 from .arguments import make_parser, parse

@@ -10,7 +10,7 @@ import torch
 from transformers import TextStreamer
 
 from ..mistake_log.token_text import TokenTexts
-from ..pair.call_weight import weight_of_call
+from ..pair.fusion import weight_of_call
 from .models import DTYPES, load_pair, load_tokenizer
 from .terminal import marked_changes, quiet_libraries, say, uses_colour
 

@@ -11,8 +11,7 @@ from transformers import AutoConfig
 from ..building.pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM, form_of
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from ..pair.options import PAIR_OPTIONS
-from ..pair.validation import COPILOT_VALUES, OPTION_VALUES, chosen
+from ..pair.options import COPILOT_VALUES, OPTION_VALUES, PAIR_OPTIONS, chosen
 from ..tasks.answering import encode_items
 from .data import DataArguments, TextData, first, load_own_data, load_task_data
 from .models import load_pair

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from transformers import DataCollatorForSeq2Seq
 
 from ..mistake_log.recording import Recording, processes
-from ..pair.validation import OPTION_VALUES, TRAINING_VALUES
+from ..pair.options import OPTION_VALUES, TRAINING_VALUES
 from .arguments import make_parser, parse
 from .data import DataArguments
 from .models import default_device, load_tokenizer

@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from ..pair.installed_package import install_advice
+from ..pair.options import chosen
 from ..pair.provenance import hub_id
-from ..pair.validation import chosen
 from ..pair.version import __version__
 from .card_facts import CardFacts, eval_results, publishable, result_row, without_tokens
 

@@ -16,7 +16,7 @@ from ..adapters.adapters import (
     learns_outside_adapter,
     put_adapter,
 )
-from ..pair.validation import chosen
+from ..pair.options import chosen
 from .copilot_alone import CopilotCheckpoint, write_copilot
 from .model_card import write_card
 from .push import hub_api, push_errors_explained, push_folder

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from transformers.utils import logging
 
-from ..pair.validation import check_positive
+from ..pair.options import check_positive
 from .record import MistakeRecord
 from .table import mistake_table
 

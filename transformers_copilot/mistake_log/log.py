@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from ..pair.validation import check_positive
+from ..pair.options import check_positive
 from .record import MistakeRecord
 
 

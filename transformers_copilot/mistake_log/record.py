@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..pair.mistake_batch import MistakeBatch
-from ..pair.validation import chosen
+from ..pair.options import chosen
 
 
 # Kept once a token; `question` too, but an encoder-decoder's has lengths of its own.

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..hub.pilot_fingerprint import differences, pair_fingerprint, pilot_digests, tokenizer_hash
 from ..pair.correction import feedback_kind, reads_mistakes
-from ..pair.validation import chosen
+from ..pair.options import chosen
 
 
 if TYPE_CHECKING:

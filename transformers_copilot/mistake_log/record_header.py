@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..hub.pilot_fingerprint import pair_fingerprint, pilot_digests, round_contents, tokenizer_hash
-from ..pair.head_map import HeadMap
+from ..pair.pilot_head import HeadMap
 from ..pair.version import __version__
 
 
@@ -94,7 +94,7 @@ class RecordHeader:
                 )
             if layer not in own:
                 own.append(layer)
-        found = pair.head_map
+        found = pair.pilot_head
         return cls(
             rationale=tuple(own),
             question=bool(pair.config.is_encoder_decoder) and bool(own),

@@ -21,8 +21,8 @@ from transformers import DataCollatorForSeq2Seq
 from transformers.utils import logging
 
 from ..pair.mistake_batch import MistakeBatch
-from ..pair.pilot_inputs import parameters_of
-from ..pair.validation import TRAINING_VALUES, check_option, check_positive
+from ..pair.options import TRAINING_VALUES, check_option, check_positive
+from ..pair.pilot import parameters_of
 from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 from .record_shards import clear_partial, is_whole, write_shard

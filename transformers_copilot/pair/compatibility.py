@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from .configuration_copilot import CopilotConfig
 from .generation_hooks import check_generates_as_usual
-from .validation import chosen
+from .options import chosen
 
 
 def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:

@@ -11,9 +11,8 @@ from transformers.utils import logging
 
 from .compat import CACHE_NAMES
 from .configuration_copilot import CopilotConfig
-from .options import COPILOT_OPTIONS, PAIR_OPTIONS, Option
+from .options import COPILOT_OPTIONS, OPTION_VALUES, PAIR_OPTIONS, Option, check_copilot_weight, check_option
 from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
-from .validation import OPTION_VALUES, check_copilot_weight, check_option
 from .version import __version__
 
 

@@ -7,7 +7,7 @@ from .copilot_base import CopilotPreTrainedModel
 from .modeling_copilot import CopilotModel
 from .modeling_copilot_branch import BranchCopilot
 from .modeling_copilot_linear import LinearCopilot
-from .validation import chosen
+from .options import chosen
 
 
 _CLASSES: dict[str, type[CopilotPreTrainedModel]] = {

@@ -12,15 +12,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .cache_copilot import CopilotCache
-from .cache_pilot_copilot import PilotCopilotCache
+from .cache_pilot_copilot import CopilotCache, PilotCopilotCache
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .copilot_base import CopilotPreTrainedModel
 from .fusion import rectified_log_probabilities
 from .masks import copilot_masks, key_visibility
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake, log_normalizer, observed_mistake, pilot_distribution, probability_of, sparse_vector
-from .validation import chosen
+from .options import chosen
 
 
 class Corrector(Protocol):

@@ -27,8 +27,8 @@ from .correction import (
 )
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake
+from .options import chosen
 from .rationale import Capture
-from .validation import chosen
 
 
 @dataclass

@@ -12,8 +12,8 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Lo
 from transformers.generation import GenerationMode
 
 from .cache_pilot_copilot import PilotCopilotCache
-from .call_weight import make_room_for_weight, named_weight, weight_in_force, weight_of_call
 from .compat import CACHE_NAME, given_cache
+from .fusion import make_room_for_weight, named_weight, weight_in_force, weight_of_call
 from .generation_hooks import OWN_ARGUMENTS, DelegatedHooksMixin
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .validation import chosen
+from .options import chosen
 
 
 class CopilotMasks(NamedTuple):

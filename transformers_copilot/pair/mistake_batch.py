@@ -20,7 +20,7 @@ from .mistakes import (
     pilot_distribution,
     probability_of,
 )
-from .validation import chosen
+from .options import chosen
 
 
 @dataclass

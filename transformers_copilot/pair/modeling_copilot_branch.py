@@ -19,7 +19,7 @@ from transformers import (
 from .compat import cache_parameter
 from .configuration_copilot import CopilotConfig
 from .copilot_base import CopilotPreTrainedModel
-from .pilot_inputs import parameters_of
+from .pilot import parameters_of
 from .rationale import decoder_layers, decoder_of
 
 

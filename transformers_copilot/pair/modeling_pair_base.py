@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .adapted import has_adapter
 from .cache_pilot_copilot import PilotCopilotCache
-from .call_weight import make_room_for_weight, weight_of_pass
 from .compat import CACHE_NAME, cache_of, cache_parameter
 from .compatibility import (
     check_head,
@@ -40,23 +38,19 @@ from .correction import (
     run_copilot,
 )
 from .fused_head import GeneratedStep, correct_before_head, share_head
-from .fusion import rectify, rectify_shift
+from .fusion import make_room_for_weight, rectify, rectify_shift, weight_of_pass
 from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
-from .head_map import HeadMap, find_head_map
-from .head_product import product_with_rows
 from .installed_package import needs_package, package_only
-from .lessons import round_loss
-from .load_errors import load_errors_explained
+from .loading import check_weight_files, load_errors_explained
 from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PilotCopilotOutput
-from .objectives import copilot_objective, pilot_loss_of
-from .pilot_classes import auto_class_for
-from .pilot_inputs import forward_with_inputs, parameters_of
+from .objectives import copilot_objective, pilot_loss_of, round_loss
+from .options import chosen
+from .pilot import auto_class_for, forward_with_inputs, has_adapter, parameters_of
+from .pilot_head import HeadMap, find_head_map, product_with_rows
 from .quantization import adopt_quantization
 from .rationale import Capture, RationaleRecorder
 from .saving_pilot_copilot import PairSavingMixin
-from .validation import chosen
-from .weight_files import check_weight_files
 
 
 # Arguments of `forward` that are the Copilot's alone; the Pilot never sees them.

@@ -18,8 +18,8 @@ from .masks import packed_segments
 from .mistake_batch import MistakeBatch
 from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
-from .pilot_inputs import PilotInputs
-from .validation import check_labels
+from .options import check_labels
+from .pilot import PilotInputs
 
 
 class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):

@@ -16,8 +16,8 @@ from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch, target_mask
 from .modeling_outputs import PilotCopilotOutput
 from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
-from .pilot_inputs import PilotInputs
-from .validation import check_labels
+from .options import check_labels
+from .pilot import PilotInputs
 
 
 class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):

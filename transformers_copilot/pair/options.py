@@ -1,4 +1,6 @@
-"""The choices that a pair and its Copilot have: each one's values, its default, the paper's value, and what it does.
+"""The choices that a pair and its Copilot have, and the checks of what users give.
+
+Each choice has its values, its default, the paper's value, and a sentence on what it does.
 
 The two configurations, `PilotCopilotConfig.paper()`, the command line, the table of docs/options.md and the tests read
 them here.
@@ -6,8 +8,16 @@ them here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,124 @@ COPILOT_OPTIONS: dict[str, Option] = _by_name(
         ("own", "pilot"),
     ),
 )
+
+
+# Under logits fusion f is a gradient of the loss and λ a step along it, which is best well above 1.
+MAX_COPILOT_WEIGHT = 20.0
+# Options of a pair that are names, and every value of each.
+OPTION_VALUES: dict[str, tuple[str, ...]] = {
+    name: option.values for name, option in PAIR_OPTIONS.items() if option.values is not None
+}
+# The same of a Copilot's configuration and of the training arguments.
+COPILOT_VALUES: dict[str, tuple[str, ...]] = {
+    **{name: option.values for name, option in COPILOT_OPTIONS.items() if option.values is not None},
+    "norm_type": ("rms_norm", "layer_norm"),
+}
+TRAINING_VALUES: dict[str, tuple[str, ...]] = {
+    "mistake_log_dtype": ("bfloat16", "float32"),
+    "mistake_log_draw": ("newest", "uniform"),
+}
+_NAMED = {**OPTION_VALUES, **COPILOT_VALUES, **TRAINING_VALUES}
+
+
+def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse an option's unknown value.
+
+    Args:
+        name (`str`): the option's name, as users write it.
+        value: what was given.
+        allowed (sequence): every value that is accepted.
+
+    Raises:
+        ValueError: `value` is not one of `allowed`; the message names them.
+    """
+    if value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise ValueError(f"`{name}` is {value!r}, which is not one of its values: {choices}.")
+
+
+def chosen(name: str, value: str | None) -> str:
+    """An option's value, to be branched on: `chosen("fusion", fusion) == "logits"`.
+
+    Configurations are checked when they are made, but their fields can be set later, and functions are called with
+    any text: whatever is not known must not pass for the branch that comes last.
+
+    Args:
+        name (`str`): an option of a pair, a Copilot or a training that is a name.
+        value (`str`): what was given.
+
+    Returns:
+        `str`: the same value.
+
+    Raises:
+        ValueError: it is none of the option's values; the message names them.
+    """
+    check_option(name, value, _NAMED[name])
+    return str(value)
+
+
+def check_copilot_weight(value: Any) -> float:
+    """Return λ as a float, or refuse it.
+
+    Args:
+        value: λ of Eq. 8 (`copilot_weight`), a number from 0 (the Pilot alone) to 20.
+
+    Returns:
+        `float`: the same number.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is negative, above 20 or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"`copilot_weight` (λ) is {value!r} of type {type(value).__name__}; give a number from 0 to "
+            f"{MAX_COPILOT_WEIGHT:g}, such as 1.0. 0 is the Pilot alone."
+        )
+    weight = float(value)
+    if not math.isfinite(weight) or not 0.0 <= weight <= MAX_COPILOT_WEIGHT:
+        raise ValueError(
+            f"`copilot_weight` (λ) is {weight}; it must be from 0 (the Pilot alone) to {MAX_COPILOT_WEIGHT:g}. "
+            "The paper searches 0.1, 0.3, 0.5, 0.8 and 1.0."
+        )
+    return weight
+
+
+def check_positive(name: str, value: int) -> None:
+    """Refuse a count that is below one.
+
+    Args:
+        name (`str`): the argument's name.
+        value (`int`): what was given.
+
+    Raises:
+        ValueError: `value` is below 1.
+    """
+    if value < 1:
+        raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+
+
+def check_labels(labels: torch.Tensor, vocab_size: int) -> None:
+    """Refuse labels that the vocabulary does not hold.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch, length)`): token ids, -100 where nothing is supervised.
+        vocab_size (`int`): the number of tokens that the Pilot knows.
+
+    Raises:
+        ValueError: a label is `vocab_size` or more, or is negative and not -100.
+    """
+    if labels.numel() == 0:
+        raise ValueError(
+            f"the batch is empty (labels of shape {tuple(labels.shape)}); give at least one sequence of one token."
+        )
+    wrong = (labels >= vocab_size) | ((labels < 0) & (labels != -100))
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"label {int(labels[row, column])} (row {row}, position {column}) is outside the vocabulary of "
+            f"{vocab_size} tokens; use the Pilot's own tokenizer, and -100 for positions without a label."
+        )
 
 
 __all__ = ["COPILOT_OPTIONS", "PAIR_OPTIONS", "Option"]

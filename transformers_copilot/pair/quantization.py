@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from .validation import chosen
+from .options import chosen
 
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .head_product import product_with_rows
+from .pilot_head import product_with_rows
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .adapted import has_adapter
 from .installed_package import needs_package, package_only
+from .pilot import has_adapter
 from .quantization import check_saveable, is_quantized
 
 

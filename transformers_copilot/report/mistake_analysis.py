@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..mistake_log.export import MistakeSource, row_streams, whole_sequences
 from ..mistake_log.token_text import TokenTexts
-from ..pair.validation import check_positive
+from ..pair.options import check_positive
 from .mistake_counters import TENTHS, ConfusionCounter, GroupCounter, RoundSpan
 from .mistake_replies import ReplyCounter
 

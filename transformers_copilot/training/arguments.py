@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import SchedulerType, Seq2SeqTrainingArguments, TrainingArguments
 
-from ..pair.validation import TRAINING_VALUES, check_positive, chosen
+from ..pair.options import TRAINING_VALUES, check_positive, chosen
 
 
 # Schedules that follow a metric, not the step.

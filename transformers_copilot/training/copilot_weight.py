@@ -13,11 +13,10 @@ from tqdm.auto import tqdm
 from transformers import default_data_collator
 from transformers.utils import logging
 
-from ..pair.call_weight import named_weight
-from ..pair.fusion import rectify
+from ..pair.fusion import named_weight, rectify
 from ..pair.mistakes import mistake_size
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
-from ..pair.validation import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option, chosen
+from ..pair.options import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option, chosen
 
 
 logger = logging.get_logger(__name__)

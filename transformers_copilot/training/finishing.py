@@ -22,11 +22,11 @@ from transformers.utils import logging
 from ..mistake_log.export import MistakeRowsWriter
 from ..mistake_log.log import MistakeLog
 from ..mistake_log.recording import data_digest, record_mistakes
-from ..pair.adapted import has_adapter
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from ..pair.validation import chosen
+from ..pair.options import chosen
+from ..pair.pilot import has_adapter
 from .checkpoints import last_whole_checkpoint
 from .copilot_weight import fit_copilot_weight
 from .trainer import CopilotTrainer

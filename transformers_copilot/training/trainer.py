@@ -12,10 +12,10 @@ from ..adapters.adapters import check_trained_model
 from ..mistake_log.log import MistakeLog
 from ..mistake_log.record import MistakeRecord
 from ..mistake_log.record_size import batch_lessons
-from ..pair.call_weight import named_weight
+from ..pair.fusion import named_weight
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
-from ..pair.validation import chosen
+from ..pair.options import chosen
 from .callback import MistakeLogCallback
 from .optimization import check_given_optimizer, copilot_groups_alone
 from .trainer_card import CopilotCardMixin

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..pair.call_weight import weight_in_force, weight_of_pass
+from ..pair.fusion import weight_in_force, weight_of_pass
 from ..pair.mistakes import mistake_size, share_removed
-from ..pair.validation import check_copilot_weight
+from ..pair.options import check_copilot_weight
 
 
 # The mixin is put before a Trainer class; type checkers are told so.

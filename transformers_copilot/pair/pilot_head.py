@@ -1,4 +1,4 @@
-"""From the state that a Pilot's head reads to its logits: the head, and what the family does to its output.
+"""The Pilot's head, from the state that it reads to the logits: its product, and what the family does to its output.
 
 A state can stand for a whole distribution only where the logits can be made of it again. What a family does after its
 head is found out by looking: one token goes through the Pilot, and its logits are compared with its head's output.
@@ -8,13 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .rationale import RationaleRecorder
+
+if TYPE_CHECKING:
+    from .rationale import RationaleRecorder
+
+
+# Up to so many rows W xᵀ is faster than x Wᵀ on a CPU in float32 (49,152 × 576, one row: 6 ms against 10).
+_FEW_ROWS = 8
+
+
+def product_with_rows(states: Tensor, weight: Tensor) -> Tensor:
+    """`states @ weight.T`. While generating there are few rows, and reading the weight is what takes the time.
+
+    Args:
+        states (`torch.Tensor` of shape `(..., width)`): one row a position.
+        weight (`torch.Tensor` of shape `(vocab, width)`): a vocabulary matrix.
+
+    Returns:
+        `torch.Tensor` of shape `(..., vocab)`.
+    """
+    rows = states.reshape(-1, states.shape[-1])
+    if rows.shape[0] > _FEW_ROWS or states.device.type != "cpu" or states.dtype != torch.float32:
+        return F.linear(states, weight)
+    if rows.shape[0] == 1:
+        rows = F.pad(rows, (0, 0, 0, 1))  # one column would take the slower matrix-vector way
+    product = torch.mm(weight, rows.t()).t()
+    return product[: states.numel() // states.shape[-1]].reshape(*states.shape[:-1], -1)
 
 
 # How far logits may be off that are made again, as a share of their largest.
@@ -117,4 +143,4 @@ def _rounded(scale: float) -> float:
     return float(f"{scale:.6g}")
 
 
-__all__ = ["HeadMap", "find_head_map"]
+__all__ = ["product_with_rows", "HeadMap", "find_head_map"]
