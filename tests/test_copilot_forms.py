@@ -256,7 +256,7 @@ def test_every_weight_is_one_function_whole_and_generated(family: str, form: str
 def test_the_head_reads_once_and_the_vocabulary_is_gone_over_once(form: str):
     """Prefill makes the logits of one position only, and a step has one product."""
     pair, ids = moved(pair_of(build_pilot(*TINY["llama"]), form)), some_ids(2, 7)
-    pair.pilot_head  # noqa: B018 - found out beforehand
+    pair.head_map  # noqa: B018 - found out beforehand
     rows: list[int] = []
     pair.pilot.lm_head.register_forward_hook(lambda module, args, out: rows.append(out[..., 0].numel()))
     pair.generate(ids, max_new_tokens=3, do_sample=False)
@@ -283,7 +283,7 @@ def test_what_a_family_does_after_its_head_is_found_out(family: str, expected: H
 def test_a_softcap_is_found_out_and_its_linear_copilot_merges_at_one_only():
     config, fields = ALL["gemma2 (softcap, window)"]
     pair = moved(pair_of(build_pilot(config, {**fields, "final_logit_softcapping": 1.5}), "linear"))
-    assert pair.pilot_head == HeadMap(softcap=1.5)
+    assert pair.head_map == HeadMap(softcap=1.5)
     ids = some_ids(1, 6)
     torch.testing.assert_close(pair.merge_copilot()(ids).logits, pair(ids).logits, atol=1e-5, rtol=1e-4)
     pair.config.copilot_weight = 0.5

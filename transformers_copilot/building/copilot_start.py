@@ -49,7 +49,7 @@ def start_copilot(pair: PilotCopilotPreTrainedModel, source: PreTrainedModel) ->
         raise ValueError(
             f"the Pilot is on the meta device, where a Copilot of the form {form!r} can't be made: load it first."
         )
-    if pair.pilot_head is None:
+    if pair.head_map is None:
         raise ValueError(
             f"{name} does something to the output of its head that is not known, or has no head that is called once a "
             f"pass, so a Copilot of the form {form!r}, which works before the head, can't correct it. Use "

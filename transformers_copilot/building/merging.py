@@ -84,7 +84,7 @@ def _check(pair: PilotCopilotPreTrainedModel, weight: float) -> None:
             f"`copilot_weight` (λ) is {weight:g}; a branch takes the place of the Pilot's last layers at λ = 1 only. "
             "Set `pair.config.copilot_weight = 1.0` if that is good enough; `fit_copilot_weight` tells both losses."
         )
-    if form == "linear" and weight != 1.0 and pair.pilot_head is not None and not pair.pilot_head.is_linear:
+    if form == "linear" and weight != 1.0 and pair.head_map is not None and not pair.head_map.is_linear:
         raise ValueError(
             f"`copilot_weight` (λ) is {weight:g}, and {type(pair.pilot).__name__} bounds its logits after the head: a "
             "linear Copilot can be multiplied into such a head at λ = 1 only."

@@ -94,7 +94,7 @@ class RecordHeader:
                 )
             if layer not in own:
                 own.append(layer)
-        found = pair.pilot_head
+        found = pair.head_map
         return cls(
             rationale=tuple(own),
             question=bool(pair.config.is_encoder_decoder) and bool(own),

@@ -1,5 +1,4 @@
-"""Fusion: how the Copilot's correction f changes the Pilot's next-token distribution (Eq. 8), and which λ is in force in
-a call."""
+"""Fusion: how the Copilot's correction f changes the Pilot's next-token distribution (Eq. 8), and the λ of a call."""
 
 from __future__ import annotations
 

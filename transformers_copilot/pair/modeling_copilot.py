@@ -1,5 +1,5 @@
-"""The Copilot of the form "decoder" and its layers: a small transformer that reads the Pilot's mistakes and writes a correction (§3.1,
-App. A of the paper)."""
+"""The Copilot of the form "decoder" and its layers: a small transformer that reads the Pilot's mistakes and writes a
+correction (§3.1, App. A of the paper)."""
 
 from __future__ import annotations
 
