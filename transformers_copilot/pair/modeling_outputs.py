@@ -1,16 +1,65 @@
-"""What a pair returns."""
+"""What a call of a pair asks for, and what it returns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from .configuration_pilot_copilot import PILOT_OUTPUTS
+from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch
+
+
+@dataclass
+class PairCall:
+    """What a call of `forward` asks for, whichever kind of pair it is.
+
+    Args:
+        weight (`float`): λ in force.
+        training (`bool`): the Copilot is to learn from it.
+        reading (`bool`): only the mistakes are asked for; the Copilot does not run.
+        keep (`slice` or tensor): positions whose logits are wanted.
+        keeps_logits (`bool`): the Pilot makes the logits of these alone.
+        cache (`Cache`, *optional*): as it was given, and the pair's own when the pass begins.
+        use_cache (`bool`, *optional*): whether the Pilot is to keep one; its own choice by default.
+        pilot_labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): what the Pilot learns from.
+        targets (`torch.LongTensor` of shape `(batch, length)`, *optional*): the token that each position predicts, or
+            -100: what mistakes are counted against.
+        mistake_round ([`MistakeBatch`], *optional*): the round that the Copilot learns from; this one by default.
+        return_mistakes (`bool`, *optional*, defaults to `False`): this round's are asked for.
+        state ([`RectifyState`], *optional*): what `generate` shares with its passes; `None`: nothing is written.
+        options (`dict`): further keywords of the call.
+    """
+
+    weight: float
+    training: bool
+    reading: bool
+    keep: slice | Tensor
+    keeps_logits: bool
+    cache: Cache | None = None
+    use_cache: bool | None = None
+    pilot_labels: Tensor | None = None
+    targets: Tensor | None = None
+    mistake_round: MistakeBatch | None = None
+    return_mistakes: bool = False
+    state: RectifyState | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_the_pilots(self) -> bool:
+        """Whether the Pilot answers alone: λ = 0, and nobody learns from it."""
+        return self.weight == 0.0 and not self.training and not self.reading
+
+    @property
+    def prompt_length(self) -> int | None:
+        """Tokens that were given to `generate`; `None`: nothing is written."""
+        return None if self.state is None else self.state.prompt_length
 
 
 @dataclass
@@ -85,4 +134,4 @@ class PilotCopilotOutput(CausalLMOutputWithPast):
         return {name: outputs[name] for name in PILOT_OUTPUTS if name in outputs}
 
 
-__all__ = ["PilotCopilotOutput"]
+__all__ = ["PairCall", "PilotCopilotOutput"]

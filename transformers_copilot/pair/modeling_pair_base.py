@@ -43,7 +43,7 @@ from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
 from .installed_package import needs_package, package_only
 from .loading import check_weight_files, load_errors_explained
 from .mistake_batch import MistakeBatch, lesson_positions
-from .modeling_outputs import PilotCopilotOutput
+from .modeling_outputs import PairCall, PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, round_loss
 from .options import chosen
 from .pilot import auto_class_for, forward_with_inputs, has_adapter, parameters_of
@@ -426,19 +426,66 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             given[self._pilot_cache_name] = cache
         return given
 
-    def _pilot_pass(
+    def _asked(
         self,
-        arguments: dict[str, Any],
+        labels: Tensor | None,
+        mistake_targets: Tensor | None,
+        held_out: Tensor | None,
         cache: Cache | None,
         use_cache: bool | None,
-        step: GeneratedStep,
-        weight: float,
+        logits_to_keep: int | Tensor,
+        copilot_weight: float | None,
+        mistake_round: MistakeBatch | None,
+        return_mistakes: bool,
         state: RectifyState | None,
+        options: dict[str, Any],
+    ) -> PairCall:
+        """What a call asks for, by the arguments that both kinds of pair have."""
+        lessons = labels if mistake_targets is None else mistake_targets
+        training = self.training and lessons is not None
+        reading = return_mistakes and lessons is not None and not training
+        learnt_from = lessons if training or reading else None
+        return PairCall(
+            weight=self.active_copilot_weight(copilot_weight),
+            training=training,
+            reading=reading,
+            keep=kept_positions(logits_to_keep),
+            keeps_logits=self._keeps_logits(lessons, training),
+            cache=cache,
+            use_cache=False if reading else use_cache,
+            pilot_labels=None if reading else self._labels_of_pilot(labels, held_out),
+            targets=None if learnt_from is None else self.targets_of(learnt_from, options),
+            mistake_round=mistake_round,
+            return_mistakes=return_mistakes,
+            state=state,
+            options=options,
+        )
+
+    def _begin(self, call: PairCall) -> int:
+        """Make the call's cache the pair's own; how many positions it holds."""
+        if not call.training:
+            self._refuse_rectified_training()
+        call.cache = self.own_cache(call.cache)
+        return 0 if call.cache is None else call.cache.get_seq_length()
+
+    def _answered(
+        self, call: PairCall, outputs: ModelOutput, seen: PilotPass, columns: Tensor | None = None
+    ) -> PilotCopilotOutput:
+        """What is done with the Pilot's pass: learn from it, read it, or rectify it."""
+        if call.targets is None:
+            return self._rectified(call, outputs, seen)
+        if call.training:
+            return self._train_on(call, outputs, seen, call.targets)
+        return self.read_only(outputs, seen, call.targets, columns)
+
+    def _pilot_pass(
+        self, arguments: dict[str, Any], call: PairCall, step: GeneratedStep
     ) -> tuple[ModelOutput, Capture]:
         """The Pilot's pass, with what its layers held. A frozen Pilot is only read. Outside training the Copilot may
         run before the Pilot's head does."""
+        cache, weight, state = call.cache, call.weight, call.state
         inner = cache.pilot if isinstance(cache, PilotCopilotCache) else cache
-        given = self._pilot_arguments(arguments, inner, use_cache)
+        given = self._pilot_arguments(arguments, inner, call.use_cache)
         frozen = torch.no_grad() if self.training and self.pilot_is_frozen else contextlib.nullcontext()
         wanted = arguments.get("recorded_layers", self.copilot.layers_read(self.recorder.num_layers))
         direct = state is not None and self._corrects_before_head(step, weight, state)
@@ -493,12 +540,10 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         takes = "logits_to_keep" in self._pilot_parameters
         return takes and labels is None and not training and not reads_mistakes(self)
 
-    def _pilot_alone(
-        self, arguments: dict[str, Any], cache: Cache | None, use_cache: bool | None
-    ) -> PilotCopilotOutput:
+    def _pilot_alone(self, arguments: dict[str, Any], call: PairCall) -> PilotCopilotOutput:
         """λ = 0: exactly the Pilot, at the Pilot's cost."""
-        inner = cache.pilot if isinstance(cache, PilotCopilotCache) else cache
-        given = self._pilot_arguments(arguments, inner, use_cache)
+        inner = call.cache.pilot if isinstance(call.cache, PilotCopilotCache) else call.cache
+        given = self._pilot_arguments(arguments, inner, call.use_cache)
         return self.alone_output(self.pilot(return_dict=True, **given))
 
     def own_cache(self, cache: Cache | None) -> Cache | None:
@@ -626,35 +671,26 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
                 "`copilot_weight=0.0`."
             )
 
-    def _train_on(
-        self,
-        outputs: ModelOutput,
-        seen: PilotPass,
-        targets: Tensor,
-        mistake_round: MistakeBatch | None,
-        return_mistakes: bool,
-        pilot_labels: Tensor | None,
-        **losses: Any,
-    ) -> PilotCopilotOutput:
+    def _train_on(self, call: PairCall, outputs: ModelOutput, seen: PilotPass, targets: Tensor) -> PilotCopilotOutput:
         """Training: the Pilot's own loss on the batch, the Copilot's on a logged round, or on this one."""
-        lessons = mistake_round
+        lessons, labels = call.mistake_round, call.pilot_labels
         current: MistakeBatch | None = None
-        if lessons is None or return_mistakes:
+        if lessons is None or call.return_mistakes:
             current = self._round_under_way(seen, targets)
             lessons = current if lessons is None else lessons
-        scale, num_items = losses.get("copilot_scale"), losses.get("num_items_in_batch")
+        scale, num_items = call.options.get("copilot_scale"), call.options.get("num_items_in_batch")
         if scale is None:
             # Another Trainer than ours, accumulating gradients: the Copilot's loss counts by the batch's share too.
-            scale = 1.0 if num_items is None or mistake_round is not None else (targets >= 0).sum() / num_items
-        copilot_loss = self.copilot_loss(lessons, losses.get("copilot_items")) * scale
-        pilot_loss = None if pilot_labels is None else self._pilot_loss(outputs, pilot_labels, num_items)
+            scale = 1.0 if num_items is None or call.mistake_round is not None else (targets >= 0).sum() / num_items
+        copilot_loss = self.copilot_loss(lessons, call.options.get("copilot_items")) * scale
+        pilot_loss = None if labels is None else self._pilot_loss(outputs, labels, num_items)
         loss = copilot_loss if self.pilot_is_frozen or pilot_loss is None else pilot_loss + copilot_loss
         return PilotCopilotOutput(
             loss=loss,
             logits=seen.logits,
             pilot_loss=pilot_loss,
             copilot_loss=copilot_loss,
-            mistakes=current if return_mistakes else None,
+            mistakes=current if call.return_mistakes else None,
             **PilotCopilotOutput.passed_on(outputs),
         )
 
@@ -717,21 +753,11 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             **of_kind,
         )
 
-    def _rectified(
-        self,
-        outputs: ModelOutput,
-        seen: PilotPass,
-        labels: Tensor | None,
-        cache: Any,
-        use_cache: bool | None,
-        weight: float,
-        keep: slice | Tensor,
-        state: RectifyState | None,
-        **options: Any,
-    ) -> PilotCopilotOutput:
+    def _rectified(self, call: PairCall, outputs: ModelOutput, seen: PilotPass) -> PilotCopilotOutput:
         """Scoring and generating: f, then p̃, through the one fusion function."""
+        cache, keep, state, options, labels = call.cache, call.keep, call.state, call.options, call.pilot_labels
         pilot_cache = cache_of(outputs)
-        if cache is None and use_cache is not False and pilot_cache is not None:
+        if cache is None and call.use_cache is not False and pilot_cache is not None:
             cache = self.cache_beside(pilot_cache)
         if seen.rectified:
             check_vocabulary(self, seen.logits)
@@ -739,11 +765,11 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             outputs_of_pilot = PilotCopilotOutput.passed_on(outputs)
             return PilotCopilotOutput(logits=kept, **{CACHE_NAME: cache}, **outputs_of_pilot)
         own = cache if isinstance(cache, PilotCopilotCache) else None
-        correction = run_copilot(self, seen, own, keep, None if state is None else state.prompt_length)
+        correction = run_copilot(self, seen, own, keep, call.prompt_length)
         kept = seen.logits if seen.logits_are_kept else seen.logits[:, keep]
         if state is not None:  # a logits processor rectifies
-            state.shift = rectify_shift(kept, correction, weight, self.config.fusion, state.of_probabilities)
-        logits = kept if state is not None else rectify(kept, correction, weight, self.config.fusion)
+            state.shift = rectify_shift(kept, correction, call.weight, self.config.fusion, state.of_probabilities)
+        logits = kept if state is not None else rectify(kept, correction, call.weight, self.config.fusion)
         losses: dict[str, Any] = {}
         if labels is not None and state is None:
             targets, num_items = self.targets_of(labels, options)[:, keep], options.get("num_items_in_batch")

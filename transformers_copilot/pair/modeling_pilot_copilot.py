@@ -17,7 +17,7 @@ from .generation_pilot_copilot import RectifyState
 from .masks import packed_segments
 from .mistake_batch import MistakeBatch
 from .modeling_outputs import PilotCopilotOutput
-from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
+from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .options import check_labels
 from .pilot import PilotInputs
 
@@ -112,36 +112,28 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             return self.copilot_only(mistake_round, kwargs.get("copilot_items"))
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
-        cache, weight = given_cache(past_key_values, cache), self.active_copilot_weight(copilot_weight)
-        lesson_targets = labels if mistake_targets is None else mistake_targets
-        training = self.training and lesson_targets is not None
-        reading = return_mistakes and lesson_targets is not None and not training
-        pilot_labels = None if reading else self._labels_of_pilot(labels, held_out)
+        call = self._asked(
+            *(labels, mistake_targets, held_out, given_cache(past_key_values, cache), use_cache, logits_to_keep),
+            *(copilot_weight, mistake_round, return_mistakes, rectify_state, kwargs),
+        )
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
-        given["labels"] = pilot_labels
-        if weight == 0.0 and not training and not reading:
-            alone = {**given, "inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep}
-            return self._pilot_alone(alone, cache, use_cache)
+        given["labels"] = call.pilot_labels
+        if call.is_the_pilots:
+            return self._pilot_alone({**given, "inputs_embeds": inputs_embeds, "logits_to_keep": logits_to_keep}, call)
         input_ids = _checked_input(input_ids, inputs_embeds)
-        if not training:
-            self._refuse_rectified_training()
-        pair_cache = self.own_cache(cache)
-        past = 0 if pair_cache is None else pair_cache.get_seq_length()
-        prompt_length = None if rectify_state is None else rectify_state.prompt_length
-        keep = kept_positions(logits_to_keep)
-        step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length, keep, position_ids)
-        keeps_logits = self._keeps_logits(lesson_targets, training)
-        if keeps_logits:
+        past, prompt_length = self._begin(call), call.prompt_length
+        step = GeneratedStep(input_ids, attention_mask, None, None, past, prompt_length, call.keep, position_ids)
+        if call.keeps_logits:
             given["logits_to_keep"] = logits_to_keep
         segments = packed_segments(position_ids, attention_mask, past)
-        if reading or (training and use_cache is None and segments is not None):
-            use_cache = False  # with a cache, transformers does not keep the documents of a packed row apart
+        if call.training and use_cache is None and segments is not None:
+            call.use_cache = False  # with a cache, transformers does not keep the documents of a packed row apart
         columns: Tensor | None = None
-        if reading and lesson_targets is not None:
-            columns = self._lesson_columns(self.targets_of(lesson_targets, kwargs), attention_mask, segments)
+        if call.reading and call.targets is not None:
+            columns = self._lesson_columns(call.targets, attention_mask, segments)
             if columns is not None:
                 given["logits_to_keep"] = columns
-        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, step, weight, rectify_state)
+        outputs, captured = self._pilot_pass(given, call, step)
         seen = self._seen(
             outputs,
             captured,
@@ -152,16 +144,9 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
             segments=segments,
             past=past,
             position_ids=position_ids,
-            logits_are_kept=keeps_logits,
+            logits_are_kept=call.keeps_logits,
         )
-        if training and lesson_targets is not None:
-            targets = self.targets_of(lesson_targets, kwargs)
-            return self._train_on(outputs, seen, targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
-        if reading and lesson_targets is not None:
-            return self.read_only(outputs, seen, self.targets_of(lesson_targets, kwargs), columns)
-        return self._rectified(
-            outputs, seen, pilot_labels, pair_cache, use_cache, weight, keep, rectify_state, **kwargs
-        )
+        return self._answered(call, outputs, seen, columns)
 
 
 def _checked_input(input_ids: torch.LongTensor | None, inputs_embeds: Tensor | None) -> torch.LongTensor:

@@ -15,7 +15,7 @@ from .fused_head import GeneratedStep
 from .generation_pilot_copilot import RectifyState
 from .mistake_batch import MistakeBatch, target_mask
 from .modeling_outputs import PilotCopilotOutput
-from .modeling_pair_base import PilotCopilotPreTrainedModel, kept_positions
+from .modeling_pair_base import PilotCopilotPreTrainedModel
 from .options import check_labels
 from .pilot import PilotInputs
 
@@ -125,11 +125,10 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             check_labels(lesson_targets, self.config.vocab_size)
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(lesson_targets)
-        cache, weight = given_cache(past_key_values, cache), self.active_copilot_weight(copilot_weight)
-        training = self.training and lesson_targets is not None
-        reading = return_mistakes and lesson_targets is not None and not training
-        pilot_labels = None if reading else self._labels_of_pilot(labels, held_out)
-        use_cache = False if reading else use_cache
+        call = self._asked(
+            *(labels, mistake_targets, held_out, given_cache(past_key_values, cache), use_cache, logits_to_keep),
+            *(copilot_weight, mistake_round, return_mistakes, rectify_state, kwargs),
+        )
         given = {
             "input_ids": input_ids,
             "decoder_input_ids": decoder_input_ids,
@@ -137,32 +136,26 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             "decoder_attention_mask": decoder_attention_mask,
             "encoder_outputs": encoder_outputs,
             "inputs_embeds": inputs_embeds,
-            "labels": pilot_labels,
+            "labels": call.pilot_labels,
             **kwargs,
         }
-        if weight == 0.0 and not training and not reading:
+        if call.is_the_pilots:
             alone = {**given, "decoder_inputs_embeds": decoder_inputs_embeds, "logits_to_keep": logits_to_keep}
-            return self._pilot_alone(alone, cache, use_cache)
+            return self._pilot_alone(alone, call)
         decoder_input_ids = _checked_decoder_input(decoder_input_ids, decoder_inputs_embeds)
-        if not training:
-            self._refuse_rectified_training()
-        pair_cache = self.own_cache(cache)
-        past = 0 if pair_cache is None else pair_cache.get_seq_length()
-        prompt_length = None if rectify_state is None else rectify_state.prompt_length
-        keep = kept_positions(logits_to_keep)
+        past = self._begin(call)
         encoded = None if encoder_outputs is None else encoder_outputs[0]
         if encoded is not None and attention_mask is None:
             attention_mask = torch.ones(encoded.shape[:2], dtype=torch.bool, device=encoded.device)
-        given_parts = (decoder_input_ids, decoder_attention_mask, attention_mask, encoded, past, prompt_length, keep)
-        step = GeneratedStep(*given_parts, question_is_known=encoded is not None)
-        keeps_logits = self._keeps_logits(lesson_targets, training)
-        if keeps_logits:
+        tokens = (decoder_input_ids, decoder_attention_mask, attention_mask, encoded)
+        step = GeneratedStep(*tokens, past, call.prompt_length, call.keep, question_is_known=encoded is not None)
+        if call.keeps_logits:
             given["logits_to_keep"] = logits_to_keep
-        outputs, captured = self._pilot_pass(given, pair_cache, use_cache, step, weight, rectify_state)
+        outputs, captured = self._pilot_pass(given, call, step)
         question = outputs.encoder_last_hidden_state
         if attention_mask is None:
             attention_mask = torch.ones(question.shape[:2], dtype=torch.bool, device=question.device)
-        if (training or reading) and lesson_targets is not None and decoder_attention_mask is None:
+        if lesson_targets is not None and (call.training or call.reading) and decoder_attention_mask is None:
             decoder_attention_mask = target_mask(lesson_targets)
         seen = self._seen(
             outputs,
@@ -173,15 +166,9 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
             question_mask=attention_mask,
             segments=None,
             past=past,
-            logits_are_kept=keeps_logits,
+            logits_are_kept=call.keeps_logits,
         )
-        if training and lesson_targets is not None:
-            return self._train_on(outputs, seen, lesson_targets, mistake_round, return_mistakes, pilot_labels, **kwargs)
-        if reading and lesson_targets is not None:
-            return self.read_only(outputs, seen, lesson_targets)
-        return self._rectified(
-            outputs, seen, pilot_labels, pair_cache, use_cache, weight, keep, rectify_state, **kwargs
-        )
+        return self._answered(call, outputs, seen)
 
 
 def _checked_decoder_input(
