@@ -508,7 +508,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """What the Pilot's family does to the output of its head, found out when it is first asked for; `None` where
         its logits can't be made of the state that the head reads."""
         if self._head_map == "unknown":
-            self._head_map = find_head_map(self.pilot, self.recorder)
+            self._head_map = find_head_map(self.pilot, self.recorder.capture)
         return self._head_map
 
     def adopt_head_map(self, found: HeadMap | None) -> None:

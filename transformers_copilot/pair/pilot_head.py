@@ -7,17 +7,14 @@ head is found out by looking: one token goes through the Pilot, and its logits a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
-
-
-if TYPE_CHECKING:
-    from .rationale import RationaleRecorder
 
 
 # Up to so many rows W xᵀ is faster than x Wᵀ on a CPU in float32 (49,152 × 576, one row: 6 ms against 10).
@@ -96,11 +93,11 @@ class HeadMap:
 
 
 @torch.no_grad()
-def find_head_map(pilot: PreTrainedModel, recorder: RationaleRecorder) -> HeadMap | None:
+def find_head_map(pilot: PreTrainedModel, capture: Callable[..., AbstractContextManager[Any]]) -> HeadMap | None:
     """What a Pilot does to its head's output, by one token that it reads.
 
     Args:
-        recorder ([`RationaleRecorder`]): its hooks.
+        capture (callable): records a pass, as [`RationaleRecorder.capture`] does.
 
     Returns:
         [`HeadMap`], or `None` where its logits can't be made of the state again: it has no head that is called once,
@@ -114,7 +111,7 @@ def find_head_map(pilot: PreTrainedModel, recorder: RationaleRecorder) -> HeadMa
     if pilot.config.is_encoder_decoder:
         given["decoder_input_ids"] = token
     devices = [token.device] if token.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), recorder.capture(keep_head_output=True) as captured:
+    with torch.random.fork_rng(devices=devices), capture(keep_head_output=True) as captured:
         logits = pilot(**given, return_dict=True).logits[:, -1].float()
     if captured.head_output is None or captured.head_input is None:
         return None
