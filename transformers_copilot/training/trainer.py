@@ -17,15 +17,15 @@ from ..pair.mistake_batch import MistakeBatch
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.options import chosen
 from .callback import MistakeLogCallback
+from .card import CopilotCardMixin
 from .optimization import check_given_optimizer, copilot_groups_alone
-from .trainer_card import CopilotCardMixin
+from .pair_view import PairView
 from .trainer_checkpoints import CopilotCheckpointsMixin
-from .trainer_hub import CopilotHubMixin
-from .trainer_loss import PairView
-from .trainer_metrics import CopilotMetricsMixin
+from .trainer_evaluation import CopilotMetricsMixin
 from .trainer_optimizers import CopilotOptimizersMixin
 from .trainer_recorded import CopilotRecordedMixin, is_recorded
 from .trainer_runs import CopilotRunsMixin, check_arguments
+from .trainer_saving import CopilotHubMixin
 
 
 class CopilotTrainerMixin(
