@@ -34,6 +34,27 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
     return None
 
 
+def checkpoint_to_resume(output_dir: str) -> str:
+    """The checkpoint that `resume_from_checkpoint=True` means.
+
+    Args:
+        output_dir (`str`): the run's folder.
+
+    Returns:
+        `str`: the folder of the newest whole checkpoint.
+
+    Raises:
+        ValueError: no checkpoint is whole.
+    """
+    folder = last_whole_checkpoint(output_dir)
+    if folder is None:
+        raise ValueError(
+            f"there is no whole checkpoint in {output_dir} to resume from. Leave `resume_from_checkpoint` out to start "
+            "anew, or give a checkpoint's folder."
+        )
+    return folder
+
+
 def _step(folder: Path) -> int:
     match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
     return int(match.group(1)) if match else -1
@@ -53,4 +74,4 @@ def _what_is_broken(folder: Path) -> str | None:
     return None
 
 
-__all__ = ["last_whole_checkpoint"]
+__all__ = ["checkpoint_to_resume", "last_whole_checkpoint"]

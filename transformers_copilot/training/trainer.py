@@ -17,22 +17,19 @@ from ..pair.mistake_batch import MistakeBatch
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.options import chosen
 from .callback import MistakeLogCallback
-from .card import CopilotCardMixin
+from .checkpoints import checkpoint_to_resume
 from .optimization import check_given_optimizer, copilot_groups_alone
 from .pair_view import PairView
-from .trainer_checkpoints import CopilotCheckpointsMixin
 from .trainer_evaluation import CopilotMetricsMixin
 from .trainer_optimizers import CopilotOptimizersMixin
 from .trainer_recorded import CopilotRecordedMixin, is_recorded
 from .trainer_runs import CopilotRunsMixin, check_arguments
-from .trainer_saving import CopilotHubMixin
+from .trainer_saving import CopilotSavingMixin
 
 
 class CopilotTrainerMixin(
-    CopilotCardMixin,
-    CopilotHubMixin,
     CopilotMetricsMixin,
-    CopilotCheckpointsMixin,
+    CopilotSavingMixin,
     CopilotOptimizersMixin,
     CopilotRecordedMixin,
     CopilotRunsMixin,
@@ -102,6 +99,34 @@ class CopilotTrainerMixin(
                 "PilotCopilotForCausalLM.from_pilot(model, {'num_hidden_layers': 6})."
             )
         return model
+
+    # ---- a run ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> Any:
+        """Train, and push what came of it; see `Trainer.train`, which leaves the last push to the user.
+
+        A push that fails then is logged and does not undo the training: the pair lies in `output_dir`, and
+        `push_to_hub()` tries again.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint's folder, or `True` for the last *whole*
+                one: a training that was killed while it wrote a checkpoint goes on from the one before.
+            trial (*optional*): a trial of a hyperparameter search, which is not pushed.
+            **kwargs: the base Trainer's.
+
+        Returns:
+            `TrainOutput`
+
+        Raises:
+            ValueError: there is no whole checkpoint to resume from.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir)
+        self._forget_rounds = None  # until the first try has begun
+        output = super().train(resume_from_checkpoint, trial, **kwargs)
+        if self.args.push_to_hub and trial is None:
+            self._push_result()
+        return output
 
     # ---- the losses ----
 

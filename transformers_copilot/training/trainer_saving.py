@@ -1,4 +1,4 @@
-"""What a training pushes to the Hub: pairs that load there, in whole commits, without pickles of the training."""
+"""What a training writes, to disk and to the Hub: checkpoints with the Mistake Log in them, the card, pushes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo
+from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from ..hub.model_card import is_ours, make_card, users_readme
 from ..hub.push import files_of, hub_api, push_errors_explained, push_files
+from .card import facts_of_training
 
 
 logger = logging.get_logger(__name__)
@@ -29,41 +33,123 @@ _OF_TRAINING = ("*.pt", "*.pth", "*.bin", TRAINER_STATE_NAME, "mistake_log*", "g
 _STAGING = "_push-"  # Trainer's own pushes leave out what begins with "_"
 
 
-class CopilotHubMixin(_TrainerBase):
-    """The part of [`CopilotTrainerMixin`] that pushes, as `push_to_hub`, `hub_model_id` and `hub_strategy` say.
+class CopilotSavingMixin(_TrainerBase):
+    """The part of [`CopilotTrainerMixin`] that writes: checkpoints, the card, pushes to the Hub.
 
-    As any Trainer does, with these differences: a push during the training is one commit, with the code that loads the
-    pair; if it fails, a warning says so and the training goes on; the end of the training is pushed too, whatever the
-    strategy. `training_args.bin` is not written where a training pushes: it is a pickle with the token and this
-    machine's folders in it.
+    A checkpoint holds the Mistake Log of each process beside the weights, so that a resumed run draws the rounds that
+    an uninterrupted one would.
+
+    It pushes as any Trainer does, as `push_to_hub`, `hub_model_id` and `hub_strategy` say, with these differences: a
+    push during the training is one commit, with the code that loads the pair; if it fails, a warning says so and the
+    training goes on; the end of the training is pushed too, whatever the strategy. `training_args.bin` is not written
+    where a training pushes: it is a pickle with the token and this machine's folders in it.
     """
 
     push_in_progress: Any  # the base Trainer's
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> Any:
-        """Train, and push what came of it; see `Trainer.train`, which leaves the last push to the user.
+    # ---- checkpoints ----
 
-        A push that fails then is logged and does not undo the training: the pair lies in `output_dir`, and
-        `push_to_hub()` tries again.
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Trainer writes the state last. Where a checkpoint is written over, the old state would call a torn one whole.
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.keeps_log:
+            self.mistake_callback.save(output_dir, self.args.process_index)
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.keeps_log:
+            self.mistake_callback.load(checkpoint, self.args.process_index)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load weights as `from_pretrained` does: families whose saved names differ from their modules' (mixtures of
+        experts) would lose weights in Trainer's own way."""
+        if self.is_fsdp_enabled or (model is not None and model is not self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        pair = self.pair
+        loaded = type(pair).from_pretrained(resume_from_checkpoint, dtype="auto").state_dict()
+        if loaded.keys() == pair.state_dict().keys():
+            pair.load_state_dict(loaded)
+        else:
+            odd = sorted(loaded.keys() ^ pair.state_dict().keys())
+            raise ValueError(
+                f"{resume_from_checkpoint} holds another pair than the one that trains: {len(odd)} weights are in "
+                f"one of them only, {odd[0]} first. If one of them has adapters that the other lacks, put the "
+                "same ones in (`add_adapters`) before resuming."
+            )
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(best)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.hub_model_id is not None:
+            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    # ---- the card ----
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the pair's card into `output_dir`; a README that a user wrote, there or on the Hub, stays as it is.
 
         Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint's folder, or `True` for the last one.
-            trial (*optional*): a trial of a hyperparameter search, which is not pushed.
-            **kwargs: the base Trainer's.
-
-        Returns:
-            `TrainOutput`
+            language (`str`, *optional*): e.g. `"en"`.
+            license (`str`, *optional*): e.g. `"apache-2.0"`.
+            tags (`str` or `list[str]`, *optional*): further tags.
+            model_name (`str`, *optional*): the title.
+            finetuned_from (`str`, *optional*): the Pilot's id, where it was not loaded by one.
+            tasks (`str` or `list[str]`, *optional*): further tags.
+            dataset_tags (`str` or `list[str]`, *optional*): ids of the training sets on the Hub.
+            dataset (`str` or `list[str]`, *optional*): their names; one is the evaluation set's name in the results.
+            dataset_args (`str` or `list[str]`, *optional*): the evaluation set's configuration, if one.
         """
-        output = super().train(resume_from_checkpoint, trial, **kwargs)
-        if self.args.push_to_hub and trial is None:
-            try:
-                self.push_to_hub()
-            except Exception as error:  # noqa: BLE001 (whatever it is, the training is done and its result is wanted)
-                logger.error(
-                    f"The training is done and lies in {Path(self.args.output_dir).name}, but pushing it to "
-                    f"{self.hub_model_id} failed ({type(error).__name__}: {error}). Try again: trainer.push_to_hub()."
-                )
-        return output
+        if not self.is_world_process_zero():
+            return
+        file = Path(self.args.output_dir) / "README.md"
+        if file.is_file() and not is_ours(file.read_text(encoding="utf-8")):
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        repo_id = self.hub_model_id  # set once there is a repository to push to
+        if repo_id is not None:
+            own = users_readme(repo_id, self.args.hub_token, self.args.hub_revision)
+            if own is not None:
+                file.write_text(own, encoding="utf-8")  # the folder is pushed as it is
+                return
+        facts = facts_of_training(self, _as_list(dataset), _as_list(dataset_args))
+        self.pair.card_facts = replace(
+            facts,
+            language=language or facts.language,
+            license=license or facts.license,
+            model_name=model_name or facts.model_name,
+            tags=[*facts.tags, *(tag for tag in _as_list(tags) + _as_list(tasks) if tag not in facts.tags)],
+            datasets=[*facts.datasets, *(name for name in _as_list(dataset_tags) if name not in facts.datasets)],
+        )
+        has_tokenizer = self.processing_class is not None
+        card = make_card(self.pair, repo_id, has_tokenizer=has_tokenizer, pilot=finetuned_from)
+        file.unlink(missing_ok=True)  # a push under way may hold a link to it
+        card.save(file)
+
+    # ---- pushes ----
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, before anything is trained.
@@ -88,21 +174,22 @@ class CopilotHubMixin(_TrainerBase):
         with push_errors_explained(self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name):
             return super().push_to_hub(*args, **kwargs)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.hub_model_id is not None:
-            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push a checkpoint in the background: from a folder of links, as Trainer may delete the checkpoint by then."""
+        """Write the card, and push a checkpoint in the background: from a folder of links, as Trainer may delete the
+        checkpoint by then."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
+        if self.hub_model_id is not None:
+            try:
+                self.create_model_card()
+            except Exception as error:  # noqa: BLE001 (a card is not worth a training)
+                logger.warning(f"The card could not be written ({type(error).__name__}: {error}); training goes on.")
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if busy and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         staging = tempfile.mkdtemp(prefix=_STAGING, dir=self.args.output_dir)
-        self._stage(Path(checkpoint_folder), Path(staging))
+        _stage(Path(checkpoint_folder), Path(staging), self.args.hub_strategy, Path(self.args.output_dir) / "README.md")
         job = hub_api().run_as_future(
             _push_staged,
             staging,
@@ -116,19 +203,33 @@ class CopilotHubMixin(_TrainerBase):
         else:
             self.push_in_progress = PushInProgress([job])
 
-    def _stage(self, checkpoint: Path, staging: Path) -> None:
-        strategy = self.args.hub_strategy
-        whole = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}.get(strategy)
-        for name, file in files_of(checkpoint).items():
-            if not any(fnmatch(name.split("/")[0], pattern) for pattern in _OF_TRAINING):
-                _link(file, staging / name)
-            if whole is not None and name != TRAINING_ARGS_NAME:
-                _link(file, staging / whole / name)
-        if whole is not None:
-            _forget_folders(staging / whole / TRAINER_STATE_NAME)
-        card = Path(self.args.output_dir) / "README.md"
-        if card.is_file():
-            _link(card, staging / "README.md")
+    def _push_result(self) -> None:
+        """Push what a training came to. A failure does not undo the training: the user may push again."""
+        try:
+            self.push_to_hub()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the training is done and its result is wanted)
+            logger.error(
+                f"The training is done and lies in {Path(self.args.output_dir).name}, but pushing it to "
+                f"{self.hub_model_id} failed ({type(error).__name__}: {error}). Try again: trainer.push_to_hub()."
+            )
+
+
+def _as_list(value: str | list[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _stage(checkpoint: Path, staging: Path, strategy: HubStrategy, card: Path) -> None:
+    """Links to what is to be pushed of a checkpoint, laid out as the repository is to be."""
+    whole = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}.get(strategy)
+    for name, file in files_of(checkpoint).items():
+        if not any(fnmatch(name.split("/")[0], pattern) for pattern in _OF_TRAINING):
+            _link(file, staging / name)
+        if whole is not None and name != TRAINING_ARGS_NAME:
+            _link(file, staging / whole / name)
+    if whole is not None:
+        _forget_folders(staging / whole / TRAINER_STATE_NAME)
+    if card.is_file():
+        _link(card, staging / "README.md")
 
 
 def _link(file: Path, place: Path) -> None:
@@ -161,4 +262,4 @@ def _push_staged(staging: str, repo_id: str, **options: Any) -> CommitInfo | Non
         shutil.rmtree(staging, ignore_errors=True)
 
 
-__all__ = ["CopilotHubMixin"]
+__all__ = ["CopilotSavingMixin"]
