@@ -27,10 +27,10 @@ from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 from ..pair.options import chosen
 from ..pair.pilot import has_adapter
+from .argument_checks import check_arguments
 from .checkpoints import last_whole_checkpoint
 from .copilot_weight import fit_copilot_weight
 from .trainer import CopilotTrainer
-from .trainer_runs import check_arguments
 
 
 logger = logging.get_logger(__name__)

@@ -93,4 +93,22 @@ def hold_out(dataset: Any, share: float, seed: int) -> Any:
     return HeldOutDataset(dataset, flags.tolist())
 
 
-__all__ = ["HeldOutCollator", "HeldOutDataset", "hold_out"]
+def pilots_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with the labels that the Pilot learns from; held-out rows are not its own.
+
+    Args:
+        batch (`dict`): with `held_out` of shape `(batch,)`, where examples are set aside.
+
+    Returns:
+        `dict`: the batch, with -100 in place of held-out rows' labels; itself where no examples are set aside.
+    """
+    if "held_out" not in batch:
+        return batch
+    held_out = batch["held_out"].bool().unsqueeze(-1)
+    own: dict[str, Any] = {
+        name: batch[name].masked_fill(held_out, -100) for name in ("labels", "shift_labels") if name in batch
+    }
+    return {**batch, **own}
+
+
+__all__ = ["HeldOutCollator", "HeldOutDataset", "hold_out", "pilots_batch"]

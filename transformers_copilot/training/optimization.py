@@ -144,6 +144,28 @@ def copilot_groups_alone(optimizer: torch.optim.Optimizer, copilot: nn.Module) -
         optimizer.param_groups = groups
 
 
+def pair_scheduler(optimizer: torch.optim.Optimizer, copilot: nn.Module, args: Any, num_training_steps: int) -> Any:
+    """The schedule of both parts, where Trainer's own would not do.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): with groups of one part each.
+        args ([`CopilotTrainingArguments`]): both schedules.
+        num_training_steps (`int`): steps of the Pilot.
+
+    Returns:
+        `LambdaLR`, a schedule that follows a metric, or `None`: Trainer's own, as for the Pilot alone.
+
+    Raises:
+        ValueError: a schedule is not a function of the step alone, or doesn't fit its learning rate.
+    """
+    if has_own_schedule(args):
+        return joint_scheduler(optimizer, copilot, args, num_training_steps)
+    if args.schedule_name("lr_scheduler_type") in METRIC_SCHEDULES:
+        kwargs = rates_by_group(optimizer, args.lr_scheduler_kwargs)
+        return get_scheduler(args.lr_scheduler_type, optimizer=optimizer, scheduler_specific_kwargs=kwargs)
+    return None
+
+
 def has_own_schedule(args: CopilotArguments) -> bool:
     """Whether the Copilot's schedule is another than the Pilot's.
 
@@ -243,6 +265,7 @@ __all__ = [
     "copilot_groups_alone",
     "has_own_schedule",
     "joint_scheduler",
+    "pair_scheduler",
     "part_of",
     "rates_by_group",
     "split_parameter_groups",

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
+from transformers.trainer_optimizer import is_optimizer_factory
 
 from ..adapters.adapters import check_trained_model
-from ..mistake_log.log import MistakeLog
+from ..hub.pilot_fingerprint import pair_fingerprint, round_contents
+from ..mistake_log.log import MistakeLog, check_fingerprint
 from ..mistake_log.record import MistakeRecord
+from ..mistake_log.record_checks import record_for_pair
 from ..mistake_log.record_size import batch_lessons
+from ..mistake_log.recorded_mistakes import RecordCollator, RecordedMistakes
 from ..pair.fusion import named_weight
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.options import chosen
-from .callback import MistakeLogCallback
+from .argument_checks import check_arguments, check_devices, check_recorded_training
+from .callback import MistakeLogCallback, rows_writer
 from .checkpoints import checkpoint_to_resume
-from .optimization import check_given_optimizer, copilot_groups_alone
+from .held_out import HeldOutCollator, hold_out, pilots_batch
+from .live_metrics import MistakePicturesCallback
+from .optimization import (
+    GROUP_ARGUMENTS,
+    check_given_optimizer,
+    copilot_groups_alone,
+    pair_scheduler,
+    split_parameter_groups,
+)
 from .pair_view import PairView
-from .trainer_evaluation import CopilotMetricsMixin
-from .trainer_optimizers import CopilotOptimizersMixin
-from .trainer_recorded import CopilotRecordedMixin, is_recorded
-from .trainer_runs import CopilotRunsMixin, check_arguments
+from .trainer_evaluation import CopilotEvaluationMixin
 from .trainer_saving import CopilotSavingMixin
 
 
-class CopilotTrainerMixin(
-    CopilotMetricsMixin,
-    CopilotSavingMixin,
-    CopilotOptimizersMixin,
-    CopilotRecordedMixin,
-    CopilotRunsMixin,
-):
+class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
     """Put before a Trainer class: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`.
 
     One forward pass of the wrapped model a step does both parts: the Pilot on the batch, the Copilot on a round drawn
     from the log, the batch's own among them. The two losses are on disjoint parameters and are added.
 
     With [`RecordedMistakes`] as `train_dataset` and `freeze_pilot=True` only the Copilot runs, on recorded rounds.
+
+    Three classes stand before the Trainer's own: this one (a run and its steps), [`CopilotEvaluationMixin`] (what is
+    measured) and [`CopilotSavingMixin`] (what is written). No method stands in two of them, so their order among
+    themselves makes no difference. The Trainer's class comes last: `super()` in any of the three reaches its method.
 
     Args:
         *args: the base Trainer's.
@@ -52,7 +61,10 @@ class CopilotTrainerMixin(
         ValueError: an argument can't be used with the model or the data.
     """
 
-    # The base Trainer's, which is set here too.
+    # The base Trainer's, which are set here too.
+    train_dataset: Any
+    data_collator: Any
+    lr_scheduler: Any
     _signature_columns: Any
     loss_is_scaled_for_ga: bool | None
 
@@ -67,7 +79,9 @@ class CopilotTrainerMixin(
                 "`mistake_log_max_bytes`), or give `model` in place of `model_init`."
             )
         check_given_optimizer(self.optimizer, self.lr_scheduler, self.pair.copilot, self.args)
-        self._held_out, self._pictures = (), None
+        self._held_out: tuple[Any, ...] = ()
+        self._pictures: MistakePicturesCallback | None = None
+        self._forget_rounds: Callable[[], None] | None = None
         self.mistake_callback = MistakeLogCallback(MistakeLog(), self._further_copilot_steps)
         self.add_callback(self.mistake_callback)
         self._begin_with_model(mistake_log)
@@ -76,7 +90,9 @@ class CopilotTrainerMixin(
         self.loss_is_scaled_for_ga = True
         self._micro_step = 0
         self._drawn: MistakeRecord | None = None
-        self._lessons: Tensor | int = 0
+        self._lessons: Any = 0
+        self.forget_losses()
+        self._begin_evaluation()
 
     @property
     def mistake_log(self) -> MistakeLog:
@@ -100,7 +116,68 @@ class CopilotTrainerMixin(
             )
         return model
 
-    # ---- a run ----
+    @property
+    def learns_from_record(self) -> bool:
+        """Whether the training set is a record."""
+        return isinstance(self.train_dataset, RecordedMistakes)
+
+    @property
+    def keeps_log(self) -> bool:
+        """Whether a Mistake Log is kept."""
+        return bool(self.args.use_mistake_log) and not self.learns_from_record
+
+    # ---- a run: what it begins with, once or for each model that `model_init` makes ----
+
+    def _begin_with_model(self, log: MistakeLog | None = None, folder: str | None = None) -> None:
+        """What hangs on the arguments and the model: a search for hyperparameters has others for each trial."""
+        if self.args.freeze_pilot:
+            self.pair.freeze_pilot()
+        if self.args.mistakes_from is not None:
+            self.pair.config.mistakes_from = self.args.mistakes_from
+        check_devices(self.args)
+        self._begin_with_record(log is not None)
+        self._hold_out()
+        if log is None:  # an empty one is false, and kept all the same
+            log = MistakeLog(self.args.mistake_log_rounds, self.args.mistake_log_max_bytes)
+        # What a round holds is the log's matter too, not only whose it is.
+        expected = {**pair_fingerprint(self.pair), **round_contents(self.pair)}
+        check_fingerprint("given", log.fingerprint, expected)
+        log.fingerprint = {**log.fingerprint, **expected}
+        self.mistake_callback.begin(log, rows_writer(self.args, folder))
+        if self._pictures is not None:
+            self.remove_callback(self._pictures)
+            self._pictures = None
+        if self.args.mistake_picture_steps:
+            found = (lambda: self.mistake_log, lambda: self.callback_handler.callbacks)
+            every = self.args.mistake_picture_steps
+            self._pictures = MistakePicturesCallback(*found, every, self.processing_class)
+            self.add_callback(self._pictures)
+
+    def _begin_with_record(self, log_is_given: bool) -> None:
+        """Check a record against the pair and the arguments, before anything is learnt from it."""
+        if not self.learns_from_record:
+            return
+        pair = self.pair
+        check_recorded_training(self.args, pair.pilot_is_frozen, self.eval_dataset, log_is_given)
+        self.train_dataset = record_for_pair(self.train_dataset, pair, self.processing_class)
+        pair.adopt_head_map(self.train_dataset.header.known_head_map())
+        if not isinstance(self.data_collator, RecordCollator):
+            self.data_collator = RecordCollator(self.data_collator)
+
+    def _hold_out(self) -> None:
+        """Set examples aside; where the share or the seed has changed since, of the whole set again."""
+        wanted = (self.args.held_out_mistakes, self.args.seed)
+        if self._held_out and self._held_out[0] != wanted:
+            _, whole, flagged = self._held_out
+            if self.train_dataset is flagged:
+                self.train_dataset = whole
+                self.data_collator = self.data_collator.collator
+            self._held_out = ()
+        if not self._held_out and wanted[0] > 0.0 and self.train_dataset is not None:
+            whole = self.train_dataset
+            self.train_dataset = hold_out(whole, *wanted)
+            self.data_collator = HeldOutCollator(self.data_collator)
+            self._held_out = (wanted, whole, self.train_dataset)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> Any:
         """Train, and push what came of it; see `Trainer.train`, which leaves the last push to the user.
@@ -128,7 +205,104 @@ class CopilotTrainerMixin(
             self._push_result()
         return output
 
-    # ---- the losses ----
+    def _hp_search_setup(self, trial: Any) -> None:
+        # `train` calls this for each training, after `model_init` has made a new model, and the trial's arguments are
+        # set here: what a model is to be is known only now.
+        super()._hp_search_setup(trial)
+        if self.model_init is not None:
+            self.args.check_copilot_arguments()
+            self._begin_with_model(folder=self._get_output_dir(trial))
+
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        # `auto_find_batch_size` calls this again with smaller batches; the log forgets the rounds of the try before.
+        if self._forget_rounds is None:
+            self._forget_rounds = self.mistake_log.mark()
+        else:
+            self._forget_rounds()
+        self.forget_losses()
+        return super()._inner_training_loop(batch_size, *args, **kwargs)
+
+    # ---- one optimizer and one schedule for both parts ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One optimiser with groups of the Pilot's and the Copilot's own.
+
+        Args:
+            model (`nn.Module`, *optional*): the model to optimise, if it is not the trainer's.
+
+        Returns:
+            `torch.optim.Optimizer`
+        """
+        fresh = self.optimizer is None
+        optimizer: Any = super().create_optimizer(model)
+        if not isinstance(optimizer, torch.optim.Optimizer) and (given := self.args.given_for_copilot(GROUP_ARGUMENTS)):
+            raise ValueError(
+                f"{', '.join(f'`{name}`' for name in given)} can't be honoured: the optimizer is a "
+                f"{type(optimizer).__name__}, made elsewhere. Leave them out, or let the trainer make the optimizer."
+            )
+        made_by = None if self.optimizer_cls_and_kwargs is None else self.optimizer_cls_and_kwargs[0]
+        if made_by is not None and is_optimizer_factory(made_by):
+            check_given_optimizer(optimizer, None, self.pair.copilot, self.args)
+        elif fresh and isinstance(optimizer, torch.optim.Optimizer):
+            names = set(self.get_decay_parameter_names(self.model))
+            decay = {id(parameter) for name, parameter in self.model.named_parameters() if name in names}
+            split_parameter_groups(optimizer, self.pair.copilot, decay, self.args)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The Pilot's schedule for its groups, the Copilot's for its own.
+
+        Args:
+            num_training_steps (`int`): steps of the Pilot.
+            optimizer (`torch.optim.Optimizer`, *optional*): defaults to the trainer's.
+
+        Returns:
+            A learning rate scheduler.
+        """
+        optimizer = optimizer or self.optimizer
+        if self.lr_scheduler is None:
+            own = pair_scheduler(optimizer, self.pair.copilot, self.args, num_training_steps)
+            if own is not None:
+                self.lr_scheduler, self._created_lr_scheduler = own, True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # ---- a step, in the order in which Trainer calls it ----
+    #
+    # 1. `_get_num_items_in_batch` counts what both parts are to learn from.
+    # 2. `compute_loss`, for each micro-batch, then its backward pass.
+    # 3. `_clip_grad_norm`, then the optimizer's step.
+    # 4. `MistakeLogCallback.on_step_end` puts the round into the log, then calls `_further_copilot_steps`.
+    # 5. `log`, every `logging_steps`.
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The flags of held-out rows are the model's to see; TRL's trainers drop every column but their own."""
+        super()._set_signature_columns_if_needed()
+        if "held_out" not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, "held_out"]
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Supervised tokens of the Pilot in the step; held-out rows are not its own."""
+        self._micro_step = 0  # a step begins, whatever became of the one before
+        if batch_samples and _is_recorded(batch_samples[0]):
+            return self._count_recorded(batch_samples, device)
+        self._lessons = max(sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch), 1)
+        items = super()._get_num_items_in_batch([pilots_batch(batch) for batch in batch_samples], device)
+        return items.clamp_min(1) if isinstance(items, Tensor) else items
+
+    def _count_lessons(self, batch: dict[str, Any]) -> Tensor:
+        """Positions of a batch that the Copilot is to learn from, as the pair will find them."""
+        return batch_lessons(self.pair, batch)[1].sum()
+
+    def _count_recorded(self, batches: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """Lessons of the whole step, in all processes. Each process divides its sums by its even share of them, since
+        gradients are averaged over processes."""
+        mistakes_from = self.pair.config.mistakes_from
+        own = sum(MistakeRecord(**batch).count_supervised(mistakes_from) for batch in batches)
+        items = torch.tensor(float(own), device=device)
+        if self.args.world_size > 1:
+            items = self.accelerator.gather(items.reshape(1)).sum()
+        self._lessons = items.clamp_min(1.0) / self.args.world_size
+        return items
 
     def compute_loss(
         self,
@@ -151,11 +325,11 @@ class CopilotTrainerMixin(
         Raises:
             ValueError: the Pilot's logits hold NaN or inf; the round is named and not logged.
         """
-        if model.training and is_recorded(inputs):
+        if model.training and _is_recorded(inputs):
             return self._recorded_loss(model, inputs, return_outputs)
         labels, base = inputs.get("labels"), super().compute_loss
         if model.training:
-            inputs = self._pilots_batch(inputs)
+            inputs = pilots_batch(inputs)
         view = PairView(model, self.pair, labels, self._extra_arguments(labels, inputs, model.training))
         try:
             # A copy: the base Trainer takes the labels out of it where it smooths them.
@@ -169,6 +343,15 @@ class CopilotTrainerMixin(
         else:
             self._add_sizes(view.outputs, inputs)
         return (loss, view.outputs) if return_outputs else loss
+
+    def _recorded_loss(self, model: nn.Module, batch: dict[str, Tensor], return_outputs: bool) -> Any:
+        """The Copilot's loss on recorded sequences."""
+        micro_steps = max(1, self.current_gradient_accumulation_steps)
+        self._micro_step = (self._micro_step + 1) % micro_steps
+        lessons = MistakeRecord(**batch).to_batch(self.args.device)
+        outputs = model(mistake_round=lessons, copilot_items=self._lessons)
+        self._add_losses(None, outputs.copilot_loss)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _extra_arguments(self, labels: Tensor | None, inputs: dict[str, Any], training: bool) -> dict[str, Any]:
         """What the pair is called with beside a batch: in training the round to learn from."""
@@ -191,29 +374,6 @@ class CopilotTrainerMixin(
         extra.setdefault("copilot_scale", 1.0)
         return extra
 
-    def _both_losses(self, outputs: Any, pilot_loss: Tensor, num_items: Any) -> Tensor:
-        """The Pilot's loss as the base Trainer would scale it, and the Copilot's, which is scaled already."""
-        scaled = self._pilot_loss_is_scaled
-        if scaled is None:  # as Trainer judges it
-            by_items = self.model_accepts_loss_kwargs and num_items is not None
-            scaled = by_items or self.compute_loss_func is not None
-        if not scaled:
-            pilot_loss = pilot_loss / self.current_gradient_accumulation_steps
-        if self.keeps_log:
-            self._hand_over(outputs.mistakes)
-        self._add_losses(pilot_loss, outputs.copilot_loss)
-        return outputs.copilot_loss if self.pair.pilot_is_frozen else pilot_loss + outputs.copilot_loss
-
-    def _pilots_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch with the labels that the Pilot learns from; held-out rows are not its own."""
-        if "held_out" not in batch:
-            return batch
-        held_out = batch["held_out"].bool().unsqueeze(-1)
-        own: dict[str, Any] = {
-            name: batch[name].masked_fill(held_out, -100) for name in ("labels", "shift_labels") if name in batch
-        }
-        return {**batch, **own}
-
     def _draw(self, again: int = 0) -> MistakeRecord | None:
         """A round of the log, or `None` for the one under way. What is drawn depends on seed and step only, so that a
         resumed run draws as an uninterrupted one."""
@@ -235,11 +395,45 @@ class CopilotTrainerMixin(
         items = max(1, self._drawn.count_supervised(self.pair.config.mistakes_from))
         return {"mistake_round": part.to_batch(self.args.device), "copilot_items": items, "copilot_scale": 1.0}
 
+    def _both_losses(self, outputs: Any, pilot_loss: Tensor, num_items: Any) -> Tensor:
+        """The Pilot's loss as the base Trainer would scale it, and the Copilot's, which is scaled already."""
+        scaled = self._pilot_loss_is_scaled
+        if scaled is None:  # as Trainer judges it
+            by_items = self.model_accepts_loss_kwargs and num_items is not None
+            scaled = by_items or self.compute_loss_func is not None
+        if not scaled:
+            pilot_loss = pilot_loss / self.current_gradient_accumulation_steps
+        if self.keeps_log:
+            self._hand_over(outputs.mistakes)
+        self._add_losses(pilot_loss, outputs.copilot_loss)
+        return outputs.copilot_loss if self.pair.pilot_is_frozen else pilot_loss + outputs.copilot_loss
+
     def _hand_over(self, mistakes: MistakeBatch) -> None:
         dtype = getattr(torch, chosen("mistake_log_dtype", self.args.mistake_log_dtype))
         keep_question = self.pair.pilot.get_input_embeddings().weight.requires_grad
         empty = not mistakes.supervised(self.pair.config.mistakes_from).any()
         self.mistake_callback.hand(None if empty else MistakeRecord.from_batch(mistakes, dtype, keep_question))
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip each part by its own norm; the Pilot's is returned, or the Copilot's beside a frozen Pilot."""
+        pair, norm = self.pair, None
+        if pair.pilot_is_frozen:
+            self.accelerator.unscale_gradients()
+        elif self.args.max_grad_norm > 0:
+            norm = super()._clip_grad_norm(pair.pilot)
+        else:
+            norm = super()._get_grad_norm(pair.pilot)
+        own = self._clip_copilot()
+        self._add("copilot_grad_norm", own)
+        return own if norm is None else norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # With `max_grad_norm=0` Trainer only asks for the norm; the Copilot may have a bound of its own all the same.
+        return super()._get_grad_norm(model, self._clip_grad_norm(model) if grad_norm is None else grad_norm)
+
+    def _clip_copilot(self) -> Tensor:
+        limit = self.args.of_copilot("max_grad_norm")
+        return nn.utils.clip_grad_norm_(self.pair.copilot.parameters(), limit if limit > 0 else float("inf"))
 
     def _further_copilot_steps(self) -> None:
         """The second and later steps of the Copilot in a round: only its own parameters have gradients."""
@@ -259,24 +453,41 @@ class CopilotTrainerMixin(
                 self.optimizer.step()
             self.model_wrapped.zero_grad()
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """Supervised tokens of the Pilot in the step; held-out rows are not its own."""
-        self._micro_step = 0  # a step begins, whatever became of the one before
-        if batch_samples and is_recorded(batch_samples[0]):
-            return self._count_recorded(batch_samples, device)
-        self._lessons = max(sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch), 1)
-        items = super()._get_num_items_in_batch([self._pilots_batch(batch) for batch in batch_samples], device)
-        return items.clamp_min(1) if isinstance(items, Tensor) else items
+    # ---- what a step is logged with ----
 
-    def _set_signature_columns_if_needed(self) -> None:
-        """The flags of held-out rows are the model's to see; TRL's trainers drop every column but their own."""
-        super()._set_signature_columns_if_needed()
-        if "held_out" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "held_out"]
+    def _add_losses(self, pilot_loss: Tensor | None, copilot_loss: Tensor) -> None:
+        if pilot_loss is not None:
+            self._add("pilot_loss", pilot_loss)
+        self._add("copilot_loss", copilot_loss)
+        self._summed_steps += self._micro_step == 0
 
-    def _count_lessons(self, batch: dict[str, Any]) -> Tensor:
-        """Positions of a batch that the Copilot is to learn from, as the pair will find them."""
-        return batch_lessons(self.pair, batch)[1].sum()
+    def _add(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log, with each part's loss and the Mistake Log's size.
+
+        Args:
+            logs (`dict`): values.
+            start_time (`float`, *optional*): start of training.
+        """
+        if "loss" in logs and self._summed_steps:
+            for name, total in self._sums.items():
+                logs[name] = round(self.accelerator.gather(total.reshape(1)).mean().item() / self._summed_steps, 4)
+            self.forget_losses()
+            if self.keeps_log:
+                logs.update(self.mistake_callback.statistics())
+        super().log(logs, start_time)
+
+    def forget_losses(self) -> None:
+        """Forget what training has summed up and not logged yet: it begins anew."""
+        self._sums: dict[str, Tensor] = {}
+        self._summed_steps = 0
+
+
+def _is_recorded(batch: Any) -> bool:
+    """Whether a batch is of recorded sequences."""
+    return isinstance(batch, Mapping) and "lessons" in batch and "token_ids" in batch
 
 
 class CopilotTrainer(CopilotTrainerMixin, Trainer):

@@ -1,4 +1,4 @@
-"""What training and evaluation report of both parts: losses, gradient norms, the share of mistakes removed."""
+"""What an evaluation measures of both parts, at which λ: losses, and the share of mistakes removed."""
 
 from __future__ import annotations
 
@@ -14,58 +14,27 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..pair.fusion import weight_in_force, weight_of_pass
 from ..pair.mistakes import mistake_size, share_removed
 from ..pair.options import check_copilot_weight
+from .arguments import METRIC_SCHEDULES
 
 
 # The mixin is put before a Trainer class; type checkers are told so.
 _TrainerBase: Any = Trainer if TYPE_CHECKING else object
 
 
-class CopilotMetricsMixin(_TrainerBase):
-    """The part of [`CopilotTrainerMixin`] that reports.
+class CopilotEvaluationMixin(_TrainerBase):
+    """The part of [`CopilotTrainerMixin`] that evaluates: λ of an evaluation, each part's losses, the share removed.
 
-    Args:
-        *args: the base Trainer's.
-        **kwargs: the base Trainer's.
+    Losses, predictions and generated text of one evaluation are at one λ, that of `evaluate(copilot_weight=…)` or the
+    pair's own.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.forget_losses()
-        self._sizes: Any = None  # of the evaluation under way
+    _evaluated_at: float | None = None  # λ of the evaluation under way, where the user gave one
+
+    def _begin_evaluation(self) -> None:
+        """Forget what was measured before."""
+        self._sizes: Any = None  # sums over the rows so far
         self._sizes_of_batch: Any = None
         self._pilot_losses: list[Tensor] = []
-        self._evaluated_at: float | None = None
-
-    def forget_losses(self) -> None:
-        """Forget what training has summed up and not logged yet: it begins anew."""
-        self._sums: dict[str, Tensor] = {}
-        self._summed_steps = 0
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
-
-    def _add_losses(self, pilot_loss: Tensor | None, copilot_loss: Tensor) -> None:
-        if pilot_loss is not None:
-            self._add("pilot_loss", pilot_loss)
-        self._add("copilot_loss", copilot_loss)
-        self._summed_steps += self._micro_step == 0
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's log, with each part's loss and the Mistake Log's size.
-
-        Args:
-            logs (`dict`): values.
-            start_time (`float`, *optional*): start of training.
-        """
-        if "loss" in logs and self._summed_steps:
-            for name, total in self._sums.items():
-                logs[name] = round(self.accelerator.gather(total.reshape(1)).mean().item() / self._summed_steps, 4)
-            self.forget_losses()
-            if self.keeps_log:
-                logs.update(self.mistake_callback.statistics())
-        super().log(logs, start_time)
-
-    # ---- evaluation ----
 
     def evaluate(self, *args: Any, copilot_weight: float | None = None, **kwargs: Any) -> dict[str, float]:
         """Evaluate; see `Trainer.evaluate`.
@@ -170,7 +139,7 @@ class CopilotMetricsMixin(_TrainerBase):
         Returns:
             `EvalLoopOutput`
         """
-        self._sizes, self._pilot_losses = None, []
+        self._begin_evaluation()
         output = super().evaluation_loop(*args, **kwargs)
         if self._sizes is not None and output.metrics is not None:
             prefix = kwargs.get("metric_key_prefix", "eval")
@@ -183,5 +152,16 @@ class CopilotMetricsMixin(_TrainerBase):
             output.metrics[f"{prefix}_copilot_weight"] = weight_of_pass(self.pair, None)
         return output
 
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """A schedule that follows the loss follows the Pilot's own, as it would alone; another metric is the pair's."""
+        by_loss = self.args.schedule_name("lr_scheduler_type") in METRIC_SCHEDULES and (
+            self.args.metric_for_best_model in ("loss", "eval_loss") and not isinstance(self.eval_dataset, dict)
+        )
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler or by_loss)
+        if by_loss and not skip_scheduler:
+            pilot = self.pilot_loss_as_alone()
+            self.lr_scheduler.step(metrics["eval_loss"] if pilot is None else pilot)
+        return metrics
 
-__all__ = ["CopilotMetricsMixin"]
+
+__all__ = ["CopilotEvaluationMixin"]
