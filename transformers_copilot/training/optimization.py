@@ -68,16 +68,8 @@ def _like(old: Any, rate: float | None) -> Any:
     return old if rate is None else rate
 
 
-def part_of(group: dict[str, Any], own: set[int]) -> str | None:
-    """Whose parameters a group holds.
-
-    Args:
-        group (`dict`): a parameter group.
-        own (`set[int]`): ids of the Copilot's parameters.
-
-    Returns:
-        `"pilot"`, `"copilot"`, or `None` where it holds both.
-    """
+def _part_of(group: dict[str, Any], own: set[int]) -> str | None:
+    """Whose parameters a group holds, by the ids of the Copilot's: `"pilot"`, `"copilot"`, or `None` for both."""
     if "part" in group:
         return group["part"]
     parts = {"copilot" if id(parameter) in own else "pilot" for parameter in group["params"]}
@@ -110,7 +102,7 @@ def check_given_optimizer(optimizer: Any, scheduler: Any, copilot: nn.Module, ar
             "learn. Make it of `pair.parameters()`, or train the Pilot alone with transformers' Trainer."
         )
     if scheduler is None and (given := args.given_for_copilot(SCHEDULE_ARGUMENTS)):
-        parts = {part_of(group, own) for group in groups}
+        parts = {_part_of(group, own) for group in groups}
         if not parts or None in parts:
             how = "an optimizer of your own (`optimizers`) with both parts in one group"
             raise _refusal(given, how, " Or give the Copilot's parameters a group of their own.")
@@ -133,7 +125,7 @@ def copilot_groups_alone(optimizer: torch.optim.Optimizer, copilot: nn.Module) -
     """
     groups = optimizer.param_groups
     own = {id(parameter) for parameter in copilot.parameters()}
-    parts = [part_of(group, own) for group in groups]
+    parts = [_part_of(group, own) for group in groups]
     if None in parts or "copilot" not in parts:  # then nothing but the missing gradients tells the parts apart
         yield
         return
@@ -158,44 +150,26 @@ def pair_scheduler(optimizer: torch.optim.Optimizer, copilot: nn.Module, args: A
     Raises:
         ValueError: a schedule is not a function of the step alone, or doesn't fit its learning rate.
     """
-    if has_own_schedule(args):
-        return joint_scheduler(optimizer, copilot, args, num_training_steps)
+    if _has_own_schedule(args):
+        return _joint_scheduler(optimizer, copilot, args, num_training_steps)
     if args.schedule_name("lr_scheduler_type") in METRIC_SCHEDULES:
-        kwargs = rates_by_group(optimizer, args.lr_scheduler_kwargs)
+        kwargs = _rates_by_group(optimizer, args.lr_scheduler_kwargs)
         return get_scheduler(args.lr_scheduler_type, optimizer=optimizer, scheduler_specific_kwargs=kwargs)
     return None
 
 
-def has_own_schedule(args: CopilotArguments) -> bool:
-    """Whether the Copilot's schedule is another than the Pilot's.
-
-    Args:
-        args ([`CopilotArguments`]): the arguments.
-
-    Returns:
-        `bool`: also where only its peak differs, since `min_lr` and `lr_end` are no shares of the peak.
-    """
+def _has_own_schedule(args: CopilotArguments) -> bool:
+    """Whether the Copilot's schedule is another than the Pilot's: also where only its peak differs, since `min_lr` and
+    `lr_end` are no shares of the peak."""
     if args.schedule_name("lr_scheduler_type") in METRIC_SCHEDULES:
         return False
     return bool(args.given_for_copilot((*SCHEDULE_ARGUMENTS, "copilot_learning_rate")))
 
 
-def joint_scheduler(
+def _joint_scheduler(
     optimizer: torch.optim.Optimizer, copilot: nn.Module, args: Any, num_training_steps: int
 ) -> LambdaLR:
-    """A `LambdaLR` with the Pilot's schedule for its groups and the Copilot's for its own.
-
-    Args:
-        optimizer (`torch.optim.Optimizer`): with groups of one part each.
-        args ([`CopilotTrainingArguments`]): both schedules.
-        num_training_steps (`int`): steps of the Pilot.
-
-    Returns:
-        `LambdaLR`
-
-    Raises:
-        ValueError: a schedule is not a function of the step alone, or doesn't fit its learning rate.
-    """
+    """A `LambdaLR` with the Pilot's schedule for its groups and the Copilot's for its own."""
     own = {id(parameter) for parameter in copilot.parameters()}
     # As transformers does alone: absolute rates are taken as shares of the optimiser's own rate.
     pilot = _step_factor(
@@ -207,7 +181,7 @@ def joint_scheduler(
     )
     factors = []
     for group in optimizer.param_groups:
-        if part_of(group, own) != "copilot":
+        if _part_of(group, own) != "copilot":
             factors.append(pilot)
             continue
         try:
@@ -241,16 +215,9 @@ def _step_factor(kind: Any, warmup: int, steps: int, kwargs: Any, rate: float) -
     return scheduler.lr_lambdas[0]
 
 
-def rates_by_group(optimizer: torch.optim.Optimizer, kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A metric's schedule takes bounds one a group; the pair has more groups than its Pilot alone.
-
-    Args:
-        optimizer (`torch.optim.Optimizer`): with groups from [`split_parameter_groups`].
-        kwargs (`dict`, *optional*): `lr_scheduler_kwargs`, meant for the groups that Trainer makes alone.
-
-    Returns:
-        `dict` or `None`: the same, lists as long as there are groups.
-    """
+def _rates_by_group(optimizer: torch.optim.Optimizer, kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """`lr_scheduler_kwargs` of a metric's schedule, whose lists have a bound for each group that Trainer makes alone:
+    the pair has more groups than its Pilot alone, and each has the bound of the one that it was split from."""
     if kwargs is None or not all("group" in group for group in optimizer.param_groups):
         return kwargs
     origins: list[int] = [group["group"] for group in optimizer.param_groups]
@@ -263,10 +230,6 @@ __all__ = [
     "SCHEDULE_ARGUMENTS",
     "check_given_optimizer",
     "copilot_groups_alone",
-    "has_own_schedule",
-    "joint_scheduler",
     "pair_scheduler",
-    "part_of",
-    "rates_by_group",
     "split_parameter_groups",
 ]

@@ -49,6 +49,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
     Three classes stand before the Trainer's own: this one (a run and its steps), [`CopilotEvaluationMixin`] (what is
     measured) and [`CopilotSavingMixin`] (what is written). No method stands in two of them, so their order among
     themselves makes no difference. The Trainer's class comes last: `super()` in any of the three reaches its method.
+    Behind a Trainer's class they would do nothing, which is refused.
 
     Args:
         *args: the base Trainer's.
@@ -57,7 +58,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         **kwargs: the base Trainer's; `args` must have the fields of [`CopilotArguments`].
 
     Raises:
-        TypeError: the model is no pair, or the arguments lack the Copilot's.
+        TypeError: the model is no pair, the arguments lack the Copilot's, or a class puts a Trainer's before this one.
         ValueError: an argument can't be used with the model or the data.
     """
 
@@ -67,6 +68,15 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
     lr_scheduler: Any
     _signature_columns: Any
     loss_is_scaled_for_ga: bool | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(CopilotTrainerMixin):
+            raise TypeError(
+                f"{cls.__name__} has its Trainer's class before CopilotTrainerMixin, which then would do nothing. "
+                "Put CopilotTrainerMixin first: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`."
+            )
 
     def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
         check_trained_model(args[0] if args else kwargs.get("model"), kwargs.get("peft_config"))
