@@ -153,7 +153,7 @@ class CopilotArguments:
         """Which arguments of the Copilot's own are set.
 
         Args:
-            names (iterable of `str`): arguments that are `None` by default.
+            names (iterable of `str`): arguments that are `None` unless the user sets them.
 
         Returns:
             list of `str`
@@ -164,7 +164,7 @@ class CopilotArguments:
         """A schedule's plain name.
 
         Args:
-            name (`str`): the argument that holds it.
+            name (`str`): the argument that holds the schedule, such as `"copilot_lr_scheduler_type"`.
 
         Returns:
             `str`, such as `"cosine"`.
@@ -191,6 +191,9 @@ class CopilotArguments:
     def copilot_warmup(self, num_training_steps: int) -> int:
         """The Copilot's warm-up.
 
+        Args:
+            num_training_steps (`int`): steps of the whole training, which a warm-up below 1 is a share of.
+
         Returns:
             `int`: its steps, counted as transformers counts `warmup_steps`.
         """
@@ -203,7 +206,7 @@ class CopilotArguments:
         """A training argument as it holds for the Copilot.
 
         Args:
-            name (`str`): e.g. `"learning_rate"`.
+            name (`str`): of an argument that both parts have, such as `"learning_rate"`.
 
         Returns:
             The value of `copilot_{name}` if it is set, else that of `{name}`.

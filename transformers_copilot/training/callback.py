@@ -70,8 +70,8 @@ class MistakeLogCallback(TrainerCallback):
 
         Args:
             args, control: the Trainer's; not used.
-            state (`TrainerState`): where training stands.
-            **kwargs: the Trainer's; its tokenizer tells the kinds of tokens for the statistics.
+            state (`TrainerState`): its `global_step` is the number of the first round to come.
+            **kwargs: the `processing_class` among them tells the kinds of tokens for the statistics.
         """
         self._tokens = token_texts_of(kwargs.get("processing_class"))
         self._next_shown = state.global_step
@@ -109,11 +109,11 @@ class MistakeLogCallback(TrainerCallback):
         self._pending, self._seen = [], False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Commit the round; `state.global_step` counts it already.
+        """Commit the round, and call `after_commit`.
 
         Args:
             args, control, **kwargs: the Trainer's; not used.
-            state (`TrainerState`): where training stands.
+            state (`TrainerState`): its `global_step` counts the step already: the round's number is one less.
         """
         if self._pending:
             record = MistakeRecord.join(self._pending)
@@ -145,20 +145,18 @@ class MistakeLogCallback(TrainerCallback):
         return numbers
 
     def save(self, folder: str | Path, rank: int) -> None:
-        """Write the log into a checkpoint.
+        """Write the log into a checkpoint's folder.
 
         Args:
-            folder (`str` or `Path`): the checkpoint.
             rank (`int`): this process's number; each has a log of its own.
         """
         self.log.save(log_file(folder, rank))
 
     def load(self, folder: str | Path, rank: int) -> None:
-        """Read the log of a checkpoint, in place.
+        """Go on with the log of a checkpoint; where it holds none, with the one there is, and a warning.
 
         Args:
-            folder (`str` or `Path`): the checkpoint.
-            rank (`int`): this process's number.
+            rank (`int`): this process's number, which saved it: each has a log of its own.
 
         Raises:
             ValueError: the log is cut off or another model's.
@@ -171,10 +169,10 @@ class MistakeLogCallback(TrainerCallback):
 
 
 def rows_writer(args: Any, folder: str | None = None) -> MistakeRowsWriter | None:
-    """What writes the rows that the arguments ask for.
+    """What writes the rows that `mistake_log_export_rows` asks for.
 
     Args:
-        args ([`CopilotArguments`]): the training arguments.
+        args ([`CopilotArguments`]): with `output_dir` and this process's number, of which the files' names are made.
         folder (`str`, *optional*): the run's; defaults to `output_dir`. Each trial of a search has one of its own.
 
     Returns:
@@ -189,8 +187,7 @@ def log_file(folder: str | Path, rank: int) -> Path:
     """Where a checkpoint keeps the log.
 
     Args:
-        folder (`str` or `Path`): the checkpoint.
-        rank (`int`): the process's number.
+        rank (`int`): the process's number, which stands in the file's name; not for the first process, 0.
 
     Returns:
         `Path`

@@ -19,9 +19,10 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
     """The newest checkpoint that was written to its end.
 
     Trainer writes a checkpoint's state file last, so a checkpoint with a readable one, and readable weights, is whole.
+    A warning names each newer one that is not.
 
     Args:
-        output_dir (`str`): the run's folder.
+        output_dir (`str`): the run's folder, in which checkpoints are folders `checkpoint-<step>`.
 
     Returns:
         `str`: the checkpoint's folder, or `None` if there is none.
@@ -35,13 +36,13 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
 
 
 def checkpoint_to_resume(output_dir: str) -> str:
-    """The checkpoint that `resume_from_checkpoint=True` means.
+    """The checkpoint that `resume_from_checkpoint=True` means: the newest whole one of a run's folder.
 
     Args:
-        output_dir (`str`): the run's folder.
+        output_dir (`str`): the run's folder, as of [`last_whole_checkpoint`].
 
     Returns:
-        `str`: the folder of the newest whole checkpoint.
+        `str`: the checkpoint's folder.
 
     Raises:
         ValueError: no checkpoint is whole.

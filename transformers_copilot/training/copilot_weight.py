@@ -32,10 +32,10 @@ class CopilotWeightFit:
 
     Attributes:
         weight (`float`): λ, as written into the pair's configuration.
-        method (`str`): `"least_squares"` or `"grid"`.
+        method (`str`): `"least_squares"` or `"grid"`, also where `"auto"` was asked for.
         criterion (`str`): what the grid was searched by: `"mistake_size"`, `"loss"` or `"metric"`.
         set_name (`str`, *optional*): the validation set's name.
-        set_size (`int`): its examples.
+        set_size (`int`): how many examples it has.
         scores (`dict`): what was measured at each λ; larger is better.
     """
 
@@ -70,7 +70,7 @@ def fit_copilot_weight(
     Args:
         dataset: tokenised validation examples with labels; only its length is used with `metric`.
         data_collator (callable, *optional*): makes a batch of examples. Defaults to transformers' plain one.
-        batch_size (`int`, *optional*, defaults to 8): examples a batch.
+        batch_size (`int`, *optional*, defaults to 8): examples in one forward pass. λ does not depend on it.
         method (`str`, *optional*, defaults to `"auto"`): `"least_squares"` (probability fusion only), `"grid"`, or
             `"auto"`: least squares where it is exact and no metric is given, else the grid.
         grid (sequence of `float`, *optional*): values of λ; the paper searches 0.1, 0.3, 0.5, 0.8 and 1.0.

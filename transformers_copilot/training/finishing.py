@@ -78,7 +78,7 @@ def finish_then_record(
         copilot_epochs (`float`, *optional*, defaults to 4.0): how often the Copilot reads the record.
         eval_dataset (map-style dataset, *optional*): λ is chosen on it. Without, it stays as it is.
         data_collator (callable, *optional*): as a Trainer takes it.
-        processing_class (*optional*): the Pilot's tokenizer.
+        processing_class (*optional*): the Pilot's tokenizer; saved with it, and a record of another one is refused.
         trainer_class (`type`, *optional*, defaults to `Trainer`): trains the Pilot alone.
         **options: the pair's, as `from_pilot` takes them.
 
@@ -121,7 +121,7 @@ def split(dataset: Any, share: float, seed: int) -> tuple[Any, Any]:
     """A data set in two, by chance.
 
     Args:
-        dataset (map-style dataset): the whole.
+        dataset (map-style dataset): what is split; a `datasets.Dataset` and a list stay what they are.
         share (`float`): of the second part, above 0 and below 1.
         seed (`int`): the same seed gives the same parts.
 

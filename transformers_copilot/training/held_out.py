@@ -13,8 +13,8 @@ class HeldOutDataset(Dataset):
     """A map-style dataset with a `held_out` flag added to each example.
 
     Args:
-        dataset (`torch.utils.data.Dataset`): of mappings.
-        flags (`list[bool]`): one an example.
+        dataset (`torch.utils.data.Dataset`): its examples are mappings.
+        flags (`list[bool]`): one for each example; true where the Pilot only reads it.
     """
 
     def __init__(self, dataset: Any, flags: list[bool]) -> None:
@@ -42,7 +42,7 @@ class HeldOutCollator:
         """Make a batch.
 
         Args:
-            features (`list`): examples.
+            features (`list`): examples, with or without the flag.
 
         Returns:
             The collator's batch, with `held_out` of shape `(batch,)` where the examples had it.
@@ -67,7 +67,7 @@ def hold_out(dataset: Any, share: float, seed: int) -> Any:
     """Flag a random share of a dataset, at least one example of it.
 
     Args:
-        dataset (`datasets.Dataset` or a map-style dataset): the training set.
+        dataset (`datasets.Dataset` or a map-style dataset): the training set, of two examples at least; not streamed.
         share (`float`): from 0 to below 1.
         seed (`int`): the same seed holds out the same examples.
 

@@ -52,7 +52,7 @@ def token_texts_of(processing_class: Any) -> TokenTexts | None:
     """Names and kinds of a trainer's tokens.
 
     Args:
-        processing_class: the trainer's.
+        processing_class: a tokenizer, or anything else that a Trainer takes in its place.
 
     Returns:
         [`TokenTexts`], or `None` where it is no tokenizer.
@@ -64,7 +64,7 @@ class MistakePicturesCallback(TrainerCallback):
     """Sends the heat map of the latest round's replies to TensorBoard every so many steps.
 
     Args:
-        log (callable): gives the [`MistakeLog`].
+        log (callable): gives the [`MistakeLog`], which may be another one in the next training.
         callbacks (callable): gives the trainer's callbacks, among which the tracker is found.
         every (`int`): steps between two pictures.
         processing_class (*optional*): the trainer's tokenizer; without one tokens are called by their ids.
@@ -87,11 +87,11 @@ class MistakePicturesCallback(TrainerCallback):
         self._tokens = token_texts_of(processing_class) or TokenTexts()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Draw and send.
+        """Draw and send, where TensorBoard is among the trackers.
 
         Args:
             args, control, **kwargs: the Trainer's; not used.
-            state (`TrainerState`): where training stands.
+            state (`TrainerState`): a picture is sent where its `global_step` is a multiple of `every`.
         """
         log = self._log()
         if state.global_step % self.every or not state.is_world_process_zero or not len(log):

@@ -26,7 +26,7 @@ def split_parameter_groups(
     """Give the Copilot's parameters groups of their own, in place; the Pilot's come first and stay as they are.
 
     Args:
-        optimizer (`torch.optim.Optimizer`): new, without state.
+        optimizer (`torch.optim.Optimizer`): just made, without state: its groups are replaced.
         decay (`set[int]`): ids of the parameters that decay.
         args ([`CopilotArguments`]): learning rate and weight decay of the Copilot, where they are set.
 
@@ -82,7 +82,7 @@ def check_given_optimizer(optimizer: Any, scheduler: Any, copilot: nn.Module, ar
     Args:
         optimizer (`torch.optim.Optimizer`, *optional*): the one given; `None`: the trainer makes it.
         scheduler (*optional*): the learning rate scheduler given; `None`: the trainer makes it.
-        args ([`CopilotArguments`]): the training arguments.
+        args ([`CopilotArguments`]): what of them is set for the Copilot has to be honoured.
 
     Raises:
         ValueError: an argument would be ignored, or the Copilot would not learn.
@@ -141,7 +141,7 @@ def pair_scheduler(optimizer: torch.optim.Optimizer, copilot: nn.Module, args: A
 
     Args:
         optimizer (`torch.optim.Optimizer`): with groups of one part each.
-        args ([`CopilotTrainingArguments`]): both schedules.
+        args ([`CopilotTrainingArguments`]): `lr_scheduler_type`, `warmup_steps` and the like, and the Copilot's.
         num_training_steps (`int`): steps of the Pilot.
 
     Returns:

@@ -42,8 +42,8 @@ class PairView(nn.Module):
     """Answers the calls that a base Trainer makes to its model for one batch, with one forward pass of the pair.
 
     Args:
-        model (`nn.Module`): the pair, wrapped.
-        pair ([`PilotCopilotPreTrainedModel`]): the pair inside.
+        model (`nn.Module`): what is called: the pair, in whatever wraps it (DDP, a compiled module).
+        pair ([`PilotCopilotPreTrainedModel`]): the pair inside, by whose class Trainer knows whether to shift labels.
         labels (`torch.LongTensor`, *optional*): the Copilot's labels, which the base Trainer may take out of the batch.
         extra (`dict`): what the pair is called with beside the batch.
     """
@@ -66,7 +66,7 @@ class PairView(nn.Module):
         Args:
             fused_lm_head (`bool`, *optional*, defaults to `False`): TRL's question for figures of each label instead
                 of logits.
-            **inputs: the batch.
+            **inputs: the batch, which is only run once: a second call is answered from the first one's output.
 
         Returns:
             `ModelOutput`; `loss` is the Pilot's own in training.

@@ -52,10 +52,9 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
     Behind a Trainer's class they would do nothing, which is refused.
 
     Args:
-        *args: the base Trainer's.
+        *args, **kwargs: the base Trainer's; `args` must have the fields of [`CopilotArguments`].
         mistake_log ([`MistakeLog`], *optional*): a log to go on with; a new one by default. Not with `model_init`,
             whose every model gets a new one.
-        **kwargs: the base Trainer's; `args` must have the fields of [`CopilotArguments`].
 
     Raises:
         TypeError: the model is no pair, the arguments lack the Copilot's, or a class puts a Trainer's before this one.
@@ -199,7 +198,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint's folder, or `True` for the last *whole*
                 one: a training that was killed while it wrote a checkpoint goes on from the one before.
             trial (*optional*): a trial of a hyperparameter search, which is not pushed.
-            **kwargs: the base Trainer's.
+            **kwargs: as of `Trainer.train`.
 
         Returns:
             `TrainOutput`
@@ -324,8 +323,9 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         """Both losses of a (micro-)batch in one forward pass.
 
         Args:
-            model (`nn.Module`): the pair, wrapped.
-            inputs (`dict`): the batch.
+            model (`nn.Module`): the pair, in whatever wraps it.
+            inputs (`dict`): a batch of examples, with `held_out` of shape `(batch,)` where some are set aside; in a
+                training from a record, one of recorded sequences.
             return_outputs (`bool`, *optional*, defaults to `False`): return the output too.
             num_items_in_batch (`int` or tensor, *optional*): supervised tokens of the Pilot in the whole step.
 
@@ -478,8 +478,9 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         """Trainer's log, with each part's loss and the Mistake Log's size.
 
         Args:
-            logs (`dict`): values.
-            start_time (`float`, *optional*): start of training.
+            logs (`dict`): what Trainer logs; changed in place. Values are added beside a training `loss` only, means
+                over the steps since the last one.
+            start_time (`float`, *optional*): seconds since the epoch, when training began; for the speed.
         """
         if "loss" in logs and self._summed_steps:
             for name, total in self._sums.items():
@@ -513,10 +514,9 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
         """Evaluate; see `Seq2SeqTrainer.evaluate`. Losses, metrics and generated text are at one λ.
 
         Args:
-            *args: the base Trainer's.
+            *args, **kwargs: as of `Seq2SeqTrainer.evaluate`, with those of `generate`.
             copilot_weight (`float`, *optional*): λ of this evaluation. Defaults to that of the `generation_config`
                 where text is generated and it has one, else to the pair's.
-            **kwargs: the base Trainer's, and those of `generate`.
 
         Returns:
             `dict`: the metrics.
@@ -531,9 +531,9 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
         """Predict; see `Seq2SeqTrainer.predict`. Losses, metrics and generated text are at one λ.
 
         Args:
-            *args: the base Trainer's.
-            copilot_weight (`float`, *optional*): as of `evaluate`.
-            **kwargs: the base Trainer's, and those of `generate`.
+            *args, **kwargs: as of `Seq2SeqTrainer.predict`, with those of `generate`.
+            copilot_weight (`float`, *optional*): λ of this pass. Defaults to that of the `generation_config` where text
+                is generated and it has one, else to the pair's.
 
         Returns:
             `PredictionOutput`
@@ -556,11 +556,8 @@ class CopilotSeq2SeqTrainer(CopilotTrainerMixin, Seq2SeqTrainer):
         that pass is measured here.
 
         Args:
-            model (`nn.Module`): the pair, wrapped.
-            inputs (`dict`): the batch.
-            prediction_loss_only (`bool`): whether only the loss is wanted.
-            *args: the base Trainer's.
-            **kwargs: the base Trainer's, and those of `generate`.
+            model, inputs, *args, **kwargs: as of `Seq2SeqTrainer.prediction_step`.
+            prediction_loss_only (`bool`): whether only the loss is wanted; then nothing is generated.
 
         Returns:
             Loss, predictions and labels.

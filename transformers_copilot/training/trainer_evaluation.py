@@ -40,9 +40,8 @@ class CopilotEvaluationMixin(_TrainerBase):
         """Evaluate; see `Trainer.evaluate`.
 
         Args:
-            *args: the base Trainer's.
+            *args, **kwargs: as of `Trainer.evaluate`.
             copilot_weight (`float`, *optional*): λ of this evaluation; defaults to the pair's. 0: the Pilot alone.
-            **kwargs: the base Trainer's.
 
         Returns:
             `dict`: the metrics, each part's losses among them, and λ.
@@ -57,9 +56,8 @@ class CopilotEvaluationMixin(_TrainerBase):
         """Predict; see `Trainer.predict`.
 
         Args:
-            *args: the base Trainer's.
+            *args, **kwargs: as of `Trainer.predict`.
             copilot_weight (`float`, *optional*): λ of this pass; defaults to the pair's. 0: the Pilot alone.
-            **kwargs: the base Trainer's.
 
         Returns:
             `PredictionOutput`
@@ -103,8 +101,7 @@ class CopilotEvaluationMixin(_TrainerBase):
         """One batch of an evaluation; what was measured of its rows is collected from all processes.
 
         Args:
-            *args: the base Trainer's.
-            **kwargs: the base Trainer's.
+            *args, **kwargs: as of `Trainer.prediction_step`.
 
         Returns:
             Loss, predictions and labels.
@@ -130,14 +127,14 @@ class CopilotEvaluationMixin(_TrainerBase):
         return float(torch.cat(self._pilot_losses).float().numpy().mean()) if self._pilot_losses else None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate, and add each part's loss and the share of mistake removed, 1 − E‖p − p̃‖² / E‖p − p̂‖².
+        """Evaluate, and add to the metrics each part's loss in nats a token and its mean mistake, the share of mistake
+        removed, 1 − E‖p − p̃‖² / E‖p − p̂‖², and λ.
 
         Args:
-            *args: the base Trainer's.
-            **kwargs: the base Trainer's.
+            *args, **kwargs: as of `Trainer.evaluation_loop`.
 
         Returns:
-            `EvalLoopOutput`
+            `EvalLoopOutput`: without these metrics where no row had labels.
         """
         self._begin_evaluation()
         output = super().evaluation_loop(*args, **kwargs)

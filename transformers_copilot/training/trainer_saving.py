@@ -113,12 +113,12 @@ class CopilotSavingMixin(_TrainerBase):
         """Write the pair's card into `output_dir`; a README that a user wrote, there or on the Hub, stays as it is.
 
         Args:
-            language (`str`, *optional*): e.g. `"en"`.
-            license (`str`, *optional*): e.g. `"apache-2.0"`.
-            tags (`str` or `list[str]`, *optional*): further tags.
-            model_name (`str`, *optional*): the title.
+            language (`str`, *optional*): of the data, as the Hub writes it, such as `"en"`.
+            license (`str`, *optional*): of the pair, as the Hub writes it, such as `"apache-2.0"`.
+            tags (`str` or `list[str]`, *optional*): put beside those that every pair's card has.
+            model_name (`str`, *optional*): the card's title.
             finetuned_from (`str`, *optional*): the Pilot's id, where it was not loaded by one.
-            tasks (`str` or `list[str]`, *optional*): further tags.
+            tasks (`str` or `list[str]`, *optional*): put among the tags.
             dataset_tags (`str` or `list[str]`, *optional*): ids of the training sets on the Hub.
             dataset (`str` or `list[str]`, *optional*): their names; one is the evaluation set's name in the results.
             dataset_args (`str` or `list[str]`, *optional*): the evaluation set's configuration, if one.
@@ -155,18 +155,17 @@ class CopilotSavingMixin(_TrainerBase):
         """Make the repository, before anything is trained.
 
         Args:
-            token (`str`, *optional*): defaults to `hub_token`.
-            private (`bool`, *optional*): defaults to `hub_private_repo`.
+            token (`str`, *optional*): of the Hub, with the right to write. Defaults to the arguments' `hub_token`.
+            private (`bool`, *optional*): whether only you see it. Defaults to the arguments' `hub_private_repo`.
         """
         with push_errors_explained(self.args.hub_model_id or Path(self.args.output_dir).name):
             super().init_hf_repo(token, private)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> CommitInfo:
-        """Upload the pair as it is now; arguments as of `Trainer.push_to_hub`.
+        """Upload the pair as it is now.
 
         Args:
-            *args: the base Trainer's.
-            **kwargs: the base Trainer's.
+            *args, **kwargs: as of `Trainer.push_to_hub`.
 
         Returns:
             `CommitInfo`
