@@ -105,7 +105,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
 
     @property
     def mistake_log(self) -> MistakeLog:
-        """The log."""
+        """The log that the Copilot learns from; it stays empty where none is kept."""
         return self.mistake_callback.log
 
     @property
@@ -132,7 +132,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
 
     @property
     def keeps_log(self) -> bool:
-        """Whether a Mistake Log is kept."""
+        """Whether rounds are put into the Mistake Log: as `use_mistake_log` says, and never from a record."""
         return bool(self.args.use_mistake_log) and not self.learns_from_record
 
     # ---- a run: what it begins with, once or for each model that `model_init` makes ----
