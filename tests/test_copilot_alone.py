@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from transformers_copilot import CopilotConfig, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, fit_copilot_weight
+from transformers_copilot.pair.provenance import with_fingerprint
 
 
 def logits(pair, ids=None):
@@ -256,7 +257,7 @@ def test_a_newer_versions_fields_are_named_and_left_out(saved, tiny_pilot, tiny_
     found["options"]["future_option"] = "x"
     (saved / "pairing.json").write_text(json.dumps(found))
     config = json.loads((saved / "config.json").read_text())
-    (saved / "config.json").write_text(json.dumps({**config, "new_layer_kind": "y"}))
+    (saved / "config.json").write_text(with_fingerprint(json.dumps({**config, "new_layer_kind": "y"})))
     pair = PilotCopilotForCausalLM.from_pilot(tiny_pilot("llama"), copilot=str(saved))
     assert torch.equal(logits(pair), logits(tiny_pair()))
     for name in ("novelty", "future_option", "new_layer_kind", "pip install --upgrade ."):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import cached_file
 
+from ..pair.loading import check_finite, check_kinds
 from .adapters import (
     PARTS,
     adapter_name,
@@ -104,7 +105,10 @@ def load_adapter(pair: PilotCopilotPreTrainedModel, part: str, name: str, source
     expected = adapter_state(model)
     wrong = sorted(expected.keys() ^ stored.keys())
     wrong += [key for key in expected if key in stored and expected[key].shape != stored[key].shape]
-    wrong = wrong or set_adapter_state(model, stored)
+    if not wrong:
+        check_kinds(f"the adapter of the {part} in {source}", stored, expected)
+        check_finite(f"the adapter of the {part} in {source}", stored)
+        wrong = set_adapter_state(model, stored)
     if wrong:
         raise ValueError(
             f"the adapter of the {part} in {source} does not fit it: {len(wrong)} weights are missing, unknown or of "

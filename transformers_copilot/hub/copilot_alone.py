@@ -21,8 +21,9 @@ from transformers.utils.hub import resolve_revision
 from ..adapters.adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
 from ..adapters.adapters import adapter_names, plain_state
 from ..pair.configuration_copilot import CopilotConfig
+from ..pair.loading import check_finite, check_kinds
 from ..pair.options import PAIR_OPTIONS
-from ..pair.provenance import hub_id, is_newer, unknown_fields, upgrade_advice
+from ..pair.provenance import check_fingerprint, hub_id, is_newer, unknown_fields, upgrade_advice
 from ..pair.version import __version__
 from .card_facts import publishable
 from .pilot_fingerprint import (
@@ -151,6 +152,7 @@ class CopilotCheckpoint:
         revision = resolve_revision(copilot, revision, **where)  # one commit for every file
         try:
             found, _ = PreTrainedConfig.get_config_dict(copilot, revision=revision, **hub)
+            found = check_fingerprint(found)
         except OSError as error:
             raise OSError(f"{copilot}, given for the Copilot, could not be read: {error}") from error
         model_type = found.get("model_type")
@@ -253,6 +255,8 @@ def load_whole(module: torch.nn.Module, file: str, source: str) -> None:
             f"{Path(file).name} of {source} does not hold the Copilot that its configuration describes: {len(wrong)} "
             f"weights are missing, unknown or of another shape, {wrong[0]} first."
         )
+    check_kinds(f"{Path(file).name} of {source}", state, own)
+    check_finite(source, state)
     module.load_state_dict(state)
 
 

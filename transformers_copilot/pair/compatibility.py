@@ -114,7 +114,7 @@ def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> None:
 
 
 def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
-    """Refuse a pair that was loaded without its Copilot or its Pilot, or whose weights have an adapter's names.
+    """Refuse a pair that was loaded without all of its weights, or whose files hold more than it has.
 
     Args:
         pair_class: the class that loaded it.
@@ -122,7 +122,7 @@ def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
         info (`dict`): what `from_pretrained` found missing and unexpected.
 
     Raises:
-        ValueError: weights would have been left at random.
+        ValueError: weights would have been left at random, or left out; the first is named.
     """
     missing = sorted(key for key in info["missing_keys"] if key.startswith("copilot."))
     if missing:
@@ -141,6 +141,12 @@ def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
         raise ValueError(
             f"{source} holds no whole Pilot: {len(missing)} of its weights are missing, {missing[0]} first. Save "
             f"or download the pair again; if it is a Copilot alone, use {pair_class.__name__}.from_copilot(...)."
+        )
+    unexpected = sorted(info["unexpected_keys"])
+    if unexpected:
+        raise ValueError(
+            f"{source} holds {len(unexpected)} weights that the pair of its config.json has no place for, "
+            f"{unexpected[0]} first: weights and configuration are not of one pair. Save or download both again."
         )
 
 

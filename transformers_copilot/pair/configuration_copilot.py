@@ -1,8 +1,7 @@
 """Configuration of the Copilot: its form, what it reads of the Pilot, and its shape."""
 
-from __future__ import annotations
-
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,7 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .compat import CACHE_NAMES
-from .options import COPILOT_OPTIONS, COPILOT_VALUES, check_positive, chosen
+from .options import COPILOT_OPTIONS, COPILOT_VALUES, chosen
+from .provenance import Fingerprinted
 
 
 # How families name the number of their decoder's layers.
@@ -87,8 +87,22 @@ _FORMER_RATIONALES = {
 }
 
 
+# The least and the most that a size may be. A file that was damaged must not ask for more memory than there is.
+_WIDEST, _MOST_LAYERS, _MOST_TOKENS = 2**18, 1_000, 2**24
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "vocab_size": (1, _MOST_TOKENS),
+    "num_hidden_layers": (0, _MOST_LAYERS),
+    **dict.fromkeys(("hidden_size", "pilot_hidden_size", "question_size"), (1, _WIDEST)),
+    "intermediate_size": (1, 8 * _WIDEST),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), (1, _WIDEST)),
+    "norm_eps": (0, 1),
+    "dropout": (0, 1),
+    "initializer_range": (0, 1_000),
+}
+
+
 @strict
-class CopilotConfig(PreTrainedConfig):
+class CopilotConfig(Fingerprinted, PreTrainedConfig):
     r"""
     Shape of a [`CopilotModel`]. Made by [`CopilotConfig.from_pilot`] in most cases, which takes every value that is
     not given from the Pilot's own configuration, so that the Copilot is "the Pilot's own kind of decoder layer"
@@ -162,7 +176,8 @@ class CopilotConfig(PreTrainedConfig):
             A `"branch"`: names of its parameters that stay the Pilot's.
 
     Raises:
-        ValueError: an option is unknown or sizes do not fit each other.
+        ValueError: an option is unknown, a size is out of bounds, or sizes do not fit each other.
+        StrictDataclassFieldValidationError: a field is of another type; transformers' own configurations raise it too.
     """
 
     model_type = "copilot"
@@ -180,20 +195,20 @@ class CopilotConfig(PreTrainedConfig):
     hidden_act: str = "silu"
     gated_mlp: bool = True
     norm_type: str = "rms_norm"
-    norm_eps: float = 1e-6
+    norm_eps: float | int = 1e-6
     attention_bias: bool = False
     attention_output_bias: bool = False
-    attention_scaling: float | None = None
+    attention_scaling: float | int | None = None
     qk_norm: bool = False
     mlp_bias: bool = False
-    dropout: float = 0.0
+    dropout: float | int = 0.0
     head: str | None = None
     pilot_hidden_size: int | None = None
     question_size: int | None = None
     is_encoder_decoder: bool = False
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     branch_config: dict | None = None
-    branch_scale: float = 1.0
+    branch_scale: float | int = 1.0
     branch_shared: list | None = None
 
     # Set by `registration`: called once, by the first configuration that is made. Every pair's holds one of these.
@@ -221,8 +236,17 @@ class CopilotConfig(PreTrainedConfig):
     def _check(self) -> None:
         for name in COPILOT_VALUES:
             chosen(name, getattr(self, name))
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"):
-            check_positive(name, getattr(self, name))
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and least <= value <= most):
+                raise ValueError(f"`{name}` of the Copilot is {value}; it must be from {least:g} to {most:,}.")
+        from transformers.activations import ACT2FN  # here: it brings accelerate along
+
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"`hidden_act` of the Copilot is {self.hidden_act!r}, which transformers has no activation for. It has "
+                f"{', '.join(sorted(ACT2FN))}."
+            )
         self._check_form()
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
@@ -238,8 +262,8 @@ class CopilotConfig(PreTrainedConfig):
                     f"`num_hidden_layers` is {self.num_hidden_layers}, but a Copilot of the form 'linear' has no "
                     "layers: leave it out, or choose the form 'branch' or 'decoder'."
                 )
-        else:
-            check_positive("num_hidden_layers", self.num_hidden_layers)
+        elif self.num_hidden_layers < 1:
+            raise ValueError(f"`num_hidden_layers` is {self.num_hidden_layers}; it must be at least 1.")
         if form != "decoder" and self.head != "pilot":
             raise ValueError(
                 f"`head` is {self.head!r}, but a Copilot of the form {form!r} works on what the Pilot's head reads: "
@@ -273,7 +297,7 @@ class CopilotConfig(PreTrainedConfig):
         return chosen("rationale", self.rationale) in ("last", "depths")
 
     @classmethod
-    def from_pilot(cls, pilot_config: PreTrainedConfig, **overrides: Any) -> CopilotConfig:
+    def from_pilot(cls, pilot_config: PreTrainedConfig, **overrides: Any) -> "CopilotConfig":
         """Configuration of a Copilot that is built of the Pilot's own kind of decoder layer.
 
         Args:

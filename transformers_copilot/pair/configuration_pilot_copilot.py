@@ -1,7 +1,5 @@
 """Configuration of a pair: the Pilot's, the Copilot's, and the choices of how they work together."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, cast
 
 from huggingface_hub.dataclasses import strict
@@ -12,7 +10,7 @@ from transformers.utils import logging
 from .compat import CACHE_NAMES
 from .configuration_copilot import CopilotConfig
 from .options import COPILOT_OPTIONS, OPTION_VALUES, PAIR_OPTIONS, Option, check_copilot_weight, check_option
-from .provenance import hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
+from .provenance import Fingerprinted, hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
 from .version import __version__
 
 
@@ -37,11 +35,11 @@ def _of_paper(options: dict[str, Option]) -> dict[str, Any]:
 def _of_pilot(name: str) -> property:
     """A field of the Pilot's text configuration, which trainers and scripts read and set on the pair's."""
 
-    def read(config: PilotCopilotConfig) -> Any:
+    def read(config: "PilotCopilotConfig") -> Any:
         """The Pilot's value, `None` where it has no such field."""
         return getattr(config.get_text_config(decoder=True), name, None)
 
-    def write(config: PilotCopilotConfig, value: Any) -> None:
+    def write(config: "PilotCopilotConfig", value: Any) -> None:
         """Set the Pilot's value."""
         setattr(config.get_text_config(decoder=True), name, value)
 
@@ -49,7 +47,7 @@ def _of_pilot(name: str) -> property:
 
 
 @strict
-class PilotCopilotConfig(PreTrainedConfig):
+class PilotCopilotConfig(Fingerprinted, PreTrainedConfig):
     r"""
     Configuration of a [`PilotCopilotForCausalLM`].
 
@@ -91,6 +89,7 @@ class PilotCopilotConfig(PreTrainedConfig):
 
     Raises:
         ValueError: an option has a value that is not among its allowed ones.
+        StrictDataclassFieldValidationError: a field is of another type; transformers' own configurations raise it too.
     """
 
     model_type = "pilot_copilot"
@@ -111,7 +110,7 @@ class PilotCopilotConfig(PreTrainedConfig):
     objective: str = PAIR_OPTIONS["objective"].default
     mistakes_from: str = PAIR_OPTIONS["mistakes_from"].default
     mistake_top_k: int | None = PAIR_OPTIONS["mistake_top_k"].default
-    copilot_weight: float | int = PAIR_OPTIONS["copilot_weight"].default
+    copilot_weight: Any = PAIR_OPTIONS["copilot_weight"].default  # any real number; `check_copilot_weight` says which
     copilot_weight_fit: dict | None = None
     pilot_name_or_path: str | None = None
     pilot_revision: str | None = None
@@ -195,7 +194,7 @@ class PilotCopilotConfig(PreTrainedConfig):
             raise ValueError(f"`mistake_top_k` is {self.mistake_top_k}; give at least 1, or None to keep every token.")
 
     @classmethod
-    def paper(cls, **kwargs: Any) -> PilotCopilotConfig:
+    def paper(cls, **kwargs: Any) -> "PilotCopilotConfig":
         """The paper's settings: a decoder with vocabulary matrices of its own, predicted feedback, probability fusion,
         RMSE, preceding rationales, dense mistakes.
 

@@ -1,19 +1,23 @@
-"""Before a pair is loaded: which files its weights may be in, and what to do about a download that failed.
+"""What is asked of a checkpoint's files when a pair is loaded, and what to do about a download that failed.
 
-Weights are in safetensors files that lie in the checkpoint, and in nothing else.
+Weights are in safetensors files that lie in the checkpoint, and in nothing else. They are numbers of the kind that the
+model has, and those of a Copilot are finite.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from safetensors import safe_open
+from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 
 # Keywords of `from_pretrained` that say where a checkpoint's files are.
@@ -54,8 +58,82 @@ def check_weight_files(source: Any, config: Any, keywords: dict[str, Any]) -> No
             _check_index(source, name, where)
 
 
-def _check_index(source: Any, name: str, where: dict[str, Any]) -> None:
-    file = cached_file(
+def check_weight_types(source: Any, own: Mapping[str, Tensor], keywords: dict[str, Any]) -> None:
+    """Refuse files whose weights are of another kind than the model's: transformers would make numbers of any.
+
+    Only the files' heads are read, of files that were read just now.
+
+    Args:
+        source: id or folder.
+        own (mapping): the weights that the model has, by name.
+        keywords (`dict`): of `from_pretrained`.
+
+    Raises:
+        ValueError: a floating-point weight is stored as integers, or the other way round; file and weight are named.
+    """
+    where = {name: keywords[name] for name in _WHERE if keywords.get(name) is not None}
+    where |= {"force_download": False, "local_files_only": True}  # they are here
+    variant = "" if keywords.get("variant") is None else f".{keywords['variant']}"
+    index = _found(source, SAFE_WEIGHTS_INDEX_NAME.replace(".json", f"{variant}.json"), where)
+    names = {SAFE_WEIGHTS_NAME.replace(".safetensors", f"{variant}.safetensors")} if index is None else _shards(index)
+    for name in sorted(names):
+        file = _found(source, name, where)
+        if file is None:
+            continue
+        with safe_open(file, framework="pt") as stored:
+            kinds = {key: stored.get_slice(key).get_dtype() for key in stored.keys() & own.keys()}
+        for key, kind in kinds.items():
+            _check_kind(f"{name} of {source}", key, kind, kind.startswith(("F", "BF")), own[key])
+
+
+def check_kinds(where: str, stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse stored weights of another kind than the model's.
+
+    Args:
+        where (`str`): file and checkpoint, for the message.
+        stored (mapping): weights of a file, by name.
+        own (mapping): the weights that the model has; those of other names are not looked at.
+
+    Raises:
+        ValueError: a floating-point weight is stored as integers, or the other way round; the weight is named.
+    """
+    for key in stored.keys() & own.keys():
+        kind = str(stored[key].dtype).removeprefix("torch.")
+        _check_kind(where, key, kind, stored[key].is_floating_point(), own[key])
+
+
+def _check_kind(where: str, key: str, kind: str, is_floating_point: bool, own: Tensor) -> None:
+    if is_floating_point != own.is_floating_point():
+        raise ValueError(
+            f"`{key}` in {where} is stored as {kind}, but the model's is {str(own.dtype).removeprefix('torch.')}. Save "
+            "or download the checkpoint again."
+        )
+
+
+def check_finite(source: Any, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights of which a number is NaN or infinite: greedy search would write the first token for ever.
+
+    Args:
+        source: id or folder, for the message.
+        weights (mapping): a Copilot's or an adapter's, by name.
+
+    Raises:
+        ValueError: the weight is named.
+    """
+    for name, weight in weights.items():
+        if weight.is_meta or not weight.is_floating_point():
+            continue
+        wrong = int((~torch.isfinite(weight)).sum())
+        if wrong:
+            raise ValueError(
+                f"`{name}` of {source} holds NaN or infinity, in {wrong:,} of {weight.numel():,} numbers. Its training "
+                "broke down, or the file is damaged. Use an earlier checkpoint, or save or download it again."
+            )
+
+
+def _found(source: Any, name: str, where: dict[str, Any]) -> str | None:
+    """A file of a checkpoint, where it has one of the name."""
+    return cached_file(
         source,
         name,
         **where,
@@ -63,11 +141,19 @@ def _check_index(source: Any, name: str, where: dict[str, Any]) -> None:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
+
+
+def _shards(index: str) -> set[Any]:
+    with open(index, encoding="utf-8") as stream:
+        return set(json.load(stream)["weight_map"].values())
+
+
+def _check_index(source: Any, name: str, where: dict[str, Any]) -> None:
+    file = _found(source, name, where)
     if file is None:
         return
     try:
-        with open(file, encoding="utf-8") as stream:
-            shards = set(json.load(stream)["weight_map"].values())
+        shards = _shards(file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{name} of {source} is no index of weights ({type(error).__name__}: {error}); save or download it again."
@@ -121,4 +207,4 @@ def _note(source: Any, error: BaseException | None) -> str | None:
     return None
 
 
-__all__ = ["check_weight_files", "load_errors_explained"]
+__all__ = ["check_finite", "check_kinds", "check_weight_files", "check_weight_types", "load_errors_explained"]

@@ -41,14 +41,14 @@ from .fused_head import GeneratedStep, correct_before_head, share_head
 from .fusion import make_room_for_weight, rectify, rectify_shift, weight_of_pass
 from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
 from .installed_package import needs_package, package_only
-from .loading import check_weight_files, load_errors_explained
+from .loading import check_finite, check_weight_files, check_weight_types, load_errors_explained
 from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PairCall, PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, round_loss
 from .options import chosen
 from .pilot import auto_class_for, forward_with_inputs, has_adapter, parameters_of
 from .pilot_head import HeadMap, find_head_map, product_with_rows
-from .quantization import adopt_quantization
+from .quantization import adopt_quantization, is_quantized
 from .rationale import Capture, RationaleRecorder
 from .saving_pilot_copilot import PairSavingMixin
 
@@ -201,6 +201,12 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             kwargs["use_safetensors"] = True
             model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
             check_whole(cls, source, info)
+            own = {f"copilot.{name}": weight for name, weight in model.copilot.state_dict().items()}
+            check_finite(source, own)
+            if not is_quantized(model.pilot):  # a quantizer's weights are stored in ways of its own
+                own |= {f"pilot.{name}": weight for name, weight in model.pilot.state_dict().items()}
+            if source is not None:
+                check_weight_types(source, own, kwargs)
             model._load_adapters(source, hub)
         adopt_quantization(model)
         return (model, info) if output_loading_info else model

@@ -1,13 +1,17 @@
-"""Where a checkpoint comes from, in words that can be published: Hub ids, no folders; and by which version."""
+"""Where a checkpoint comes from, in words that can be published: Hub ids, no folders; by which version; and whether its
+configuration is the one that its weights were saved with."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from huggingface_hub import ResolvedRevision
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from packaging.version import InvalidVersion, Version
 from transformers import PreTrainedConfig
@@ -27,6 +31,16 @@ _OF_TRANSFORMERS = (
     "torch_dtype",
     "transformers_version",
 )
+FINGERPRINT = "fingerprint"
+# What a configuration's fingerprint leaves out, at any depth: what may be set on a saved pair, and what transformers
+# and the Hub write or change. None of it makes other weights, or another meaning of them.
+_SET_FREELY = {
+    *("attn_implementation", "auto_map", "experts_implementation", "name_or_path", "quantization_config"),
+    *("_commit_hash", "_name_or_path", "adapters", "architectures", "copilot_weight", "copilot_weight_fit"),
+    *("id2label", "label2id", "pilot_name_or_path", "pilot_revision", "transformers_copilot_version"),
+    *("torch_dtype", "transformers_version", FINGERPRINT),
+}
+_DIGITS = 6
 
 
 def hub_id(name_or_path: str | None) -> str | None:
@@ -103,7 +117,7 @@ def unknown_fields(values: dict[str, Any], config_class: type[PreTrainedConfig])
     Returns:
         `list[str]`
     """
-    known = {*config_class.__dataclass_fields__, *dir(config_class), *_OF_TRANSFORMERS}
+    known = {*config_class.__dataclass_fields__, *dir(config_class), *_OF_TRANSFORMERS, FINGERPRINT}
     return sorted(name for name in values if name not in known and not name.startswith("_"))
 
 
@@ -123,4 +137,94 @@ def without_paths(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-__all__ = ["commit_of", "hub_id", "is_newer", "unknown_fields", "upgrade_advice", "without_paths"]
+def with_fingerprint(file: str) -> str:
+    """A configuration's file with what tells later that it was changed.
+
+    Args:
+        file (`str`): its JSON.
+
+    Returns:
+        `str`: the same with one more field, some digits of each field's SHA-256.
+    """
+    values = json.loads(file)
+    return json.dumps({**values, FINGERPRINT: _digits(values)}, indent=2, sort_keys=True) + "\n"
+
+
+def check_fingerprint(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a configuration that was changed after its weights were saved. What reads it would read others.
+
+    Args:
+        values (`dict`): of its file. One of a version before 0.2 has no fingerprint and is taken as it is.
+
+    Returns:
+        `dict`: the same without the fingerprint.
+
+    Raises:
+        ValueError: a field was changed, added or taken out; the message names it.
+    """
+    rest = {name: value for name, value in values.items() if name != FINGERPRINT}
+    saved = values.get(FINGERPRINT)
+    if saved is None:
+        return rest
+    if not isinstance(saved, dict):
+        raise ValueError(
+            f"`{FINGERPRINT}` in config.json is {saved!r}; expected a dictionary of digits. Save or download the "
+            "checkpoint again."
+        )
+    found = _digits(rest)
+    for name in sorted(saved.keys() | found.keys()):
+        if saved.get(name) != found.get(name):
+            how = "was taken out" if name not in found else "was added" if name not in saved else "was changed"
+            raise ValueError(
+                f"`{name}` in config.json {how} after the weights were saved, so they may not fit it. Undo the change, "
+                f"or download or save the checkpoint again. If you mean it, take `{FINGERPRINT}` out of the file."
+            )
+    return rest
+
+
+class Fingerprinted:
+    """Put before `PreTrainedConfig`: a configuration whose file tells when it was changed after it was saved."""
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """Write the file, with its fingerprint; arguments as of any configuration's."""
+        text = cast(PreTrainedConfig, self).to_json_string(use_diff=use_diff)
+        Path(json_file_path).write_text(with_fingerprint(text), encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make one of a file's values; arguments as of any configuration's.
+
+        Raises:
+            ValueError: a field can't be used, or was changed after the weights were saved; the message names it.
+        """
+        values = check_fingerprint(config_dict)
+        try:
+            return super().from_dict(values, **kwargs)  # type: ignore[misc]
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            raise ValueError(f"config.json, or an option given in its place, can't be used: {error}") from error
+
+
+def _digits(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if name in _SET_FREELY or name.endswith("_implementation"):
+            continue
+        if isinstance(value, dict) and value:
+            found |= _digits(value, f"{prefix}{name}.")
+        else:
+            text = json.dumps(value, sort_keys=True)
+            found[prefix + name] = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+    return found
+
+
+__all__ = [
+    "Fingerprinted",
+    "check_fingerprint",
+    "commit_of",
+    "hub_id",
+    "is_newer",
+    "unknown_fields",
+    "upgrade_advice",
+    "with_fingerprint",
+    "without_paths",
+]
