@@ -14,7 +14,9 @@ import torch
 from byte_tokenizer import byte_tokenizer
 from datasets import Dataset
 from mistake_counting import brute_force, rows_of
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from training_helpers import make_pair, make_trainer
+from transformers import PreTrainedTokenizerFast
 
 from transformers_copilot import MistakeLog, MistakeRecord
 from transformers_copilot.mistake_log.export import MistakeRowsWriter, row_streams, row_tables
@@ -280,6 +282,16 @@ def test_tokens_together_write_whole_characters():
     ids = tokens.tokenizer(" né 你\u202e\n", add_special_tokens=False).input_ids
     assert tokens.written(ids) == " né 你<U+202E>\n" and tokens.written([]) == ""
     assert tokens.names(ids)[:3] == ["␣", "n", "\\xc3"] and tokens.class_of(ids[2]) == "other"
+
+
+@pytest.mark.parametrize("letters", ["0123456789+=", "", "+ ="])
+def test_a_tokenizer_that_knows_few_letters_names_its_tokens(letters):
+    vocabulary = {"<end>": 0, **{letter: number for number, letter in enumerate(letters, start=1)}}
+    backend = Tokenizer(models.WordLevel(vocabulary))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    tokens = TokenTexts(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>"))
+    assert tokens.names(range(1, len(vocabulary))) == [visible(letter) for letter in letters]
+    assert tokens.class_of(0) == "end"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from tokenizers import pre_tokenizers
 
 TOKEN_CLASSES = ("digit", "word", "punctuation", "end", "other")
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥", "\u00a0": "⍽", "\u007f": "␡"}
-_REFERENCE = "a"
 _DIRECTION = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
 
 
@@ -37,10 +36,10 @@ class TokenTexts:
             if tokenizer.eos_token_id is not None:
                 self.end_token_ids.add(int(tokenizer.eos_token_id))
             # A token's text depends on whether it stands first (SentencePiece drops a leading space there), so each
-            # is decoded behind another one.
-            reference = tokenizer(_REFERENCE, add_special_tokens=False).input_ids[:1]
-            if reference:
-                self._reference = (reference[0], self._decode(reference))
+            # is decoded behind another one. It is looked for among the tokens: there may be none for a given letter.
+            plain = (index for index in range(len(tokenizer)) if index not in self._special)
+            texts = ((index, self._decode([index])) for index in plain)
+            self._reference = next(((index, text) for index, text in texts if text.isalnum()), None)
 
     def text(self, token_id: int) -> str:
         """The characters that a token writes; bytes that are no character by themselves as `\\xe2`.
