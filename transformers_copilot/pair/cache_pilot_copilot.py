@@ -80,7 +80,7 @@ class CopilotCache:
         """Repeat every row.
 
         Args:
-            repeats (`int`): how many times.
+            repeats (`int`): how many copies of each row, next to each other.
         """
         for cache in self._all():
             cache.batch_repeat_interleave(repeats)
@@ -89,7 +89,7 @@ class CopilotCache:
         """Keep some of the rows.
 
         Args:
-            indices (`torch.Tensor`): which.
+            indices (`torch.Tensor`): the rows to keep, in their new order.
         """
         for cache in self._all():
             cache.batch_select_indices(indices)
@@ -191,7 +191,7 @@ class PilotCopilotCache(Cache):
         Args:
             key_states (`torch.Tensor` of shape `(batch, key heads, length, head width)`): new keys.
             value_states (`torch.Tensor` of the same shape): new values.
-            layer_idx (`int`): their layer.
+            layer_idx (`int`): the Pilot's layer that they are of, from 0.
             *args: handed on.
             **kwargs: handed on.
 
@@ -270,7 +270,7 @@ class PilotCopilotCache(Cache):
         """Repeat every row; see `Cache.batch_repeat_interleave`.
 
         Args:
-            repeats (`int`): how many times.
+            repeats (`int`): how many copies of each row, next to each other.
         """
         self.pilot.batch_repeat_interleave(repeats)
         self.copilot.batch_repeat_interleave(repeats)

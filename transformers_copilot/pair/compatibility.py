@@ -16,7 +16,7 @@ def check_pilot(pilot: PreTrainedModel, is_encoder_decoder: bool) -> None:
     """Refuse a model that cannot be a Pilot.
 
     Args:
-        pilot (`PreTrainedModel`): what was given.
+        pilot (`PreTrainedModel`): what a user gave for the Pilot.
         is_encoder_decoder (`bool`): whether the pair is for encoder-decoders.
 
     Raises:
@@ -96,7 +96,7 @@ def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> None:
 
     Args:
         pair_class: the class that is to load it.
-        source: id or folder.
+        source: id or folder, for the message.
         hub (`dict`): `revision`, `token` and the like.
 
     Raises:
@@ -118,7 +118,7 @@ def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
 
     Args:
         pair_class: the class that loaded it.
-        source: id or folder.
+        source: id or folder, for the message.
         info (`dict`): what `from_pretrained` found missing and unexpected.
 
     Raises:

@@ -27,7 +27,7 @@ def own_random_stream(model: nn.Module, content: Tensor) -> Iterator[None]:
     in the backward pass, draw the same masks: torch puts the state back that they had.
 
     Args:
-        model (`nn.Module`): the Copilot.
+        model (`nn.Module`): the Copilot, whose learning weights are a part of the seed.
         content (`torch.Tensor`): what it reads, integers.
     """
     learning = [weight for weight in model.parameters() if weight.requires_grad]

@@ -66,7 +66,7 @@ def correct_before_head(
 
     Args:
         pair: the pair, with `head="pilot"` and logits fusion, whose Copilot reads no mistakes.
-        step ([`GeneratedStep`]): the call.
+        step ([`GeneratedStep`]): what is known of the call before the Pilot runs.
         cache ([`PilotCopilotCache`], *optional*): earlier positions.
         captured ([`Capture`]): the Pilot's pass, about to begin.
     """
@@ -85,7 +85,7 @@ def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | 
     `head="pilot"`.
 
     Args:
-        step ([`GeneratedStep`]): the call.
+        step ([`GeneratedStep`]): what is known of the call before the Pilot runs.
         cache ([`PilotCopilotCache`], *optional*): earlier positions.
         captured ([`Capture`]): the Pilot's pass, about to begin.
     """
@@ -108,7 +108,7 @@ def copilot_rows(
 
     Args:
         pair: the pair, with `head="pilot"`.
-        step ([`GeneratedStep`]): the call.
+        step ([`GeneratedStep`]): what is known of the call before the Pilot runs.
         cache ([`PilotCopilotCache`], *optional*): earlier positions; the Copilot's part is updated here.
         captured ([`Capture`]): the Pilot's pass so far.
 

@@ -136,7 +136,7 @@ def weight_of_call(pair: Any, generation_config: Any, copilot_weight: float | No
     """λ of a call of `generate`.
 
     Args:
-        generation_config (`GenerationConfig`, *optional*): the call's.
+        generation_config (`GenerationConfig`, *optional*): the one that this call was given; it may hold a λ.
         copilot_weight (`float`, *optional*): the call's keyword.
 
     Returns:
@@ -160,7 +160,7 @@ def make_room_for_weight(generation_config: Any) -> None:
     doesn't know of a configuration that says of itself that it was made of a model's, as the first one of any model is.
 
     Args:
-        generation_config (`GenerationConfig`): changed in place.
+        generation_config (`GenerationConfig`): gets a field for λ, in place.
     """
     generation_config._from_model_config = None
     generation_config.copilot_weight = getattr(generation_config, "copilot_weight", None)

@@ -38,7 +38,7 @@ def package_only(method: _Method) -> _Method:
     """Refuse a method in the code of a checkpoint: what it needs does not lie beside the weights.
 
     Args:
-        method (callable): of a pair.
+        method (callable): of a pair; it needs what a checkpoint does not carry.
 
     Returns:
         The method. In code that `trust_remote_code=True` has loaded it raises an `ImportError` that says what to do.

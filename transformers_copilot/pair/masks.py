@@ -35,7 +35,7 @@ def key_visibility(
     Args:
         attention_mask (`torch.Tensor` of shape `(batch, past + queries)`, *optional*): 0 where there is padding.
         segments (`torch.LongTensor` of shape `(batch, queries)`, *optional*): number of the document in a packed row.
-        batch (`int`): rows.
+        batch (`int`): rows of the batch.
         queries (`int`): positions of this call.
         past (`int`): positions before them, already in the cache.
         device (`torch.device`): where the mask is to be.

@@ -203,7 +203,7 @@ class MistakeBatch:
 
         Args:
             wanted (`torch.BoolTensor` of shape `(batch, length)`): lessons, or some of them.
-            values (`torch.Tensor` of shape `(lessons, ...)`, *optional*): the field.
+            values (`torch.Tensor` of shape `(lessons, ...)`, *optional*): a field of this round; `None` stays `None`.
 
         Returns:
             `torch.Tensor` of shape `(wanted, ...)`, or `None` where there is no such field.
@@ -214,7 +214,7 @@ class MistakeBatch:
         """log p̂ as it was, at some positions, where every token of it was kept (`mistake_top_k=None`).
 
         Args:
-            wanted (`torch.BoolTensor` of shape `(batch, length)`): the positions.
+            wanted (`torch.BoolTensor` of shape `(batch, length)`): the positions to give it for.
             vocab_size (`int`): the size of the vocabulary.
 
         Returns:

@@ -52,7 +52,7 @@ def make_norm(config: CopilotConfig, size: int) -> nn.Module:
     """A norm of the configured kind.
 
     Args:
-        config ([`CopilotConfig`]): names the kind.
+        config ([`CopilotConfig`]): `norm_type` names the kind, `norm_eps` what is added to the variance.
         size (`int`): width of the last dimension.
 
     Returns:
@@ -260,7 +260,7 @@ class CopilotModel(CopilotPreTrainedModel):
     `"pilot"` it is lent the Pilot's, which it only reads.
 
     Args:
-        config ([`CopilotConfig`]): its shape.
+        config ([`CopilotConfig`]): its widths, layers and options; of the form "decoder".
 
     Raises:
         ValueError: the configuration is of another form.

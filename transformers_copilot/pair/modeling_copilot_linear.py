@@ -17,7 +17,7 @@ class LinearCopilot(CopilotPreTrainedModel):
     be multiplied into the Pilot's head at any λ.
 
     Args:
-        config ([`CopilotConfig`]): its shape.
+        config ([`CopilotConfig`]): of the form "linear"; `pilot_hidden_size` is A's width.
     """
 
     def __init__(self, config: CopilotConfig) -> None:

@@ -343,7 +343,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """Replace the Pilot's embedding layer.
 
         Args:
-            value (`nn.Module`): the new one.
+            value (`nn.Module`): what the Pilot embeds tokens with from now on.
         """
         self.pilot.set_input_embeddings(value)
 
@@ -359,7 +359,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """Replace the Pilot's language model head.
 
         Args:
-            new_embeddings (`nn.Module`): the new one.
+            new_embeddings (`nn.Module`): the Pilot's head from now on.
         """
         self.pilot.set_output_embeddings(new_embeddings)
 
@@ -595,7 +595,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """The Copilot's objective on one round (Eq. 7), over the whole vocabulary. No gradient reaches the Pilot.
 
         Args:
-            batch ([`MistakeBatch`]): the round.
+            batch ([`MistakeBatch`]): the round that the Copilot learns from: this one, a logged or a recorded one.
             num_items (`float` or tensor, *optional*): see [`copilot_objective`].
 
         Returns:
@@ -641,7 +641,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
 
         Args:
             outputs (`ModelOutput`): the Pilot's.
-            seen ([`PilotPass`]): what it did.
+            seen ([`PilotPass`]): what its pass left: logits, states, rationales.
             targets (`torch.LongTensor` of shape `(batch, length)`): the token that each position predicts, or -100.
             columns (`torch.LongTensor`, *optional*): the positions whose logits the Pilot made; all by default.
 

@@ -124,7 +124,7 @@ def round_loss(pair: Any, batch: MistakeBatch, num_items: Tensor | float | None 
     """The Copilot's objective on one round; see `copilot_loss` of the pair.
 
     Args:
-        batch ([`MistakeBatch`]): the round.
+        batch ([`MistakeBatch`]): the mistakes of one step of training, and what the Copilot reads of them.
         num_items (`float` or tensor, *optional*): see [`copilot_objective`].
 
     Returns:

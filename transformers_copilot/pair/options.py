@@ -190,7 +190,7 @@ def check_positive(name: str, value: int) -> None:
     """Refuse a count that is below one.
 
     Args:
-        name (`str`): the argument's name.
+        name (`str`): the argument's name, as users write it.
         value (`int`): what was given.
 
     Raises:

@@ -39,7 +39,7 @@ def auto_class_for(config: PreTrainedConfig, text_class: Any) -> Any:
     """The Auto class whose model a Pilot's configuration is of.
 
     Args:
-        config (`PreTrainedConfig`): the Pilot's.
+        config (`PreTrainedConfig`): the Pilot's; its family and `architectures` decide.
         text_class: the Auto class of Pilots that read text alone, `AutoModelForCausalLM` or `AutoModelForSeq2SeqLM`.
 
     Returns:

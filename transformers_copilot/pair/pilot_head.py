@@ -66,7 +66,7 @@ class HeadMap:
         """The logits.
 
         Args:
-            output (`torch.Tensor` of shape `(..., vocab)`): the head's.
+            output (`torch.Tensor` of shape `(..., vocab)`): what the head's matrix gave.
 
         Returns:
             `torch.FloatTensor` of the same shape.
@@ -81,7 +81,7 @@ class HeadMap:
 
         Args:
             head (callable): W, without a bias.
-            shift (`torch.Tensor` of shape `(..., hidden)`): u.
+            shift (`torch.Tensor` of shape `(..., hidden)`): u, what the Copilot adds to h.
             states (`torch.Tensor` of shape `(..., hidden)`, *optional*): h; needed with a softcap.
 
         Returns:

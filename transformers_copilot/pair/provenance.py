@@ -112,7 +112,7 @@ def unknown_fields(values: dict[str, Any], config_class: type[PreTrainedConfig])
 
     Args:
         values (`dict`): of a configuration's file.
-        config_class (`type`): the configuration's class.
+        config_class (`type`): the class that is to read them; its fields are known.
 
     Returns:
         `list[str]`
@@ -141,7 +141,7 @@ def with_fingerprint(file: str) -> str:
     """A configuration's file with what tells later that it was changed.
 
     Args:
-        file (`str`): its JSON.
+        file (`str`): the JSON text that is to be written.
 
     Returns:
         `str`: the same with one more field, some digits of each field's SHA-256.

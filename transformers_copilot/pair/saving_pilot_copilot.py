@@ -231,7 +231,7 @@ class PairSavingMixin(_PairBase):
         is not installed, with `trust_remote_code=True`. It is this package's own modules, without those that train.
 
         Args:
-            save_directory (`str`): the folder.
+            save_directory (`str`): the folder; made where it does not exist.
             is_main_process (`bool`, *optional*, defaults to `True`): as of any model's.
             state_dict (`dict`, *optional*): weights to save instead of the pair's own.
             **kwargs: handed on.
@@ -321,7 +321,7 @@ class PairSavingMixin(_PairBase):
         Args:
             repo_id (`str`): `"user/name"`; made where it does not exist.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): goes into the same commit.
-            commit_message (`str`, *optional*, defaults to `"Upload pair"`): the commit's title.
+            commit_message (`str`, *optional*, defaults to `"Upload pair"`): the commit's first line.
             commit_description (`str`, *optional*): more about it.
             private (`bool`, *optional*): whether a new repository is private; an existing one stays what it is.
             token (`str` or `bool`, *optional*): the Hub's token; by default the one that is logged in.
