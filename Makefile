@@ -9,8 +9,9 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 DOCS := .venv-docs
 # What `make test-oldest` runs: the pages' blocks, and a test of each thing that another library does for the package.
-SMOKE := tests/test_readme.py tests/test_generation.py tests/test_trainer.py tests/test_save_load.py \
-	tests/test_adapters.py tests/test_mistake_analysis.py tests/test_metrics.py tests/test_tasks.py
+SMOKE := tests/project/test_readme.py tests/pair/test_generation.py tests/pair/test_save_load.py \
+	tests/training/test_trainer.py tests/adapters/test_adapters.py tests/report/test_mistake_analysis.py \
+	tests/metrics/test_metrics.py tests/tasks/test_tasks.py
 SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 # A folder with the tasks as JSON lines; `make demo-smollm2`, `make bench` and `make bench-quick` read it.
 DATA_DIR ?= ../shared/data
@@ -116,16 +117,16 @@ demo-smollm2: $(SMOLLM2_STAMP)  ## SmolLM2-135M on MAWPS from DATA_DIR: under 60
 		--logging_steps 10 --save_strategy steps --save_steps 60 --save_total_limit 1 --report_to none
 
 benchmark: $(STAMP)  ## Time and memory of the pair, as ratios to the Pilot alone
-	$(PY) benchmarks/speed.py
+	$(PY) -m benchmarks.cost.speed
 
 bench: $(SMOLLM2_STAMP)  ## All experiments of docs/results.md that are not finished yet, from DATA_DIR: many hours; stop it at will
 	$(PY) examples/smollm2.py --output_dir build/smollm2
-	$(PY) benchmarks/run.py benchmarks/experiments/*.yaml --data_dir $(DATA_DIR) --device $(DEVICE)
-	$(PY) benchmarks/render.py
+	$(PY) -m benchmarks.experiments.run benchmarks/experiments/descriptions/*.yaml --data_dir $(DATA_DIR) --device $(DEVICE)
+	$(PY) -m benchmarks.experiments.render
 
 bench-quick: $(SMOLLM2_STAMP)  ## Some rows of docs/results.md again: inside their intervals? Under 15 minutes
 	$(PY) examples/smollm2.py --output_dir build/smollm2
-	$(PY) benchmarks/quick.py --data_dir $(DATA_DIR) --device $(DEVICE)
+	$(PY) -m benchmarks.experiments.quick --data_dir $(DATA_DIR) --device $(DEVICE)
 
 clean:  ## Remove what the targets above made, .venv included
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

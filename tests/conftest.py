@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hub_fixtures import hub, hub_server  # noqa: F401 (fixtures)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.helpers.hub_fixtures import hub, hub_server  # noqa: F401 (fixtures)
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from byte_tokenizer import byte_tokenizer
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from training_helpers import make_pair, make_pilot
 from transformers import PreTrainedTokenizerBase
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import make_pair, make_pilot
 from transformers_copilot.tasks.answering import write_replies
 
 
-ROOT = Path(__file__).resolve().parents[1]
 NEW_TOKENS = 6
 PROMPTS = ["How old?", "Which of the two is it, then?", "Red", "2 and 3 and 4 are", "So?", "The sum of all", "A b c"]
 CHOICES = [" yes", " certainly not", " 7"]

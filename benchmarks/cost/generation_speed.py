@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from measuring import Row, announce, compare, time_interleaved
-from models import Kind, random_tokens
 from transformers import PreTrainedModel
-from work import Parameters
 
+from benchmarks.cost.measuring import Row, announce, compare, time_interleaved
+from benchmarks.cost.models import Kind, random_tokens
+from benchmarks.cost.work import Parameters
 from transformers_copilot import PilotCopilotForCausalLM
 
 

@@ -5,13 +5,13 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import torch
-from generation_speed import writer
-from measuring import Row, announce
-from models import Kind, kind_named, load_pilot, make_pair
-from process_memory import peak_bytes, reset_peak
-from training_speed import train
-from work import Parameters
 
+from benchmarks.cost.generation_speed import writer
+from benchmarks.cost.measuring import Row, announce
+from benchmarks.cost.models import Kind, kind_named, load_pilot, make_pair
+from benchmarks.cost.training_speed import train
+from benchmarks.cost.work import Parameters
+from benchmarks.process_memory import peak_bytes, reset_peak
 from transformers_copilot import MistakeLog
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from experiment_precision import bfloat16_pays
+from benchmarks.experiments.precision import bfloat16_pays
 
 
 FORMS = ("linear", "branch", "decoder")

@@ -1,6 +1,6 @@
 """What a Copilot costs: time and memory of pairs, each as a ratio to its Pilot alone in the same run.
 
-    python benchmarks/speed.py --pilot HuggingFaceTB/SmolLM2-135M
+    python -m benchmarks.cost.speed --pilot HuggingFaceTB/SmolLM2-135M
 
 Without `--pilot`, a model of SmolLM2-135M's shape with random weights: speed does not depend on what the weights are.
 All forms of Copilots are measured: a linear one, branches, and decoders with either feedback and either head. Pilot and
@@ -16,14 +16,15 @@ import warnings
 from pathlib import Path
 
 import torch
-from generation_speed import generation_rows, idle_rows
-from measuring import Row, as_json, describe_machine, markdown, overview
-from memory import memory_rows
-from models import all_kinds, load_pilot, make_pair
-from options import add_options, read_options
-from training_speed import training_rows
 from transformers.utils import logging
-from work import count_parameters
+
+from benchmarks.cost.generation_speed import generation_rows, idle_rows
+from benchmarks.cost.measuring import Row, as_json, describe_machine, markdown, overview
+from benchmarks.cost.memory import memory_rows
+from benchmarks.cost.models import all_kinds, load_pilot, make_pair
+from benchmarks.cost.options import add_options, read_options
+from benchmarks.cost.training_speed import training_rows
+from benchmarks.cost.work import count_parameters
 
 
 SMOLLM2_WEIGHTS = 134_515_008

@@ -6,11 +6,11 @@ import tempfile
 from typing import Any
 
 import torch
-from measuring import CLOCKS, Row, announce, compare, time_interleaved
-from models import Kind, random_tokens
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
-from work import Parameters
 
+from benchmarks.cost.measuring import CLOCKS, Row, announce, compare, time_interleaved
+from benchmarks.cost.models import Kind, random_tokens
+from benchmarks.cost.work import Parameters
 from transformers_copilot import (
     CopilotTrainer,
     CopilotTrainingArguments,

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from experiment_spec import Experiment, Variant
-from experiment_statistics import Gain, gain_of
 
+from benchmarks.experiments.spec import Experiment, Variant
+from benchmarks.experiments.statistics import Gain, gain_of
 from transformers_copilot import CopilotConfig, CopilotTrainingArguments, PilotCopilotConfig
 from transformers_copilot.building.pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from experiment_finish import finished_pilot, train_on
-from experiment_measure import supervised_of
-from experiment_models import CorrectedHead, blocks_of_size, build_pilot, with_corrected_head, with_lora
-from experiment_replay import is_recorded, recording_of, take_recorded
-from experiment_spec import FURTHER_CONTROLS
-from experiment_train import Cost, Workplace, train, train_head
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
+from benchmarks.experiments.finish import finished_pilot, train_on
+from benchmarks.experiments.measure import supervised_of
+from benchmarks.experiments.models import CorrectedHead, blocks_of_size, build_pilot, with_corrected_head, with_lora
+from benchmarks.experiments.replay import is_recorded, recording_of, take_recorded
+from benchmarks.experiments.spec import FURTHER_CONTROLS
+from benchmarks.experiments.train import Cost, Workplace, train, train_head
 from transformers_copilot.pair.fusion import rectify
 from transformers_copilot.training.copilot_weight import DEFAULT_GRID
 

@@ -1,6 +1,7 @@
 """Is one λ for all positions enough? λ by kind of token, and a gate that is learnt for each position, against one λ.
 
-    python benchmarks/copilot_gates.py benchmarks/experiments/finish_mawps.yaml --data_dir ../shared/data
+    python -m benchmarks.experiments.copilot_gates benchmarks/experiments/descriptions/finish_mawps.yaml \
+        --data_dir ../shared/data
 
 A pair of an experiment is taught as the runner teaches it; a finished Pilot and a record that the runner left are
 taken. Every way to choose λ is fitted on four fifths of the dev questions and scored on the fifth left out, five times,
@@ -19,14 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiment_data import ExperimentData, load_data
-from experiment_finish import teach
-from experiment_measure import at_targets, batches
-from experiment_spec import Experiment, read_experiment
-from experiment_statistics import gain_of
-from experiment_train import Workplace
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from benchmarks.experiments.data import ExperimentData, load_data
+from benchmarks.experiments.finish import teach
+from benchmarks.experiments.measure import at_targets, batches
+from benchmarks.experiments.spec import Experiment, read_experiment
+from benchmarks.experiments.statistics import gain_of
+from benchmarks.experiments.train import Workplace
 
 
 FOLDS = 5

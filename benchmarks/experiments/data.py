@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from experiment_spec import Experiment
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from benchmarks.experiments.spec import Experiment
+from examples.sum_questions import SumStream, build_tokenizer
 from transformers_copilot import tasks
 from transformers_copilot.tasks.answering import encode_items
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from sum_questions import SumStream, build_tokenizer  # noqa: E402 - the demonstration's questions
 
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"

@@ -7,8 +7,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from experiment_statistics import Comparison, with_likelihoods
-from experiment_tables import by_variant
+
+from benchmarks.experiments.statistics import Comparison, with_likelihoods
+from benchmarks.experiments.tables import by_variant
 
 
 matplotlib.use("Agg")

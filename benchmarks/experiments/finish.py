@@ -12,17 +12,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from experiment_clock import seconds_now
-from experiment_measure import measure
-from experiment_models import build_pair, build_pilot, with_last_layers, with_lora
-from experiment_precision import precision
-from experiment_spec import Variant
-from experiment_train import Cost, Workplace, pilot_step_seconds, train
 from filelock import FileLock
-from process_memory import peak_bytes, reset_peak
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer
 
+from benchmarks.experiments.clock import seconds_now
+from benchmarks.experiments.measure import measure
+from benchmarks.experiments.models import build_pair, build_pilot, with_last_layers, with_lora
+from benchmarks.experiments.precision import precision
+from benchmarks.experiments.spec import Variant
+from benchmarks.experiments.train import Cost, Workplace, pilot_step_seconds, train
+from benchmarks.process_memory import peak_bytes, reset_peak
 from transformers_copilot import CopilotTrainer, MistakeLog, record_mistakes
 from transformers_copilot.mistake_log.record_checks import columns_read
 from transformers_copilot.pair.correction import reads_mistakes

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from experiment_spec import FURTHER_CONTROLS
-from experiment_statistics import Comparison, Gain, with_likelihoods
-from experiment_tables import by_variant, gain_text, scale_of, score_text
+
+from benchmarks.experiments.spec import FURTHER_CONTROLS
+from benchmarks.experiments.statistics import Comparison, Gain, with_likelihoods
+from benchmarks.experiments.tables import by_variant, gain_text, scale_of, score_text
 
 
 Lines = list[dict[str, Any]]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from experiment_data import ExperimentData, Row
 from torch import Tensor
+
+from benchmarks.experiments.data import ExperimentData, Row
 
 
 # Of a question's number, the logits `(tokens, vocab)` of its target and the target's tokens: the mark.

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from experiment_clock import seconds_now
-from experiment_data import ExperimentData, is_encoder_decoder
-from experiment_judges import Judge, choice_judge, item_judge
-from experiment_spec import Experiment
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel
 
+from benchmarks.experiments.clock import seconds_now
+from benchmarks.experiments.data import ExperimentData, is_encoder_decoder
+from benchmarks.experiments.judges import Judge, choice_judge, item_judge
+from benchmarks.experiments.spec import Experiment
 from transformers_copilot.metrics.answers import same_answer
 from transformers_copilot.pair.mistakes import mistake_size
 from transformers_copilot.tasks.answering import write_replies

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from experiment_data import ExperimentData, is_encoder_decoder
-from experiment_spec import Experiment, Variant
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
@@ -16,6 +14,8 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.experiments.data import ExperimentData, is_encoder_decoder
+from benchmarks.experiments.spec import Experiment, Variant
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 from transformers_copilot.building.pair_building import form_of
 from transformers_copilot.pair.copilot_forms import new_copilot

@@ -6,7 +6,8 @@ import functools
 import time
 
 import torch
-from experiment_spec import Experiment
+
+from benchmarks.experiments.spec import Experiment
 
 
 TIMED_SIZE, TIMED_PRODUCTS = 512, 3

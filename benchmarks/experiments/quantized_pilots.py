@@ -1,6 +1,6 @@
 """Pilots that transformers runs and does not train, or that a quantizer has made small: which of them a Copilot helps.
 
-    python benchmarks/quantized_pilots.py --pilot build/smollm2 --data_dir ../shared/data
+    python -m benchmarks.experiments.quantized_pilots --pilot build/smollm2 --data_dir ../shared/data
 
 Each format is tried in a process of its own: the Pilot is loaded in it, reads questions of MAWPS once, and a linear
 Copilot learns from the record. A line of results says how far it came: whether it loads, whether transformers would
@@ -23,8 +23,6 @@ from typing import Any
 
 import torch
 import transformers
-from process_memory import peak_bytes, reset_peak
-from recorded_forms import load_items, teaching_arguments
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -34,6 +32,8 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.experiments.recorded_forms import load_items, teaching_arguments
+from benchmarks.process_memory import peak_bytes, reset_peak
 from transformers_copilot import (
     CopilotTrainer,
     MistakeLog,

@@ -1,8 +1,8 @@
 """Rerun a few rows of the results and see whether they land inside the reported intervals.
 
-    python benchmarks/quick.py --data_dir ../shared/data
+    python -m benchmarks.experiments.quick --data_dir ../shared/data
 
-The rows are those of `benchmarks/quick.yaml`, chosen to take under 15 minutes. Nothing is added to the results.
+The rows are those of `quick.yaml` beside this file, chosen to take under 15 minutes. Nothing is added to the results.
 """
 
 import argparse
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 import yaml
-from experiment_runs import Runner
-from experiment_spec import read_experiment
-from experiment_statistics import compare
-from experiment_store import LOSS, ResultStore, loss_of
 from transformers.utils import logging
+
+from benchmarks.experiments.runs import Runner
+from benchmarks.experiments.spec import read_experiment
+from benchmarks.experiments.statistics import compare
+from benchmarks.experiments.store import LOSS, ResultStore, loss_of
 
 
 HERE = Path(__file__).parent
@@ -36,8 +37,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", help="folder with the tasks' files; the Hub where none is given")
     parser.add_argument("--rows", type=Path, default=HERE / "quick.yaml", help="which runs to make again")
-    parser.add_argument("--experiments", type=Path, default=HERE / "experiments", help="folder of the experiments")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the reported results")
+    parser.add_argument("--experiments", type=Path, default=HERE / "descriptions", help="folder of the experiments")
+    parser.add_argument("--results", type=Path, default=HERE.parent / "results", help="folder of the reported results")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use, at most")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train and measure on")
     return parser.parse_args(arguments)

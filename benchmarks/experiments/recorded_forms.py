@@ -1,6 +1,6 @@
 """Copilots of every form, taught from one record of a Pilot that is only read: what each learns, and what it takes.
 
-    python benchmarks/recorded_forms.py --pilot build/smollm2 --data_dir ../shared/data
+    python -m benchmarks.experiments.recorded_forms --pilot build/smollm2 --data_dir ../shared/data
 
 The Pilot reads 954 questions of MAWPS once; the record holds all that any variant reads. Each variant is then taught
 from it. A line of results: the loss on dev questions in nats a token at every λ, and the processor seconds. Test

@@ -1,6 +1,6 @@
 """Write `summary.json`, the tables of `docs/results.md` and its figure from the results of `run.py` alone.
 
-    python benchmarks/render.py
+    python -m benchmarks.experiments.render
 
 A table stands between `<!-- table: KIND EXPERIMENT -->` and `<!-- /table -->` in the page; what is between is replaced.
 No table mixes runs of different losses of the Copilot: runs of today's loss go before older ones, and a table of
@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiment_choices import choices_table
-from experiment_figures import cost_figure
-from experiment_finish_table import finish_table
-from experiment_spec import Experiment, read_experiment
-from experiment_statistics import Comparison, compare, with_likelihoods
-from experiment_store import LOSS, ResultStore, loss_of, of_one_loss
-from experiment_tables import by_variant, comparison_table
+
+from benchmarks.experiments.choices import choices_table
+from benchmarks.experiments.figures import cost_figure
+from benchmarks.experiments.finish_table import finish_table
+from benchmarks.experiments.spec import Experiment, read_experiment
+from benchmarks.experiments.statistics import Comparison, compare, with_likelihoods
+from benchmarks.experiments.store import LOSS, ResultStore, loss_of, of_one_loss
+from benchmarks.experiments.tables import by_variant, comparison_table
 
 
-ROOT = Path(__file__).parents[1]
-EXPERIMENTS = ROOT / "benchmarks" / "experiments"
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "benchmarks" / "experiments" / "descriptions"
 # What stands above a table whose runs were made with an older loss.
 OLD_NOTE = "*Made with the old loss, which saw a part of the vocabulary; to be measured again.*"
 TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment_spec import Variant
-from experiment_train import Cost, Workplace, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
+from benchmarks.experiments.spec import Variant
+from benchmarks.experiments.train import Cost, Workplace, train
 from transformers_copilot import CopilotTrainer, MistakeLog
 
 

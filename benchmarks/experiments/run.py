@@ -1,7 +1,7 @@
 """Run experiments, and go on with those that were begun.
 
-    python benchmarks/run.py benchmarks/experiments/sizes.yaml --data_dir ../shared/data
-    python benchmarks/run.py benchmarks/experiments/*.yaml --minutes 30
+    python -m benchmarks.experiments.run benchmarks/experiments/descriptions/sizes.yaml --data_dir ../shared/data
+    python -m benchmarks.experiments.run benchmarks/experiments/descriptions/*.yaml --minutes 30
 
 Each finished run is a line in `benchmarks/results/{experiment}.jsonl`; what stands there is not run again, unless it
 was made with an older loss of the Copilot. A runner may
@@ -14,14 +14,15 @@ import time
 from pathlib import Path
 
 import torch
-from experiment_runs import Runner
-from experiment_spec import read_experiment
-from experiment_store import ResultStore
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 
+from benchmarks.experiments.runs import Runner
+from benchmarks.experiments.spec import read_experiment
+from benchmarks.experiments.store import ResultStore
 
-ROOT = Path(__file__).parents[1]
+
+ROOT = Path(__file__).parents[2]
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -12,20 +12,20 @@ from typing import Any
 
 import torch
 import transformers
-from experiment_clock import seconds_now
-from experiment_controls import train_control
-from experiment_data import ExperimentData, load_data
-from experiment_finish import teach
-from experiment_measure import Measured, measure
-from experiment_models import build_pair, build_pilot
-from experiment_precision import uses_bfloat16
-from experiment_replay import Recorder, is_recorded, recording_of, replay
-from experiment_spec import Experiment, Variant
-from experiment_store import LOSS, ResultStore
-from experiment_train import Cost, Workplace, pilot_step_seconds, train
 from filelock import FileLock
 from transformers import PreTrainedModel
 
+from benchmarks.experiments.clock import seconds_now
+from benchmarks.experiments.controls import train_control
+from benchmarks.experiments.data import ExperimentData, load_data
+from benchmarks.experiments.finish import teach
+from benchmarks.experiments.measure import Measured, measure
+from benchmarks.experiments.models import build_pair, build_pilot
+from benchmarks.experiments.precision import uses_bfloat16
+from benchmarks.experiments.replay import Recorder, is_recorded, recording_of, replay
+from benchmarks.experiments.spec import Experiment, Variant
+from benchmarks.experiments.store import LOSS, ResultStore
+from benchmarks.experiments.train import Cost, Workplace, pilot_step_seconds, train
 from transformers_copilot import CopilotTrainer, fit_copilot_weight
 
 

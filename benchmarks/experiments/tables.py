@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from experiment_statistics import Comparison, Gain, compare
+
+from benchmarks.experiments.statistics import Comparison, Gain, compare
 
 
 Lines = list[dict[str, Any]]

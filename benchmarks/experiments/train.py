@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment_clock import seconds_now
-from experiment_data import ExperimentData, is_encoder_decoder
-from experiment_measure import supervised_of
-from experiment_models import CorrectedHead
-from experiment_precision import uses_bfloat16
-from experiment_spec import Experiment
-from process_memory import peak_bytes, reset_peak
 from torch import nn
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
+from benchmarks.experiments.clock import seconds_now
+from benchmarks.experiments.data import ExperimentData, is_encoder_decoder
+from benchmarks.experiments.measure import supervised_of
+from benchmarks.experiments.models import CorrectedHead
+from benchmarks.experiments.precision import uses_bfloat16
+from benchmarks.experiments.spec import Experiment
+from benchmarks.process_memory import peak_bytes, reset_peak
 from transformers_copilot import CopilotTrainingArguments
 from transformers_copilot.training.checkpoints import last_whole_checkpoint
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trainer import plain_trainer
-from training_helpers import (
+
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import (
     collate,
     largest_difference,
     make_pair,
@@ -24,7 +25,7 @@ from training_helpers import (
     reversal_rows,
     state,
 )
-
+from tests.training.test_trainer import plain_trainer
 from transformers_copilot import PilotCopilotForCausalLM
 from transformers_copilot.adapters.adapter_methods import _REFUSED_OPTIONS, METHODS
 
@@ -245,7 +246,7 @@ def test_every_option_of_lora_is_in_one_group():
 
 
 def test_the_table_in_the_docs_says_the_same():
-    text = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([A-Z0-9_]+)` \|(.*)\|$", text, flags=re.MULTILINE)
     table = {kind: [cell.strip() for cell in cells.split("|")] for kind, cells in rows}
     assert len(rows) == len(table) and table.keys() == METHODS.keys()

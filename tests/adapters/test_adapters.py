@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from training_helpers import (
+
+from tests.helpers.training_helpers import (
     collate,
     largest_difference,
     make_pair,
@@ -18,7 +19,6 @@ from training_helpers import (
     reversal_rows,
     state,
 )
-
 from transformers_copilot import (
     CopilotSeq2SeqTrainer,
     CopilotTrainer,

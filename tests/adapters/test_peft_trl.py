@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import datasets
 import pytest
 import torch
-from test_trainer import plain_trainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from training_helpers import (
+from transformers import PreTrainedTokenizerFast
+
+from tests.helpers.training_helpers import (
     collate,
     largest_difference,
     logged,
@@ -18,8 +19,7 @@ from training_helpers import (
     reversal_rows,
     state,
 )
-from transformers import PreTrainedTokenizerFast
-
+from tests.training.test_trainer import plain_trainer
 from transformers_copilot import CopilotTrainerMixin, MistakeLog
 from transformers_copilot.training.arguments import CopilotArguments
 

@@ -1,8 +1,8 @@
 """λ by kind of token and a gate: both find what is there to be found, and neither finds what is not."""
 
 import torch
-from copilot_gates import GRID, KINDS, Tokens, by_kind, compare, gate, one_weight
 
+from benchmarks.experiments.copilot_gates import GRID, KINDS, Tokens, by_kind, compare, gate, one_weight
 from transformers_copilot.pair.fusion import rectify
 
 

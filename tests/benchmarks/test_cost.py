@@ -6,16 +6,18 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.cost.models import all_kinds, kind_named, make_pair, smollm2_shape
+from benchmarks.cost.options import FORMS
+from benchmarks.cost.work import count_parameters
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
-BENCHMARKS = ROOT / "benchmarks"
+
 LENGTH, SUPERVISED = 12, 4
 QUICK = {
     "forms": ["linear", "branch"],  # each kind costs two processes
@@ -68,16 +70,11 @@ def small_llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-@pytest.fixture
-def benchmark_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     folder = tmp_path_factory.mktemp("benchmark")
     small_llama().save_pretrained(folder / "pilot")
-    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--pilot", str(folder / "pilot")]
+    command = [sys.executable, "-m", "benchmarks.cost.speed", "--pilot", str(folder / "pilot")]
     command += ["--json", str(folder / "results" / "speed.json")]
     for name, value in QUICK.items():
         command += [f"--{name}", *(str(part) for part in (value if isinstance(value, list) else [value]))]
@@ -114,11 +111,7 @@ def test_table_has_every_row(run: tuple[str, dict]) -> None:
         ]
 
 
-@pytest.mark.usefixtures("benchmark_modules")
 def test_all_kinds_are_measured() -> None:
-    from models import all_kinds
-    from options import FORMS
-
     kinds = all_kinds(argparse.Namespace(forms=FORMS, branch_layers=[1], copilot_layers=2))
     assert [kind.name for kind in kinds] == KINDS
 
@@ -148,13 +141,8 @@ def products(counter: FlopCounterMode) -> int:
     return sum(count for operation, count in counts.items() if "attention" not in str(operation))
 
 
-@pytest.mark.usefixtures("benchmark_modules")
 @pytest.mark.parametrize("name", KINDS)
 def test_operations_are_those_that_torch_counts(name: str) -> None:
-    from models import kind_named, make_pair
-    from options import FORMS
-    from work import count_parameters
-
     pilot = small_llama()
     ids = torch.randint(3, 300, (2, LENGTH))
     labels = ids.clone()
@@ -181,13 +169,8 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
     assert products(teaching) / alone == pytest.approx(work.teaching(LENGTH, SUPERVISED), rel=0.05)
 
 
-@pytest.mark.usefixtures("benchmark_modules")
 @pytest.mark.parametrize("name", KINDS)
 def test_generating_takes_the_operations_that_are_counted(name: str) -> None:
-    from models import kind_named, make_pair
-    from options import FORMS
-    from work import count_parameters
-
     pilot, ids = small_llama(), torch.randint(3, 300, (2, LENGTH))
     kind = kind_named(name, argparse.Namespace(forms=FORMS, branch_layers=[1], copilot_layers=2))
     pair, given = make_pair(pilot, kind), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -201,9 +184,6 @@ def test_generating_takes_the_operations_that_are_counted(name: str) -> None:
     assert products(together) / products(alone) == pytest.approx(expected, rel=0.03)
 
 
-@pytest.mark.usefixtures("benchmark_modules")
 def test_smollm2_shape_has_its_number_of_weights() -> None:
-    from models import smollm2_shape
-
     with torch.device("meta"):
         assert LlamaForCausalLM(smollm2_shape()).num_parameters() == 134_515_008

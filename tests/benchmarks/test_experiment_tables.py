@@ -1,10 +1,11 @@
 """The tables of results, from hand-made lines: what is bold, and what is left empty."""
 
 import pytest
-from experiment_figures import points
-from experiment_finish_table import finish_table
-from experiment_statistics import Gain
-from experiment_tables import comparison_table, gain_text
+
+from benchmarks.experiments.figures import points
+from benchmarks.experiments.finish_table import finish_table
+from benchmarks.experiments.statistics import Gain
+from benchmarks.experiments.tables import comparison_table, gain_text
 
 
 def line(name: str, memory: int, **models: list[float]) -> dict:

@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import render
-import run
 import torch
 import yaml
-from experiment_data import load_data, some_of
-from experiment_judges import choice_judge
-from experiment_measure import measure
-from experiment_models import build_pair
-from experiment_spec import Variant, read_experiment
-from experiment_store import ResultStore
+
+from benchmarks.experiments import render, run
+from benchmarks.experiments.data import load_data, some_of
+from benchmarks.experiments.judges import choice_judge
+from benchmarks.experiments.measure import measure
+from benchmarks.experiments.models import build_pair
+from benchmarks.experiments.spec import Variant, read_experiment
+from benchmarks.experiments.store import ResultStore
 
 
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}

@@ -6,28 +6,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import experiment_controls
-import experiment_finish
-import experiment_models
-import experiment_precision
-import experiment_runs
 import numpy as np
 import pytest
-import quick
-import render
-import run
 import torch
 import yaml
-from experiment_data import byte_pair_tokenizer, load_data, word_tokenizer
-from experiment_measure import measure
-from experiment_models import add_identity_blocks, build_pair, build_pilot, with_corrected_head
-from experiment_replay import Recorder, replay
-from experiment_spec import FURTHER_CONTROLS, Variant, read_experiment
-from experiment_statistics import gain_of, mcnemar, scores_of
-from experiment_store import LOSS, OLD_LOSS, ResultStore, of_one_loss
-from experiment_train import HeadTrainer, Workplace, train, train_head
 from transformers import Trainer
 
+from benchmarks.experiments import controls, finish, models, precision, quick, render, run, runs
+from benchmarks.experiments.data import byte_pair_tokenizer, load_data, word_tokenizer
+from benchmarks.experiments.measure import measure
+from benchmarks.experiments.models import add_identity_blocks, build_pair, build_pilot, with_corrected_head
+from benchmarks.experiments.replay import Recorder, replay
+from benchmarks.experiments.spec import FURTHER_CONTROLS, Variant, read_experiment
+from benchmarks.experiments.statistics import gain_of, mcnemar, scores_of
+from benchmarks.experiments.store import LOSS, OLD_LOSS, ResultStore, of_one_loss
+from benchmarks.experiments.train import HeadTrainer, Workplace, train, train_head
 from transformers_copilot import CopilotTrainer
 
 
@@ -77,7 +70,7 @@ def test_runner_makes_each_run_once_and_the_renderer_reads_it(tmp_path: Path, ca
     assert longer["weights"]["control"] == pair["weights"]["pilot"]
     # The pair's own Pilot, at a temperature: no answer changes.
     assert lines[-1]["results"]["control"]["questions"] == pair["results"]["pilot"]["questions"]
-    assert lines[-1]["temperature"] in experiment_controls.TEMPERATURES
+    assert lines[-1]["temperature"] in controls.TEMPERATURES
     assert pair["training_memory_bytes"] > 10**8 and pair["precision"] == "float32"
     run.main(options)
     assert ResultStore(tmp_path / "tiny.jsonl").read() == lines
@@ -261,17 +254,17 @@ def test_as_much_of_the_linear_correction_is_used_as_dev_likes(tmp_path: Path) -
     learnt = model.lm_head.map.weight.detach().clone()
     dev = replace(place.data, test=place.data.dev)
     losses = {}
-    for weight in experiment_controls.DEFAULT_GRID:
+    for weight in controls.DEFAULT_GRID:
         model.lm_head.map.weight.data.copy_(weight * learnt)
         losses[weight] = measure(place.spec, dev, model).tokens["loss"]
     model.lm_head.map.weight.data.copy_(learnt)
-    best = experiment_controls.fit_correction(place, model)
+    best = controls.fit_correction(place, model)
     assert losses[best] == pytest.approx(min(losses.values()), abs=1e-6) and best > 0
     torch.testing.assert_close(model.lm_head.map.weight, best * learnt)
     assert measure(place.spec, dev, model).tokens["loss"] == pytest.approx(losses[best], abs=1e-6)
     # What harms is left out.
     model.lm_head.map.weight.data.copy_(-20 * learnt)
-    assert experiment_controls.fit_correction(place, model) == 0.0 and not model.lm_head.map.weight.any()
+    assert controls.fit_correction(place, model) == 0.0 and not model.lm_head.map.weight.any()
 
 
 def test_the_temperature_is_the_best_on_dev_and_changes_no_choice(tmp_path: Path) -> None:
@@ -289,8 +282,8 @@ def test_the_temperature_is_the_best_on_dev_and_changes_no_choice(tmp_path: Path
         return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten()))
 
     with torch.no_grad():
-        plain, losses = model(ids).logits, {value: loss(value) for value in experiment_controls.TEMPERATURES}
-        temperature = experiment_controls.fit_temperature(place, model)
+        plain, losses = model(ids).logits, {value: loss(value) for value in controls.TEMPERATURES}
+        temperature = controls.fit_temperature(place, model)
         assert temperature == pytest.approx(min(losses, key=losses.__getitem__)) and temperature > 1
         torch.testing.assert_close(model(ids).logits, plain / temperature)
 
@@ -298,26 +291,26 @@ def test_the_temperature_is_the_best_on_dev_and_changes_no_choice(tmp_path: Path
 def test_bfloat16_is_used_only_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = workplace(tmp_path, training={**SPEC["training"], "bf16": True})
     for pays in (False, True):
-        monkeypatch.setattr(experiment_precision, "bfloat16_pays", lambda device, pays=pays: pays)
+        monkeypatch.setattr(precision, "bfloat16_pays", lambda device, pays=pays: pays)
         assert place.arguments(place.spec.training).bf16 is pays
-        with experiment_precision.precision(place.spec, "cpu"):
+        with precision.precision(place.spec, "cpu"):
             assert torch.is_autocast_enabled("cpu") is pays
-    assert not experiment_precision.uses_bfloat16(workplace(tmp_path).spec, "cpu")
+    assert not precision.uses_bfloat16(workplace(tmp_path).spec, "cpu")
 
 
 def test_bfloat16_pays_where_its_products_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for slower, pays in ((torch.bfloat16, False), (torch.float32, True)):
-        experiment_precision.bfloat16_pays.cache_clear()
-        monkeypatch.setattr(experiment_precision, "_seconds", lambda dtype, slow=slower: float(dtype == slow))
-        assert experiment_precision.bfloat16_pays("cpu") is pays
-    experiment_precision.bfloat16_pays.cache_clear()
+        precision.bfloat16_pays.cache_clear()
+        monkeypatch.setattr(precision, "_seconds", lambda dtype, slow=slower: float(dtype == slow))
+        assert precision.bfloat16_pays("cpu") is pays
+    precision.bfloat16_pays.cache_clear()
 
 
 def test_the_longer_pilot_reads_all_that_a_settling_copilot_reads_for_as_long(tmp_path: Path) -> None:
     place = workplace(tmp_path)
     place = replace(place, data=replace(place.data, train=place.data.train[:60], read=place.data.train[60:]))
     pair = {"seconds": {"training": 30.0, "pilot_alone": 10.0}}
-    longer, training = experiment_controls._for_longer(place, SPEC["training"], pair)
+    longer, training = controls._for_longer(place, SPEC["training"], pair)
     assert len(longer.data.train) == 96
     assert training["num_train_epochs"] * 96 == pytest.approx(3 * 60)
 
@@ -328,7 +321,7 @@ def test_blocks_have_about_the_copilots_weights(tmp_path: Path) -> None:
         build_pilot(place.spec, place.data, 0, 1).num_parameters()
         - build_pilot(place.spec, place.data, 0).num_parameters()
     )
-    assert experiment_models.blocks_of_size(place.spec, place.data, 3 * one + one // 3) == 3
+    assert models.blocks_of_size(place.spec, place.data, 3 * one + one // 3) == 3
 
 
 def test_ranks_are_those_of_a_slow_count(tmp_path: Path) -> None:
@@ -416,7 +409,7 @@ def test_runs_that_are_no_longer_described_are_in_no_table(tmp_path: Path) -> No
 
 def test_a_run_under_way_is_left_to_its_runner(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     spec = read_experiment(write_spec(tmp_path))
-    runner = experiment_runs.Runner(spec, ResultStore(tmp_path / "r.jsonl"), tmp_path / "build", None)
+    runner = runs.Runner(spec, ResultStore(tmp_path / "r.jsonl"), tmp_path / "build", None)
     folder = runner.folder(0, "pair")
     folder.parent.mkdir(parents=True)
     with run.FileLock(f"{folder}.lock"):
@@ -443,7 +436,7 @@ def test_a_wrong_file_is_named(tmp_path: Path, changes: dict, message: str) -> N
 
 def test_a_control_and_a_replay_without_their_first_run_say_so(tmp_path: Path) -> None:
     spec = read_experiment(write_spec(tmp_path))
-    runner = experiment_runs.Runner(spec, ResultStore(tmp_path / "r.jsonl"), tmp_path / "build", None)
+    runner = runs.Runner(spec, ResultStore(tmp_path / "r.jsonl"), tmp_path / "build", None)
     with pytest.raises(ValueError, match="pair's own run"):
         runner.run(0, "control:longer")
     with pytest.raises(ValueError, match="two_steps needs the run pair of seed 0 first"):
@@ -486,7 +479,7 @@ def test_tables_refuse_what_is_not_there() -> None:
 
 def test_a_rival_that_trains_its_last_layers_trains_no_other(tmp_path: Path) -> None:
     place = workplace(tmp_path)
-    model = experiment_models.with_last_layers(build_pilot(place.spec, place.data, 0), 1)
+    model = models.with_last_layers(build_pilot(place.spec, place.data, 0), 1)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     last = f"model.layers.{model.config.num_hidden_layers - 1}."
     assert trained and all(name.startswith(last) for name in trained)
@@ -494,7 +487,7 @@ def test_a_rival_that_trains_its_last_layers_trains_no_other(tmp_path: Path) -> 
 
 def test_an_untouched_pilot_is_not_trained(tmp_path: Path) -> None:
     place = workplace(tmp_path, limits={**SPEC["limits"], "train": 0, "read": 16})
-    pilot, cost = experiment_finish.finished_pilot(replace(place, folder=tmp_path / "build" / "linear-0"))
+    pilot, cost = finish.finished_pilot(replace(place, folder=tmp_path / "build" / "linear-0"))
     fresh = build_pilot(place.spec, place.data, 0).state_dict()
     assert cost.seconds == 0 and all(torch.equal(fresh[name], value) for name, value in pilot.state_dict().items())
 

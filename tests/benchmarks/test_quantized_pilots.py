@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
-from quantized_pilots import FORMATS, tried
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.experiments.quantized_pilots import FORMATS, tried
+from tests.helpers.byte_tokenizer import byte_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
-from hub_fixtures import hub, hub_server, run_in_process  # noqa: F401
-from training_helpers import make_pilot
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.hub_fixtures import hub, hub_server, run_in_process  # noqa: F401
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import make_pilot
 from transformers_copilot.commands import arguments as command_arguments
 from transformers_copilot.commands.main import COMMANDS, main
 from transformers_copilot.commands.terminal import marked_changes, table
-
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_command(*words: object, stdin: str = "", folder: Path | None = None) -> subprocess.CompletedProcess:

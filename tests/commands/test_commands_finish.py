@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
 from transformers_copilot import MistakeLog, analyse_mistakes
 from transformers_copilot.commands.main import main
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
-from test_copilot_forms import FORMS, moved
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.pair.test_copilot_forms import FORMS, moved
 from transformers_copilot import PilotCopilotForCausalLM
 from transformers_copilot.commands.main import main
 

@@ -7,14 +7,15 @@ import copilot_alone
 import lora
 import pytest
 import transfer_copilot
-from hub_fixtures import Hub, run_in_process
 from sum_questions import SumStream
 from transformers.utils import logging
 
+from tests.helpers.hub_fixtures import Hub, run_in_process
+from tests.helpers.paths import ROOT
 from transformers_copilot import PilotCopilotForCausalLM
 
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 SIZES = ("--copilot_layers", "2", "--pilot_layers", "1", "--copilot_steps", "1")
 SMALL = (*SIZES, "--steps", "2", "--test_questions", "20", "--dev_questions", "20")
 

@@ -10,11 +10,10 @@ import finetune_task
 import pytest
 import smollm2
 import torch
-from byte_tokenizer import byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.paths import ROOT
 
 
 def run_example(script: str, *arguments: object) -> str:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from conftest import TINY, build_pair, build_pilot
-from hub_fixtures import Hub, run_in_process
 from transformers import PreTrainedTokenizerFast
 
+from tests.conftest import TINY, build_pair, build_pilot
+from tests.helpers.hub_fixtures import Hub, run_in_process
+from tests.helpers.paths import ROOT
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "push_and_pull.py"
+
+EXAMPLE = ROOT / "examples" / "push_and_pull.py"
 
 
 def test_a_pair_is_pushed_and_pulled(hub: Hub, tmp_path: Path, tokenizer: PreTrainedTokenizerFast):

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
-from conftest import shake
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.conftest import shake
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.paths import ROOT
 from transformers_copilot import PilotCopilotForCausalLM
 
 
-APP = Path(__file__).resolve().parents[1] / "examples" / "space" / "app.py"
+APP = ROOT / "examples" / "space" / "app.py"
 
 
 @pytest.fixture(scope="module")

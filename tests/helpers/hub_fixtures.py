@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import HubServer
-from hub_store import Entry, Failure, Rights
+
+from tests.helpers.hub_server import HubServer
+from tests.helpers.hub_store import Entry, Failure, Rights
+from tests.helpers.paths import ROOT
 
 
-TESTS = Path(__file__).parent
 WRITE_TOKEN, READ_TOKEN = "hf_secretOfTheWriter", "hf_secretOfTheReader"
 # No server listens here: port 9 (discard) is closed on any machine that tests run on.
 NO_NETWORK = "http://127.0.0.1:9"
@@ -189,7 +190,7 @@ def run_in_process(
         "TOKENIZERS_PARALLELISM": "false",
         "NO_PROXY": "*",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)] if with_package else [str(TESTS)]),
+        "PYTHONPATH": str(ROOT),
         **({} if token is None else {"HF_TOKEN": token}),
         **environment,
     }

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hub_store import LFS_ENDINGS, Failure, HubError, HubStore, Repo
+from tests.helpers.hub_store import LFS_ENDINGS, Failure, HubError, HubStore, Repo
 
 
 REVISION = r"(?P<rev>refs%2Fpr%2F\d+|[^/]+)"

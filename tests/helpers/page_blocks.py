@@ -3,7 +3,7 @@
 It needs nothing but Python and the installed package, so it also runs where there is no pytest, in an environment that
 the README's install lines made:
 
-    python tests/page_blocks.py     # every page; exit status 1 if a block of one failed
+    python -m tests.helpers.page_blocks     # every page; exit status 1 if a block of one failed
 
 A page's `<!-- needs a Hub … -->` before a block says that the block reads or writes a Hub. It runs too, against the one
 of these tests; a second run of the page leaves such blocks out and has no Hub.
@@ -17,11 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from hub_server import HubServer
-from hub_store import Rights
+from tests.helpers.hub_server import HubServer
+from tests.helpers.hub_store import Rights
+from tests.helpers.paths import ROOT
 
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")))
 _TOKEN = "hf_secretOfThePages"
 _BLOCK = re.compile(

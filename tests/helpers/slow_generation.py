@@ -8,10 +8,11 @@ package. So every setting of `generate` acts on it as transformers means it to.
 from typing import Any
 
 import torch
-from reference_inference import SlowPair, Step
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from tests.helpers.reference_inference import SlowPair, Step
 
 
 def slow_model(pair: PreTrainedModel, weight: float = 1.0) -> PreTrainedModel:

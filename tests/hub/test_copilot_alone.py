@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, VOCAB, build_pair, build_pilot, shake, some_ids
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from tests.conftest import TINY, VOCAB, build_pair, build_pilot, shake, some_ids
 from transformers_copilot import CopilotConfig, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, fit_copilot_weight
 from transformers_copilot.pair.provenance import with_fingerprint
 

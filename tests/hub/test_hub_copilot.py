@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_fixtures import Hub, Ran, run_in_process
+
+from tests.helpers.hub_fixtures import Hub, Ran, run_in_process
 
 
 PUSH = """
 import os, torch
-from conftest import TINY, build_pilot, make_tokenizer, shake
-from hub_pairs import keep
+from tests.conftest import TINY, build_pilot, make_tokenizer, shake
+from tests.helpers.hub_pairs import keep
 from transformers_copilot import CardFacts, CardResult, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 user, words = os.environ["HUB_USER"], make_tokenizer()
@@ -31,7 +32,7 @@ report(pilot=[pair.config.pilot_name_or_path, pair.config.pilot_revision])
 
 JOIN = """
 import os, logging, torch
-from hub_pairs import difference
+from tests.helpers.hub_pairs import difference
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 user, folder = os.environ["HUB_USER"], os.environ["PUSHED"]
@@ -103,7 +104,7 @@ def test_what_a_copilots_repository_holds(pushed: tuple[Hub, Path, Ran]):
 
 REFUSED = """
 import os
-from conftest import TINY, build_pilot
+from tests.conftest import TINY, build_pilot
 from transformers_copilot import PilotCopilotForCausalLM as Pair
 
 user = os.environ["HUB_USER"]
@@ -156,9 +157,9 @@ def test_what_is_refused_says_how_to_mend_it(pushed: tuple[Hub, Path, Ran], tmp_
 
 README_KEPT = """
 import os
-from conftest import TINY, build_pair, build_pilot
+from tests.conftest import TINY, build_pair, build_pilot
 from pathlib import Path
-from training_helpers import make_pair, make_trainer
+from tests.helpers.training_helpers import make_pair, make_trainer
 from transformers_copilot import CardFacts
 
 user = os.environ["HUB_USER"]

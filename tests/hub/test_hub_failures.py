@@ -6,15 +6,16 @@ import pickle
 from pathlib import Path
 
 import pytest
-from conftest import TINY, build_pair, build_pilot
-from hub_fixtures import NO_NETWORK, Hub, run_in_process
-from hub_pairs import keep
 from safetensors.torch import load, save
+
+from tests.conftest import TINY, build_pair, build_pilot
+from tests.helpers.hub_fixtures import NO_NETWORK, Hub, run_in_process
+from tests.helpers.hub_pairs import keep
 
 
 PUSH = """
 import os
-from conftest import TINY, build_pair, build_pilot
+from tests.conftest import TINY, build_pair, build_pilot
 
 pair = build_pair(build_pilot(*TINY["llama"]), copilot={"num_hidden_layers": 2})
 no_waiting()
@@ -125,7 +126,7 @@ def broken(hub: Hub, tmp_path: Path) -> dict[str, dict[str, bytes]]:
 
 LOAD = """
 import os
-from hub_pairs import difference
+from tests.helpers.hub_pairs import difference
 from transformers import AutoModelForCausalLM
 from transformers_copilot import PilotCopilotForCausalLM
 
@@ -196,7 +197,7 @@ def test_a_checkpoint_that_is_not_a_whole_pair_is_refused(
 
 def test_without_a_network_both_ways_say_so(hub: Hub, tmp_path: Path):
     code = """
-from conftest import TINY, build_pair, build_pilot
+from tests.conftest import TINY, build_pair, build_pilot
 from transformers_copilot import PilotCopilotForCausalLM
 no_waiting()
 pair = build_pair(build_pilot(*TINY["llama"]))

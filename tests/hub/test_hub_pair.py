@@ -5,15 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
-from hub_fixtures import Hub, Ran, run_in_process
 
 import transformers_copilot
+from tests.helpers.hub_fixtures import Hub, Ran, run_in_process
 
 
 PUSH = """
 import os, torch
-from conftest import TINY, build_pair, build_pilot, make_tokenizer, shake
-from hub_pairs import keep
+from tests.conftest import TINY, build_pair, build_pilot, make_tokenizer, shake
+from tests.helpers.hub_pairs import keep
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 user, words = os.environ["HUB_USER"], make_tokenizer()
@@ -38,7 +38,7 @@ report(commit=info.oid, pilot=[pair.config.pilot_name_or_path, pair.config.pilot
 
 LOAD = """
 import os, torch
-from hub_pairs import difference
+from tests.helpers.hub_pairs import difference
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 user, folder = os.environ["HUB_USER"], os.environ["PUSHED"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hub_fixtures import Hub, run_in_process
+from tests.helpers.hub_fixtures import Hub, run_in_process
 
 
 CLIENT = """

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from hub_fixtures import Hub, run_in_process
 from safetensors.torch import load
 
 import transformers_copilot
+from tests.helpers.hub_fixtures import Hub, run_in_process
 
 
 TRAIN = """
@@ -14,9 +14,9 @@ import os
 from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
-from training_helpers import make_pair, make_trainer
+from tests.helpers.training_helpers import make_pair, make_trainer
 from transformers import AutoModelForCausalLM
-from conftest import make_tokenizer
+from tests.conftest import make_tokenizer
 
 user = os.environ["HUB_USER"]
 os.environ.pop("HF_TOKEN")  # only the arguments know the token

@@ -2,8 +2,8 @@
 
 import pytest
 from huggingface_hub import ModelCard
-from training_helpers import collate, make_pair, make_pilot, make_trainer, reversal_rows
 
+from tests.helpers.training_helpers import collate, make_pair, make_pilot, make_trainer, reversal_rows
 from transformers_copilot import CardFacts, CardResult, PilotCopilotForCausalLM, fit_copilot_weight
 from transformers_copilot.hub.card_facts import publishable
 from transformers_copilot.hub.model_card import make_card

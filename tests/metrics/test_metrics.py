@@ -9,10 +9,10 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, ndcg_score, top_k_accuracy_score
 
+from tests.conftest import make_tokenizer
 from transformers_copilot import metrics
 from transformers_copilot.metrics import (
     CalibrationError,

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 import torch
-from training_helpers import PAD, collate, make_pair, reversal_rows
 
+from tests.helpers.training_helpers import PAD, collate, make_pair, reversal_rows
 from transformers_copilot import MistakeLog, MistakeRecord
 
 

@@ -10,19 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from training_helpers import collate, largest_difference, logged, make_pair, make_pilot, make_trainer, reversal_rows
-from training_helpers import state as weights
 
 import transformers_copilot.mistake_log.record_shards as record_shards
 import transformers_copilot.mistake_log.recorded_mistakes as recorded_mistakes
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import (
+    collate,
+    largest_difference,
+    logged,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+)
+from tests.helpers.training_helpers import state as weights
 from transformers_copilot import MistakeLog, MistakeRecord, PilotCopilotForCausalLM, RecordedMistakes, record_mistakes
 from transformers_copilot.commands.main import main
 
 
-TESTS = Path(__file__).resolve().parent
 ROWS = 20
 FORMS = {
     "decoder": {},
@@ -658,11 +666,10 @@ def test_lessons_at_all_positions_serve_labels_too(tmp_path):
 
 _DDP = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import torch
-from training_helpers import make_pair, make_trainer, reversal_rows, state
+from tests.helpers.training_helpers import make_pair, make_trainer, reversal_rows, state
 from transformers_copilot import MistakeLog, record_mistakes
-folder, size, steps = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+folder, size, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 pair = make_pair()
 rows = reversal_rows(24)
@@ -683,8 +690,8 @@ def launched(tmp_path, processes, size, steps):
     folder.mkdir()
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
-        [*run, str(script), str(TESTS), str(folder), str(size), str(steps)],
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        [*run, str(script), str(folder), str(size), str(steps)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -701,7 +708,7 @@ def test_the_command_in_two_processes(folder):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*run, "-m", "transformers_copilot", "record", *words],
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODER_ONLY, some_ids
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tests.conftest import DECODER_ONLY, some_ids
 from transformers_copilot.pair.mistake_batch import MistakeBatch
 
 

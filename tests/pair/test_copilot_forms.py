@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, VOCAB, WIDTH, build_pilot, some_ids
 from peft import LoraConfig, get_peft_model
-from test_other_families import FAMILIES, step_by_step, texts
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
+from tests.conftest import TINY, VOCAB, WIDTH, build_pilot, some_ids
+from tests.pair.test_other_families import FAMILIES, step_by_step, texts
 from transformers_copilot import (
     CopilotConfig,
     MistakeRecord,

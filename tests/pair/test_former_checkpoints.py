@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import some_ids
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.utils import logging
 
+from tests.conftest import some_ids
 from transformers_copilot import CopilotConfig, PilotCopilotConfig, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, VOCAB, build_pair, build_pilot, some_ids
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -22,6 +21,7 @@ from transformers import (
     set_seed,
 )
 
+from tests.conftest import TINY, VOCAB, build_pair, build_pilot, some_ids
 from transformers_copilot import CopilotLogitsProcessor, PilotCopilotCache
 from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import some_ids
-from test_generation import ROUTES, generated, padded_rows
-from test_parity import check_logits
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from tests.conftest import some_ids
+from tests.pair.test_generation import ROUTES, generated, padded_rows
+from tests.pair.test_parity import check_logits
 from transformers_copilot import PilotCopilotCache
 from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SPECIAL, TINY, VOCAB, WIDTH, build_pair, build_pilot, some_ids
 from torch import Tensor
 from transformers import (
     GenerationMixin,
@@ -16,6 +15,7 @@ from transformers import (
     set_seed,
 )
 
+from tests.conftest import SPECIAL, TINY, VOCAB, WIDTH, build_pair, build_pilot, some_ids
 from transformers_copilot import PilotCopilotForCausalLM
 from transformers_copilot.pair.generation_hooks import DELEGATED
 

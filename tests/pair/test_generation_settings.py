@@ -21,9 +21,6 @@ import pytest
 import torch
 import torch.distributed
 import transformers
-from byte_tokenizer import byte_tokenizer
-from conftest import TINY, build_pair, build_pilot, some_ids
-from slow_generation import slow_model
 from torch import Tensor
 from transformers import (
     CompileConfig,
@@ -41,6 +38,9 @@ from transformers import (
 )
 from transformers.generation import MaxLengthCriteria
 
+from tests.conftest import TINY, build_pair, build_pilot, some_ids
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.slow_generation import slow_model
 from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 from transformers_copilot.pair.generation_hooks import DELEGATED, NOT_NEEDED
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, build_pair, build_pilot, make_tokenizer, some_ids
-from slow_generation import slow_model
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -25,6 +23,8 @@ from transformers import (
 )
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
+from tests.conftest import TINY, build_pair, build_pilot, make_tokenizer, some_ids
+from tests.helpers.slow_generation import slow_model
 from transformers_copilot.pair.compat import CACHE_NAME
 
 
@@ -335,7 +335,7 @@ def test_a_cache_is_taken_under_either_name_without_a_warning(
 
 def test_a_pair_is_no_draft_between_two_vocabularies_that_are_sampled_from():
     """transformers cuts the assistant's head down to the tokens that both know, which the Copilot's is not."""
-    from byte_tokenizer import byte_tokenizer
+    from tests.helpers.byte_tokenizer import byte_tokenizer
 
     wider = byte_tokenizer()
     wider.add_tokens(["ab", "ba"])

@@ -9,9 +9,7 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import SPECIAL, shake
 from torch import Tensor
-from training_helpers import largest_difference, state
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -21,6 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from tests.conftest import SPECIAL, shake
+from tests.helpers.training_helpers import largest_difference, state
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, PilotCopilotForCausalLM
 
 

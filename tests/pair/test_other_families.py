@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import SPECIAL, VOCAB, WIDTH, build_pilot, shake, some_ids
 from transformers import PreTrainedModel
 
+from tests.conftest import SPECIAL, VOCAB, WIDTH, build_pilot, shake, some_ids
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 

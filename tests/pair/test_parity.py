@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODER_ONLY, TINY, VOCAB, build_pair, build_pilot, some_ids
-from reference_inference import SlowPair
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tests.conftest import DECODER_ONLY, TINY, VOCAB, build_pair, build_pilot, some_ids
+from tests.helpers.reference_inference import SlowPair
 from transformers_copilot.pair.compat import CACHE_NAME, cache_of
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from training_helpers import collate, make_pilot, make_trainer, reversal_rows, state
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
+from tests.helpers.training_helpers import collate, make_pilot, make_trainer, reversal_rows, state
 from transformers_copilot import MistakeRecord, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, paper_lora
 
 

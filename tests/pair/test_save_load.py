@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SPECIAL, TINY, VOCAB, build_pair, build_pilot, some_ids
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -24,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from tests.conftest import SPECIAL, TINY, VOCAB, build_pair, build_pilot, some_ids
 from transformers_copilot import (
     CopilotConfig,
     PilotCopilotConfig,

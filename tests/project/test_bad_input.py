@@ -7,8 +7,17 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from training_helpers import PAD, VOCAB, collate, make_pair, make_pilot, make_trainer, reversal_rows, state
 
+from tests.helpers.training_helpers import (
+    PAD,
+    VOCAB,
+    collate,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+    state,
+)
 from transformers_copilot import (
     CopilotConfig,
     CopilotTrainer,

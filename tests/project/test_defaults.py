@@ -2,17 +2,10 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
-from transformers_copilot import CopilotConfig, PilotCopilotConfig, PilotCopilotForCausalLM
-
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from experiment_choices import (  # noqa: E402
+from benchmarks.experiments.choices import (
     base_of,
     changes_of,
     choices_table,
@@ -20,11 +13,13 @@ from experiment_choices import (  # noqa: E402
     likelihoods,
     winners,
 )
-from experiment_spec import Experiment, read_experiment  # noqa: E402
-from experiment_store import ResultStore, of_one_loss  # noqa: E402
+from benchmarks.experiments.spec import Experiment, read_experiment
+from benchmarks.experiments.store import ResultStore, of_one_loss
+from tests.helpers.paths import ROOT
+from transformers_copilot import CopilotConfig, PilotCopilotConfig, PilotCopilotForCausalLM
 
 
-ABLATIONS = sorted((ROOT / "benchmarks" / "experiments").glob("options_*.yaml"))
+ABLATIONS = sorted((ROOT / "benchmarks" / "experiments" / "descriptions").glob("options_*.yaml"))
 # What Copilots learn from one record of SmolLM2 decides these: there the sizes are those of use.
 DECIDED_BY_RECORD = ("error_feedback", "form")
 RECORDED = ROOT / "benchmarks" / "results" / "recorded_forms.jsonl"
@@ -111,7 +106,7 @@ def line(seed: int, name: str, values: list[float]) -> dict[str, object]:
 
 
 def test_a_change_is_weighed_against_the_first_variant_on_the_same_questions():
-    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "options_gsm8k.yaml")
+    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "descriptions" / "options_gsm8k.yaml")
     lines = []
     for seed in (0, 1):
         lines.append(line(seed, "base", [-2.0, -3.0, -1.0]))
@@ -127,7 +122,7 @@ def test_a_change_is_weighed_against_the_first_variant_on_the_same_questions():
 
 
 def test_only_what_wins_everywhere_and_costs_no_time_becomes_a_default():
-    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "options_gsm8k.yaml")
+    spec = read_experiment(ROOT / "benchmarks" / "experiments" / "descriptions" / "options_gsm8k.yaml")
     better, best, worse = [-1.5, -2.5, -0.5], [-1.0, -2.0, 0.0], [-2.5, -3.5, -1.5]
     values = {"current": better, "depths": best, "steps_4": best, "steps_4_uniform": best, "layers_6": worse}
     first = [line(0, "base", [-2.0, -3.0, -1.0])] + [line(0, name, made) for name, made in values.items()]

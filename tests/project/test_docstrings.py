@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import docstrings
 import pytest
 
 import transformers_copilot
+from tests.helpers.ci_programs import ci_program
 from transformers_copilot.pair.compat import CACHE_NAMES
+
+
+docstrings = ci_program("docstrings")
 
 
 class Taken(NamedTuple):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from training_helpers import collate, make_pair, make_trainer, reversal_rows
 
 import transformers_copilot
+from tests.helpers.training_helpers import collate, make_pair, make_trainer, reversal_rows
 from transformers_copilot import (
     CopilotConfig,
     CopilotModel,

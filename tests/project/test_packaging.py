@@ -6,20 +6,19 @@ import ast
 import re
 import sys
 from importlib.metadata import packages_distributions
-from pathlib import Path
 from runpy import run_path
 
 import pytest
-import versions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-import transformers_copilot
+from tests.helpers.ci_programs import ci_program
+from tests.helpers.paths import ROOT
 from transformers_copilot.pair.installed_package import install_advice
 
 
-ROOT = Path(__file__).parents[1]
+versions = ci_program("versions")
 PACKAGE = ROOT / "transformers_copilot"
 PACKAGING = run_path(str(ROOT / "setup.py"))
 EXTRAS = PACKAGING["EXTRAS"]
@@ -49,9 +48,10 @@ def imports(*folders: str) -> set[str]:
                 modules.add(str(node.module).partition(".")[0])
             elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
                 modules.add(ast.literal_eval(node.args[0]).partition(".")[0])
-    own = {transformers_copilot.__name__, *(file.stem for file in (ROOT / ".ci").glob("*.py"))}
+    own = {PACKAGE.name}
     if PACKAGE.name not in folders:
-        own |= {file.stem for file in files}  # programs and tests import their neighbours by name
+        own |= {"tests", "benchmarks", "examples"}
+        own |= {file.stem for file in (ROOT / "examples").glob("*.py")}  # they import their neighbours by name
     known = {**packages_distributions(), "gradio": ["gradio"], "gguf": ["gguf"], "torchao": ["torchao"]}
     foreign = modules - own - sys.stdlib_module_names
     return {canonicalize_name(known.get(module, [module])[0]) for module in foreign}

@@ -12,16 +12,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import versions
-from hub_server import HubServer
-from page_blocks import PAGES, ROOT, blocks, commands, run_blocks, runs
 
+from tests.helpers.ci_programs import ci_program
+from tests.helpers.hub_server import HubServer
+from tests.helpers.page_blocks import PAGES, ROOT, blocks, commands, run_blocks, runs
 from transformers_copilot.commands.main import COMMANDS as SUBCOMMANDS
 from transformers_copilot.commands.main import main
 from transformers_copilot.pair.options import COPILOT_OPTIONS, PAIR_OPTIONS, Option
 from transformers_copilot.training.arguments import CopilotArguments
 
 
+versions = ci_program("versions")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONS, TRAINING = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("options", "training"))
 RESULTS = ROOT / "benchmarks" / "results"

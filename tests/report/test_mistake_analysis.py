@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
 from datasets import Dataset
-from mistake_counting import brute_force, rows_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from training_helpers import make_pair, make_trainer
 from transformers import PreTrainedTokenizerFast
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.mistake_counting import brute_force, rows_of
+from tests.helpers.training_helpers import make_pair, make_trainer
 from transformers_copilot import MistakeLog, MistakeRecord
 from transformers_copilot.mistake_log.export import MistakeRowsWriter, row_streams, row_tables
 from transformers_copilot.mistake_log.table import FEATURES

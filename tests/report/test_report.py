@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mistake_counting import brute_force, rows_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from training_helpers import VOCAB, make_pair, make_trainer
 from transformers import PreTrainedTokenizerFast
 
+from tests.helpers.mistake_counting import brute_force, rows_of
+from tests.helpers.training_helpers import VOCAB, make_pair, make_trainer
 from transformers_copilot import MistakeLog
 from transformers_copilot.mistake_log.token_text import TokenTexts, visible
 from transformers_copilot.report.page import LookAt, write_report

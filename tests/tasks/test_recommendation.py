@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from byte_tokenizer import byte_tokenizer
-from training_helpers import make_pair, make_pilot
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.training_helpers import make_pair, make_pilot
 from transformers_copilot import tasks
 from transformers_copilot.tasks.catalogue import SEQUENCE_TASKS
 

@@ -4,8 +4,9 @@ import copy
 import functools
 
 import pytest
-from reference_training import algorithm1
-from training_helpers import collate, largest_difference, make_pair, make_trainer, state
+
+from tests.helpers.reference_training import algorithm1
+from tests.helpers.training_helpers import collate, largest_difference, make_pair, make_trainer, state
 
 
 PILOT_LR, COPILOT_LR = 3e-3, 5e-3

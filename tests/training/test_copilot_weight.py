@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from training_helpers import collate, make_pair, make_trainer, reversal_rows
 
+from tests.helpers.training_helpers import collate, make_pair, make_trainer, reversal_rows
 from transformers_copilot import PilotCopilotForCausalLM, fit_copilot_weight
 from transformers_copilot.pair.fusion import weight_of_call
 

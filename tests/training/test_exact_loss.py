@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import shake
 from torch import Tensor, nn
-from training_helpers import collate, make_pair, make_pilot, make_trainer, reversal_rows
 
+from tests.conftest import shake
+from tests.helpers.training_helpers import collate, make_pair, make_pilot, make_trainer, reversal_rows
 from transformers_copilot import MistakeRecord
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, build_pilot
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Trainer
 
+from tests.conftest import TINY, build_pilot
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, MistakeLog, finish_then_record
 from transformers_copilot.training import finishing as module
 from transformers_copilot.training.finishing import split

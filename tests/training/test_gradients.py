@@ -6,8 +6,17 @@ import peft
 import pytest
 import torch
 from torch import nn
-from training_helpers import collate, largest_difference, make_pair, make_pilot, make_trainer, reversal_rows, state
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+
+from tests.helpers.training_helpers import (
+    collate,
+    largest_difference,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+    state,
+)
 
 
 CASES = [

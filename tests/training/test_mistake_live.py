@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_helpers import logged, make_trainer
 
+from tests.helpers.training_helpers import logged, make_trainer
 from transformers_copilot.training.live_metrics import PICTURE_NAME
 
 

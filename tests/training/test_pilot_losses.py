@@ -5,11 +5,20 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import build_pilot, some_ids
-from test_trainer import plain_trainer
-from training_helpers import collate, largest_difference, logged, make_pair, make_pilot, make_trainer, reversal_rows
-from training_helpers import state as weights
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
+
+from tests.conftest import build_pilot, some_ids
+from tests.helpers.training_helpers import (
+    collate,
+    largest_difference,
+    logged,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+)
+from tests.helpers.training_helpers import state as weights
+from tests.training.test_trainer import plain_trainer
 
 
 ROUTED = {"output_router_logits": True, "router_aux_loss_coef": 1.0}

@@ -11,13 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from training_helpers import largest_difference, logged, make_pair, make_pilot, make_trainer, reversal_rows, state
 
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import (
+    largest_difference,
+    logged,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+    state,
+)
 from transformers_copilot import MistakeLog, PilotCopilotForCausalLM
 from transformers_copilot.training.checkpoints import last_whole_checkpoint
 
 
-TESTS = Path(__file__).resolve().parent
 LOG = "mistake_log.safetensors"
 
 
@@ -214,9 +222,8 @@ def test_a_checkpoint_that_is_written_anew_is_not_whole_meanwhile(tmp_path, monk
 
 _SLOW_WRITER = """
 import os, sys, time
-sys.path.insert(0, sys.argv[1])
-from training_helpers import make_pair, make_trainer
-folder, slow, resume = sys.argv[2], sys.argv[3], sys.argv[4] == "resume"
+from tests.helpers.training_helpers import make_pair, make_trainer
+folder, slow, resume = sys.argv[1], sys.argv[2], sys.argv[3] == "resume"
 
 def slowly(function):  # a file system that takes its time: half of the file, a pause, the rest
     def write(tensors, path, *args, **kwargs):
@@ -246,8 +253,8 @@ def test_killed_while_writing(tmp_path, file):
     """SIGKILL in the middle of a file of checkpoint 6: the training goes on from checkpoint 3, all the same."""
     script, folder = tmp_path / "train.py", tmp_path / "run"
     script.write_text(_SLOW_WRITER)
-    command = [sys.executable, str(script), str(TESTS), str(folder), file]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(folder), file]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "start"], env=environment, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("writing"):

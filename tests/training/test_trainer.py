@@ -7,23 +7,12 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from training_helpers import (
-    collate,
-    largest_difference,
-    logged,
-    make_pair,
-    make_pilot,
-    make_trainer,
-    reversal_rows,
-    state,
-)
 from transformers import (
     DataCollatorWithFlattening,
     Seq2SeqTrainer,
@@ -34,6 +23,17 @@ from transformers import (
     get_scheduler,
 )
 
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import (
+    collate,
+    largest_difference,
+    logged,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+    state,
+)
 from transformers_copilot import CopilotTrainer, MistakeLog, MistakeRecord
 
 
@@ -652,10 +652,9 @@ def test_a_pair_learns_what_its_pilot_has_not_learnt(tmp_path, family):
 
 _DDP = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
 import torch
-from training_helpers import logged, make_pair, make_trainer, reversal_rows, state
-folder, size, empty = sys.argv[2], int(sys.argv[3]), sys.argv[4] == "empty"
+from tests.helpers.training_helpers import logged, make_pair, make_trainer, reversal_rows, state
+folder, size, empty = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "empty"
 torch.set_num_threads(1)
 pair = make_pair(random_head=True, objective="mse")
 rows = reversal_rows(16)
@@ -679,11 +678,10 @@ def launch(tmp_path, processes, size, kind="full"):
     script, folder = tmp_path / "ddp.py", tmp_path / f"of-{processes}"
     script.write_text(_DDP)
     folder.mkdir()
-    tests = Path(__file__).resolve().parent
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
-        [*run, str(script), str(tests), str(folder), str(size), kind],
-        env={**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        [*run, str(script), str(folder), str(size), kind],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_trainer_settings import Case, OutOfMemory, assert_same, trained_alone, trained_in_a_pair
-from test_trainer_settings import make_trainer as make_either
-from training_helpers import largest_difference, logged, make_pair, make_trainer, reversal_rows, state
 from transformers import GenerationConfig, SchedulerType, TrainerCallback
 from transformers.trainer import ALL_HYPERPARAMETER_SEARCH_BACKENDS
 from transformers.trainer_utils import BestRun, HPSearchBackend
 from transformers.training_args import OptimizerNames
 
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import largest_difference, logged, make_pair, make_trainer, reversal_rows, state
+from tests.training.test_trainer_settings import Case, OutOfMemory, assert_same, trained_alone, trained_in_a_pair
+from tests.training.test_trainer_settings import make_trainer as make_either
 from transformers_copilot import MistakeLog
 
 
@@ -474,15 +475,14 @@ def test_a_copilot_is_widened_and_moved_with_its_pair():
 
 _EVALUATION = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
 import torch
-from training_helpers import make_pair, make_trainer, reversal_rows
+from tests.helpers.training_helpers import make_pair, make_trainer, reversal_rows
 torch.set_num_threads(1)
 pair = make_pair(random_head=True)
-trainer = make_trainer(sys.argv[2], pair, eval_rows=reversal_rows(10, seed=1), per_device_eval_batch_size=3)
+trainer = make_trainer(sys.argv[1], pair, eval_rows=reversal_rows(10, seed=1), per_device_eval_batch_size=3)
 metrics = [trainer.evaluate(), trainer.evaluate({"a": reversal_rows(7, seed=2), "b": reversal_rows(1, seed=3)})]
 metrics.append(trainer.predict(reversal_rows(5, seed=4), copilot_weight=0.5).metrics)
-json.dump(metrics, open(f"{sys.argv[2]}/metrics-{trainer.args.process_index}.json", "w"))
+json.dump(metrics, open(f"{sys.argv[1]}/metrics-{trainer.args.process_index}.json", "w"))
 """
 
 
@@ -490,14 +490,14 @@ json.dump(metrics, open(f"{sys.argv[2]}/metrics-{trainer.args.process_index}.jso
 def test_an_evaluation_on_two_processes_is_that_of_one(tmp_path):
     script = tmp_path / "evaluation.py"
     script.write_text(_EVALUATION)
-    tests, found = Path(__file__).resolve().parent, []
+    found = []
     for processes in (1, 2):
         folder = tmp_path / f"of-{processes}"
         folder.mkdir()
         run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         done = subprocess.run(
-            [*run, str(script), str(tests), str(folder)],
-            env={**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+            [*run, str(script), str(folder)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
             capture_output=True,
             text=True,
             timeout=300,

@@ -21,7 +21,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.utils import ParallelismConfig
-from training_helpers import PAD, VOCAB, collate, largest_difference, make_pilot, reversal_rows, state
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorWithFlattening,
@@ -34,6 +33,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from tests.helpers.training_helpers import PAD, VOCAB, collate, largest_difference, make_pilot, reversal_rows, state
 from transformers_copilot import (
     CopilotSeq2SeqTrainer,
     CopilotSeq2SeqTrainingArguments,

@@ -1,0 +1,1 @@
+"""Two programs: `cost` measures time and memory, `experiments` measures what a Copilot gains."""

@@ -1,0 +1,1 @@
+"""What several tests share: a Hub, references, tiny trainers, the pages' blocks."""
