@@ -19,7 +19,9 @@ DATA_DIR ?= ../shared/data
 BF16 ?= --bf16
 # What `make bench` and `make bench-quick` train on: cpu or cuda (with a torch that has it in .venv).
 DEVICE ?= cpu
-# More arguments for pytest, such as PYTEST_ARGS="-n 2 -k fusion".
+# In how many processes pytest runs; 0 is its own.
+JOBS ?= 0
+# More arguments for pytest, such as PYTEST_ARGS="-k fusion". `make test` with none measures the coverage.
 PYTEST_ARGS ?=
 
 # Nothing here needs a network once .venv stands: an accidental download fails at once instead of hanging.
@@ -58,11 +60,18 @@ quality: $(STAMP)  ## Check style (ruff), types (mypy), and that docstrings say 
 	$(PY) -m mypy
 	$(PY) .ci/docstrings.py
 
-test: $(TEST_STAMP)  ## Run the tests, without those marked slow
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: $(TEST_STAMP)  ## Run the tests, without those marked slow; fails below the coverage of pyproject.toml
+ifeq ($(strip $(PYTEST_ARGS)),)
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n $(JOBS)
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+else
+	$(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+endif
 
 test-slow: $(TEST_STAMP)  ## Run the tests marked slow
-	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) -m slow $(PYTEST_ARGS)
 
 # Exactly the floors of setup.py; pip refuses them where they contradict each other.
 $(OLDEST)/.installed: setup.py .ci/versions.py
@@ -75,7 +84,7 @@ $(OLDEST)/.installed: setup.py .ci/versions.py
 	touch $@
 
 test-oldest: $(OLDEST)/.installed  ## Run some of the tests with the oldest versions that setup.py allows
-	$(OLDEST)/bin/python -m pytest $(SMOKE) $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest -n $(JOBS) $(SMOKE) $(PYTEST_ARGS)
 
 # Whatever is newest today, past the caps of setup.py: made anew each time, and no part of continuous integration.
 test-newest:  ## Run the tests with the newest versions there are, allowed by setup.py or not
@@ -85,7 +94,7 @@ test-newest:  ## Run the tests with the newest versions there are, allowed by se
 	$(NEWEST)/bin/python -m pip install --quiet $$($(PYTHON) .ci/versions.py newest report quantization dev)
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps -e .
 	$(NEWEST)/bin/python -m pip list
-	$(NEWEST)/bin/python -m pytest $(PYTEST_ARGS)
+	$(NEWEST)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 test-installed:  ## Install as the README says in a fresh environment, and run every block of README and docs there
 	PYTHON=$(PYTHON) .ci/installed
@@ -129,5 +138,5 @@ bench-quick: $(SMOLLM2_STAMP)  ## Some rows of docs/results.md again: inside the
 	$(PY) -m benchmarks.experiments.quick --data_dir $(DATA_DIR) --device $(DEVICE)
 
 clean:  ## Remove what the targets above made, .venv included
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

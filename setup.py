@@ -50,6 +50,7 @@ EXTRAS = {
     "dev": [
         MATPLOTLIB,
         LM_EVAL,
+        "coverage>=7.13,<8",  # 7.13 is the first that installs what measures the processes that a test starts
         "filelock>=3.16,<5",  # two runs of experiments side by side
         "mypy>=2.4,<3",
         "pytest>=9,<10",

