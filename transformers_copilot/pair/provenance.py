@@ -186,13 +186,25 @@ class Fingerprinted:
     """Put before `PreTrainedConfig`: a configuration whose file tells when it was changed after it was saved."""
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
-        """Write the file, with its fingerprint; arguments as of any configuration's."""
+        """Write the file, with its fingerprint.
+
+        Args:
+            json_file_path (`str`): the file, `config.json` of a checkpoint.
+            use_diff (`bool`, *optional*, defaults to `True`): leave out what transformers' own defaults say.
+        """
         text = cast(PreTrainedConfig, self).to_json_string(use_diff=use_diff)
         Path(json_file_path).write_text(with_fingerprint(text), encoding="utf-8")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Make one of a file's values; arguments as of any configuration's.
+        """Make one of a file's values, if they are those that were saved.
+
+        Args:
+            config_dict (`dict`): the file's values, its fingerprint among them.
+            **kwargs: values that win over the file's, as of any configuration.
+
+        Returns:
+            The configuration.
 
         Raises:
             ValueError: a field can't be used, or was changed after the weights were saved; the message names it.
