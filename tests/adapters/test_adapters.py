@@ -22,7 +22,6 @@ from tests.helpers.training_helpers import (
 from transformers_copilot import (
     CopilotSeq2SeqTrainer,
     CopilotTrainer,
-    CopilotTrainerMixin,
     CopilotTrainingArguments,
     PilotCopilotForCausalLM,
     PilotCopilotForSeq2SeqLM,
@@ -569,16 +568,44 @@ def test_a_peft_model_of_a_pair_is_refused(tmp_path):
     assert from_pilot(around.unload().pilot).config.adapters is None
 
 
-def test_a_trainers_own_peft_config_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`peft_config` is given \(LoraConfig\).*`pair.add_adapters\(pilot=config\)`"):
-        make_trainer(tmp_path, trainer_kwargs={"peft_config": lora(["q_proj"])})
-    trl = pytest.importorskip("trl")
+def test_a_trainers_own_peft_config_goes_into_the_pilot_and_nothing_else(tmp_path):
+    config, pair = lora(["q_proj"]), make_pair()
+    trainer = make_trainer(tmp_path, pair, trainer_kwargs={"peft_config": config})
+    assert list(pair.pilot.peft_config) == ["default"] and not hasattr(pair.copilot, "peft_config")
+    assert {name.split(".")[0] for name in state(pair) if "lora_" in name} == {"pilot"}
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = PilotCopilotForCausalLM.from_pretrained(tmp_path / "saved")
+    assert largest_difference(state(loaded), state(pair)) == 0.0
 
-    class SFTCopilotTrainer(CopilotTrainerMixin, trl.SFTTrainer):
-        pass
 
-    with pytest.raises(ValueError, match=r"`pair.add_adapters\(pilot=config\)`"):
-        SFTCopilotTrainer(model=make_pair(), peft_config=lora(["q_proj"]))
+@pytest.mark.parametrize(
+    ("make", "config", "arguments", "message"),
+    [
+        (adapted, lora(["q_proj"]), {}, "the Pilot has the adapter 'default' already. Leave `peft_config` out"),
+        (make_pair, lora(["q_proj"]), {"freeze_pilot": True}, "learns nothing with `freeze_pilot=True`"),
+        (make_pilot, lora(["q_proj"]), {}, "`model` is a LlamaForCausalLM. Give the pair itself"),
+        (make_pair, lora(["no_such_module"]), {}, "no_such_module"),
+        (make_pair, peft.PromptTuningConfig(num_virtual_tokens=2), {}, "the pilot cannot have this adapter"),
+    ],
+    ids=["a second one", "frozen", "no pair", "other modules", "refused method"],
+)
+def test_a_peft_config_that_cannot_be_put_in_is_refused(tmp_path, make, config, arguments, message):
+    model = make()
+    before = state(model)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, model, trainer_kwargs={"peft_config": config}, **arguments)
+    assert list(before) == list(state(model))
+
+
+def test_a_trainer_that_cannot_be_made_leaves_no_adapter_behind(tmp_path):
+    pair = make_pair()
+    names, learning = list(state(pair)), [parameter.requires_grad for parameter in pair.parameters()]
+    with pytest.raises(ValueError, match="didn't pass an `eval_dataset`"):
+        config = {"peft_config": lora(["q_proj"]), "eval_dataset": None}
+        make_trainer(tmp_path, pair, eval_strategy="epoch", trainer_kwargs=config)
+    assert list(state(pair)) == names and [parameter.requires_grad for parameter in pair.parameters()] == learning
+    make_trainer(tmp_path, pair, trainer_kwargs={"peft_config": lora(["q_proj"])}).train()  # the second try
 
 
 def test_a_checkpoint_with_other_adapters_is_not_resumed_from(tmp_path):

@@ -27,7 +27,7 @@ from transformers_copilot.training.arguments import CopilotArguments
 peft = pytest.importorskip("peft")
 # TRL's own default goes by the old name of `activation_checkpointing`, and so does PEFT 0.21's `PeftModel`.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning",
+    "ignore:`(is_)?gradient_checkpointing(_disable|_enable)?` is deprecated:FutureWarning",
 )
 
 
@@ -313,3 +313,100 @@ def test_sft_does_not_teach_the_pilot_the_rows_that_are_held_out(tmp_path):
         ends.append((state(trainer.pair.pilot), state(trainer.pair.copilot)))
     assert largest_difference(ends[0][0], ends[1][0]) == 0.0
     assert largest_difference(ends[0][1], ends[1][1]) > 1e-4
+
+
+# ---- TRL's trainers without the mixin, and those that no mixin helps ----
+
+SIZES = {"vocab_size": 15, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+PREFERRED = [
+    {"prompt": row["prompt"], "chosen": row["completion"], "rejected": row["completion"][::-1] + "9"} for row in PROMPTS
+]
+
+
+def trl_trainer(folder, kind, model, mixin=False, peft_config=None, **arguments):
+    """One of TRL's trainers of a model; with `mixin`, behind CopilotTrainerMixin."""
+    trl = pytest.importorskip("trl")
+    base, config = getattr(trl, f"{kind}Trainer"), getattr(trl, f"{kind}Config")
+    if mixin:
+        base = type("Trained", (CopilotTrainerMixin, base), {})
+        config = dataclass(type("Arguments", (CopilotArguments, config), {}))
+    given = {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": [], "save_strategy": "no", **arguments}
+    if kind == "GRPO":
+        given = {"num_generations": 4, **given}
+    others = {
+        "SFT": {},
+        "DPO": {"ref_model": make_pilot(**SIZES)},
+        "GRPO": {"reward_funcs": lambda completions, **_: [float(len(text)) for text in completions]},
+        "Distillation": {"teacher_model": make_pilot(**SIZES)},
+    }
+    return base(
+        model=model,
+        args=config(str(folder), disable_tqdm=True, use_cpu=True, bf16=False, **given),
+        train_dataset=datasets.Dataset.from_list(PREFERRED if kind == "DPO" else PROMPTS),
+        processing_class=letters(),
+        peft_config=peft_config,
+        **others[kind],
+    )
+
+
+@pytest.mark.parametrize("peft_config", [None, lora()], ids=["whole", "peft_config"])
+@pytest.mark.parametrize(
+    ("kind", "mixin", "message"),
+    [
+        ("SFT", False, r"SFTTrainer alone can't train a pair.*class MyTrainer\(CopilotTrainerMixin, SFTTrainer\)"),
+        ("DPO", False, r"TRL's trainer 'dpo' can't train a pair.*`model=pair.pilot`"),
+        ("GRPO", False, r"TRL's trainer 'grpo' can't train a pair.*`model=pair.pilot`"),
+        ("Distillation", False, r"TRL's trainer 'distillation' can't train a pair.*`model=pair.pilot`"),
+        ("DPO", True, r"TRL's trainer 'dpo' can't train a pair.*`model=pair.pilot`"),
+        ("GRPO", True, r"TRL's trainer 'grpo' can't train a pair.*`model=pair.pilot`"),
+    ],
+)
+def test_a_trl_trainer_that_cannot_teach_both_parts_is_refused_when_it_is_made(
+    tmp_path, kind, mixin, message, peft_config
+):
+    with pytest.raises(ValueError, match=message):
+        trl_trainer(tmp_path, kind, make_pair(pilot=make_pilot(**SIZES)), mixin, peft_config)
+
+
+def test_a_trainer_with_the_mixin_lets_no_later_one_without_it_through(tmp_path):
+    pair = make_pair(pilot=make_pilot(**SIZES))
+    trl_trainer(tmp_path, "SFT", pair, mixin=True).train()
+    assert pair.model_tags == ["trl", "sft"]
+    with pytest.raises(ValueError, match="SFTTrainer alone can't train a pair"):
+        trl_trainer(tmp_path, "SFT", pair)
+
+
+def test_tags_of_a_users_own_are_kept():
+    pair = make_pair()
+    pair.add_model_tags("trl")
+    pair.add_model_tags(["sft", "arithmetic"])
+    assert pair.model_tags == ["trl", "sft", "arithmetic"]
+
+
+def test_a_pilot_learns_by_dpo_and_its_copilot_afterwards(tmp_path):
+    """What the refusal advises."""
+    alone = make_pilot(**SIZES)
+    pair = make_pair(pilot=copy.deepcopy(alone), random_head=True)
+    trl_trainer(tmp_path, "DPO", pair.pilot, optim="sgd", learning_rate=0.1).train()
+    trl_trainer(tmp_path, "DPO", alone, optim="sgd", learning_rate=0.1).train()
+    assert largest_difference(state(pair.pilot), state(alone)) == 0.0
+    before = state(pair)
+    trl_trainer(tmp_path, "SFT", pair, mixin=True, freeze_pilot=True).train()
+    moved = {name.split(".")[0] for name, value in state(pair).items() if not torch.equal(before[name], value)}
+    assert moved == {"copilot"}
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_sft_with_a_peft_config_teaches_the_pilot_what_it_teaches_it_alone(tmp_path, checkpointing):
+    settings = {"optim": "sgd", "learning_rate": 0.5, "max_steps": 3, "max_grad_norm": 0.0}
+    settings = {**settings, "gradient_checkpointing": checkpointing}
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"])
+    alone = make_pilot(**SIZES)
+    pair = make_pair(pilot=copy.deepcopy(alone), random_head=True)
+    trainers = []
+    for model in (pair, alone):
+        trainers.append(trl_trainer(tmp_path, "SFT", model, model is pair, config, **settings))
+        trainers[-1].train()
+    learnt, expected = state(pair.pilot), state(trainers[1].model.get_base_model())
+    assert largest_difference(learnt, expected) < 1e-6
+    assert any("lora_B" in name and weight.abs().max() > 0 for name, weight in learnt.items())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import find_adapter_config_file
 
 from ..pair.options import chosen
@@ -157,23 +157,49 @@ def refuse_adapter_alone(pilot: str, finding: dict[str, Any], error: Exception) 
         ) from error
 
 
-def check_trained_model(model: Any, peft_config: Any) -> None:
-    """Refuse what a trainer would put adapters around, instead of into one part.
+@contextmanager
+def adapter_of_trainer(model: Any, config: Any, seed: int, pilot_is_frozen: bool) -> Iterator[None]:
+    """Put a trainer's `peft_config` into the Pilot; taken out again if the trainer can't be made.
 
     Args:
         model: the trainer's `model`.
-        peft_config: the trainer's, where its kind has one (TRL's).
+        config (`peft.PeftConfig`, *optional*): `None`: nothing is done.
+        seed (`int`): set before, as TRL's trainers do: the adapter begins as it would around the Pilot alone.
+        pilot_is_frozen (`bool`): whether the trainer is to freeze the Pilot.
 
     Raises:
-        ValueError: there is a `peft_config`, or the model is a `PeftModel` around a pair.
+        ValueError: the model is no pair yet, the Pilot is to be frozen, or `add_adapters` refuses the configuration.
+        TypeError: `config` is no PEFT configuration.
     """
-    if peft_config is not None:
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
+
+    if config is None:
+        yield
+        return
+    if not isinstance(model, PilotCopilotPreTrainedModel):
         raise ValueError(
-            f"`peft_config` is given ({type(peft_config).__name__}), which would go around the pair and reach both "
-            "parts by the same names. Put an adapter into either part before: `pair.add_adapters(pilot=config)`, "
-            "`pair.add_adapters(copilot=config)`."
+            f"`peft_config` goes into the Pilot of a pair, and `model` is a {type(model).__name__}. Give the pair "
+            "itself (`PilotCopilotForCausalLM.from_pretrained(...)`); with `model_init`, call "
+            "`pair.add_adapters(pilot=config)` in it."
         )
-    check_not_around_pair(model)
+    if pilot_is_frozen:
+        raise ValueError(
+            "`peft_config` puts an adapter into the Pilot, which learns nothing with `freeze_pilot=True`. Leave one of "
+            "the two out; the Copilot's adapter is `pair.add_adapters(copilot=config)`."
+        )
+    if has_adapter(model.pilot):
+        raise ValueError(
+            f"`peft_config` is given, and the Pilot has the adapter {adapter_name(model.pilot)!r} already. Leave "
+            "`peft_config` out to train that one, or merge it first (`pair.merge_adapters()`)."
+        )
+    try:
+        with _as_it_was_on_error(model.pilot):
+            set_seed(seed)
+            model.add_adapters(pilot=config)
+            yield
+    except BaseException:
+        follow_embeddings(model)  # of the modules that are back
+        raise
 
 
 def check_not_around_pair(model: Any) -> None:
@@ -661,10 +687,10 @@ __all__ = [
     "PEFT_PREFIX",
     "adapter_name",
     "adapter_names",
+    "adapter_of_trainer",
     "adapter_state",
     "check_adapter",
     "check_not_around_pair",
-    "check_trained_model",
     "follow_embeddings",
     "has_adapter",
     "learns_outside_adapter",

@@ -51,6 +51,7 @@ from .pilot_head import HeadMap, find_head_map, product_with_rows
 from .quantization import adopt_quantization, is_quantized
 from .rationale import Capture, RationaleRecorder
 from .saving_pilot_copilot import PairSavingMixin
+from .trl_trainers import check_trl_trainer
 
 
 # Arguments of `forward` that are the Copilot's alone; the Pilot never sees them.
@@ -236,6 +237,18 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
 
     def __repr__(self) -> str:
         return super().__repr__().replace(self._get_name(), type(self).__name__, 1)
+
+    def add_model_tags(self, tags: list[str] | str) -> None:
+        """Tags for the Hub. TRL's trainers give theirs when they are made, and those that can't train a pair end here.
+
+        Args:
+            tags (`str` or `list` of `str`): as any model's.
+
+        Raises:
+            ValueError: they are those of a trainer of TRL's that can't train a pair.
+        """
+        check_trl_trainer(tags)
+        super().add_model_tags(tags)
 
     def freeze_pilot(self, frozen: bool = True) -> None:
         """Only read the Pilot: no gradient, no optimiser state, no dropout.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_optimizer import is_optimizer_factory
 
-from ..adapters.adapters import check_trained_model
+from ..adapters.adapters import adapter_of_trainer, check_not_around_pair
 from ..hub.pilot_fingerprint import pair_fingerprint, round_contents
 from ..mistake_log.log import MistakeLog, check_fingerprint
 from ..mistake_log.record import MistakeRecord
@@ -21,6 +21,7 @@ from ..pair.fusion import named_weight
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.options import chosen
+from ..pair.trl_trainers import check_trl_trainer, trainer_that_teaches_both
 from .argument_checks import check_arguments, check_devices, check_recorded_training
 from .callback import MistakeLogCallback, rows_writer
 from .checkpoints import checkpoint_to_resume
@@ -55,10 +56,13 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         *args, **kwargs: the base Trainer's; `args` must have the fields of [`CopilotArguments`].
         mistake_log ([`MistakeLog`], *optional*): a log to go on with; a new one by default. Not with `model_init`,
             whose every model gets a new one.
+        peft_config (`peft.PeftConfig`, *optional*): an adapter for the Pilot, put in by `pair.add_adapters`; TRL's
+            argument, for every Trainer.
 
     Raises:
         TypeError: the model is no pair, the arguments lack the Copilot's, or a class puts a Trainer's before this one.
-        ValueError: an argument can't be used with the model or the data.
+        ValueError: an argument can't be used with the model or the data, or the Trainer's class is one of TRL's other
+            than SFTTrainer.
     """
 
     # The base Trainer's, which are set here too.
@@ -77,10 +81,16 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
                 "Put CopilotTrainerMixin first: `class MyTrainer(CopilotTrainerMixin, SFTTrainer)`."
             )
 
-    def __init__(self, *args: Any, mistake_log: MistakeLog | None = None, **kwargs: Any) -> None:
-        check_trained_model(args[0] if args else kwargs.get("model"), kwargs.get("peft_config"))
-        super().__init__(*args, **kwargs)
-        check_arguments(self.args)
+    def __init__(
+        self, *args: Any, mistake_log: MistakeLog | None = None, peft_config: Any = None, **kwargs: Any
+    ) -> None:
+        model = args[0] if args else kwargs.get("model")
+        check_not_around_pair(model)
+        given: Any = args[1] if len(args) > 1 else kwargs.get("args")
+        check_arguments(given)
+        with trainer_that_teaches_both(), adapter_of_trainer(model, peft_config, given.seed, given.freeze_pilot):
+            check_trl_trainer(getattr(type(self), "_tag_names", ()))
+            super().__init__(*args, **kwargs)
         if mistake_log is not None and self.model_init is not None:
             raise ValueError(
                 "`mistake_log` is given beside `model_init`: every training makes a new model, which can't go on with "
