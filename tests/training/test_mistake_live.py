@@ -1,5 +1,8 @@
 """Mistakes while a model trains: what trackers are told."""
 
+import json
+import sqlite3
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +68,61 @@ def test_pictures_do_not_change_the_training(tmp_path):
 def test_an_impossible_number_of_steps_is_refused(tmp_path):
     with pytest.raises(ValueError, match="mistake_picture_steps"):
         make_trainer(tmp_path, mistake_picture_steps=-2)
+
+
+# ---- trackers that the `dev` extra does not bring ----
+
+
+def run_with(tracker, folder):
+    trainer = make_trainer(folder, max_steps=6, logging_steps=2, report_to=[tracker], mistake_picture_steps=3)
+    trainer.train()
+    return {step: size for step, size in zip((2, 4, 6), logged(trainer, "mistake_size"), strict=True)}
+
+
+def check_png(path):
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_trackio_gets_the_statistics_and_the_heat_map(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip("trackio")
+    sizes = run_with("trackio", tmp_path)
+    with sqlite3.connect(next(tmp_path.rglob("*.db"))) as database:
+        rows = [json.loads(row[0]) for row in database.execute("select metrics from metrics order by id")]
+    assert {row["train/global_step"]: row["train/mistake_size"] for row in rows if "train/mistake_size" in row} == sizes
+    pictures = {row["train/global_step"]: row[PICTURE_NAME]["file_path"] for row in rows if PICTURE_NAME in row}
+    assert list(pictures) == [3, 6]
+    for path in pictures.values():
+        check_png(tmp_path / "trackio" / "media" / path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline_gets_the_statistics_and_the_heat_map(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    wandb = pytest.importorskip("wandb")
+    sizes = run_with("wandb", tmp_path)
+    wandb.finish()
+    recorded = next(tmp_path.rglob("*.wandb")).read_bytes()
+    assert all(f"{size}".encode() in recorded for size in sizes.values()) and b"mistake_size" in recorded
+    pictures = list(tmp_path.rglob(f"media/images/{PICTURE_NAME}_*.png"))
+    assert len(pictures) == 2
+    for path in pictures:
+        check_png(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_gets_the_statistics_and_the_heat_map(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)  # where its pictures go
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    sizes = run_with("mlflow", tmp_path)
+    client = mlflow.MlflowClient()
+    run = client.search_runs(["0"])[0].info.run_id
+    assert {point.step: point.value for point in client.get_metric_history(run, "mistake_size")} == sizes
+    pictures = [path for path in (tmp_path / "mlruns").rglob("*.png") if "mistakes~replies" in path.name]
+    assert sorted(path.name.split("+")[2] for path in pictures) == ["3", "6"]
+    for path in pictures:
+        check_png(path)

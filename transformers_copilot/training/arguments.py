@@ -57,8 +57,8 @@ class CopilotArguments:
             `{output_dir}/mistake_rows`, where [`analyse_mistakes`] and the report find them; a longer run keeps every
             second round, or fourth, and so on. 0: nothing is written.
         mistake_picture_steps (`int`, *optional*, defaults to 0):
-            Every so many steps, send the heat map of the latest round's mistakes to TensorBoard, where `report_to`
-            names it. 0: never.
+            Every so many steps, send the heat map of the latest round's mistakes to TensorBoard, trackio, wandb or
+            MLflow, where `report_to` names them. 0: never.
         copilot_steps_per_round (`int`, *optional*, defaults to 1):
             Optimiser steps of the Copilot for each of the Pilot's, each on a round drawn anew.
         freeze_pilot (`bool`, *optional*, defaults to `False`):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import MLflowCallback, TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.utils import logging
 
 from ..mistake_log.log import MistakeLog
@@ -61,11 +62,11 @@ def token_texts_of(processing_class: Any) -> TokenTexts | None:
 
 
 class MistakePicturesCallback(TrainerCallback):
-    """Sends the heat map of the latest round's replies to TensorBoard every so many steps.
+    """Sends the heat map of the latest round's replies to the trackers that take pictures, every so many steps.
 
     Args:
         log (callable): gives the [`MistakeLog`], which may be another one in the next training.
-        callbacks (callable): gives the trainer's callbacks, among which the tracker is found.
+        callbacks (callable): gives the trainer's callbacks, among which the trackers are found.
         every (`int`): steps between two pictures.
         processing_class (*optional*): the trainer's tokenizer; without one tokens are called by their ids.
         replies (`int`, *optional*, defaults to 8): replies that are shown.
@@ -87,7 +88,7 @@ class MistakePicturesCallback(TrainerCallback):
         self._tokens = token_texts_of(processing_class) or TokenTexts()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Draw and send, where TensorBoard is among the trackers.
+        """Draw and send, where TensorBoard, trackio, wandb or MLflow is among the trackers.
 
         Args:
             args, control, **kwargs: the Trainer's; not used.
@@ -96,16 +97,41 @@ class MistakePicturesCallback(TrainerCallback):
         log = self._log()
         if state.global_step % self.every or not state.is_world_process_zero or not len(log):
             return
-        writers = [callback.tb_writer for callback in self._callbacks() if isinstance(callback, TensorBoardCallback)]
-        writers = [writer for writer in writers if writer is not None]
-        if not writers:
+        senders = [sender for callback in self._callbacks() if (sender := _sender_of(callback)) is not None]
+        if not senders:
             return
         sequences = sequences_of(mistake_table([(log.round_numbers[-1], log[len(log) - 1])]), self.replies)
         if not sequences:
             return
         picture = _pixels(mistake_heat_map(sequences, self._tokens))
-        for writer in writers:
-            writer.add_image(PICTURE_NAME, picture, state.global_step, dataformats="HWC")
+        for send in senders:
+            send(picture, state.global_step)
+
+
+def _sender_of(callback: TrainerCallback) -> Callable[[np.ndarray, int], Any] | None:
+    """What sends a picture and its step to the run that a tracker's callback has begun, if it has begun one."""
+    if isinstance(callback, TensorBoardCallback):
+        writer = callback.tb_writer
+        if writer is None:
+            return None
+        return lambda picture, step: writer.add_image(PICTURE_NAME, picture, step, dataformats="HWC")
+    if isinstance(callback, MLflowCallback):
+        mlflow = import_module("mlflow")
+        if mlflow.active_run() is None:
+            return None
+        return lambda picture, step: mlflow.log_image(picture, key=PICTURE_NAME, step=step)
+    if isinstance(callback, WandbCallback):
+        wandb = import_module("wandb")
+        # The callback's own axis: wandb counts a step at every call.
+        return None if wandb.run is None else lambda picture, step: wandb.log(_beside_step(wandb, picture, step))
+    if isinstance(callback, TrackioCallback):
+        trackio = import_module("trackio")
+        return lambda picture, step: trackio.log(_beside_step(trackio, picture, step))
+    return None
+
+
+def _beside_step(tracker: Any, picture: np.ndarray, step: int) -> dict[str, Any]:
+    return {PICTURE_NAME: tracker.Image(picture), "train/global_step": step}
 
 
 def _pixels(content: bytes) -> np.ndarray:
