@@ -598,6 +598,17 @@ def test_a_peft_config_that_cannot_be_put_in_is_refused(tmp_path, make, config, 
     assert list(before) == list(state(model))
 
 
+def test_training_with_a_peft_config_is_resumed(tmp_path):
+    given = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    config = {"peft_config": lora(["q_proj"])}
+    whole = make_trainer(tmp_path, make_pair(), trainer_kwargs=config, **given)
+    whole.train()
+    again = make_trainer(tmp_path, make_pair(), trainer_kwargs=config, seed=7, data_seed=42, **given)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert largest_difference(state(whole.pair.pilot), state(again.pair.pilot)) == 0.0
+    assert any("lora_B" in name and weight.abs().max() > 0 for name, weight in state(again.pair).items())
+
+
 def test_a_trainer_that_cannot_be_made_leaves_no_adapter_behind(tmp_path):
     pair = make_pair()
     names, learning = list(state(pair)), [parameter.requires_grad for parameter in pair.parameters()]
