@@ -29,6 +29,7 @@ REQUIREMENTS = [
     # pair puts adapters in through PEFT itself, and is tested with 0.21 in both releases of transformers.
     "peft>=0.21,<0.22",
     "jinja2>=3.1,<4",  # cards and reports from templates; torch brings it in any case
+    "fsspec>=2024.6,<2027",  # compressed files of data; datasets brings it and may ask for an older one
     "numpy>=2.0,<3",
     "packaging>=23.0",  # named by the year: no release of it is a major one
     "pandas>=2.2.2,<4",  # the first for numpy 2
@@ -82,6 +83,7 @@ if __name__ == "__main__":  # not where only the lists above are read
             "transformers_copilot.adapters",
             "transformers_copilot.building",
             "transformers_copilot.commands",
+            "transformers_copilot.data",
             "transformers_copilot.hub",
             "transformers_copilot.metrics",
             "transformers_copilot.mistake_log",

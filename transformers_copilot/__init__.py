@@ -42,10 +42,13 @@ _EXPORTS: dict[str, str] = {
     "CopilotWeightFit": "training.copilot_weight",
     "fit_copilot_weight": "training.copilot_weight",
     "finish_then_record": "training.finishing",
+    "TrainingData": "data.training_data",
+    "load_training_data": "data.training_data",
 }
 
 if TYPE_CHECKING:
     from .adapters.adapters import paper_lora
+    from .data.training_data import TrainingData, load_training_data
     from .hub.card_facts import CardFacts, CardResult
     from .mistake_log.log import MistakeLog
     from .mistake_log.record import MistakeRecord
