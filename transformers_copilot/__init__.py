@@ -6,7 +6,9 @@ when they are first asked for. The method is that of "Transformer Copilot" (arXi
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .pair.version import __version__
@@ -91,6 +93,14 @@ def _register() -> None:
     register()
 
 
-_register()
+def _is_command() -> bool:
+    """Whether this process is the command line, which registers once it knows that there is more to do than to help."""
+    if sys.argv[:1] == ["-m"]:  # the package's `__main__` isn't found yet
+        return sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == [__name__]
+    return Path(sys.argv[0] if sys.argv else "").stem == "transformers-copilot"
+
+
+if not _is_command():
+    _register()
 
 __all__ = [*_EXPORTS, "__version__"]

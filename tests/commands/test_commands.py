@@ -168,7 +168,7 @@ def test_help_teaches(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in COMMANDS) and "Exit codes: 0" in printed
-    for name in ("report", "generate", "push"):
+    for name in ("train", "report", "generate", "push"):
         assert main([name, "--help"]) == 0
         assert "example" in capsys.readouterr().out
 
@@ -184,13 +184,16 @@ def test_help_teaches(capsys):
         (["generate", "x", "hello", "--max_new_tokens", "0"], 2, "--max_new_tokens must be 1"),
         (["evaluate", "x"], 1, "no data: give `--task`"),
         (["evaluate", "x", "--task", "mawps", "--dataset", "y.jsonl"], 1, "both given"),
-        (["evaluate", "x", "--dataset", "no.jsonl"], 1, "there is no file no.jsonl"),
+        (["evaluate", "x", "--dataset", "no.jsonl"], 1, "there is no file or folder no.jsonl"),
         (["evaluate"], 2, "pair"),
         (["train", "--output_dir", "x"], 2, "--pilot"),
         (["train", "--config", "no.yaml"], 2, "there is no file no.yaml"),
         (["train", "--pilot", "x", "--output_dir", "y", "--fusion", "hope"], 2, "invalid choice"),
         (["train", "--pilot", "x", "--output_dir", "y", "--rationale", "hope"], 2, "invalid choice"),
-        (["train", "--pilot", "x", "--output_dir", "y", "--rationale_window", "current"], 1, "--rationale_window"),
+        (["train", "--pilot", "x", "--output_dir", "y", "--rationale_window", "current"], 2, "--rationale_window"),
+        (["train", "--pilot", "x", "--learnin_rate=1"], 2, "no option --learnin_rate: did you mean --learning_rate?"),
+        (["generate", "x", "--max_new_token", "3", "--wieght", "1"], 2, "did you mean --weight?"),
+        (["trian"], 2, "Did you mean 'train'?"),
         (["push", "x", "user/name", "--report", "no.html"], 1, "there is no report no.html"),
     ],
 )
@@ -204,9 +207,11 @@ def test_wrong_command_lines_say_what_is_wrong(words, code, message, capsys, tmp
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "a"}\n', "has no column target, only prompt"),
-        ('{"prompt": "a", "target": "b"}\n{"prompt": "a", "target": ""}\n', "row 2: target is ''"),
-        ('{"prompt": "a", "target": 3}\n', "row 1: target is 3"),
+        ('{"prompt": "a"}\n', "line 1: has the columns prompt, which are no known layout"),
+        ('{"prompt": "a", "target": "b"}\n{"prompt": "a", "target": ""}\n', "line 2: target is ''"),
+        ('{"prompt": "a", "target": [3]}\n', "line 1: target, turn 1 is '3'"),
+        ("garbage\n", "line 1: is no JSON"),
+        ("", "is empty"),
         ('{"prompt": "a", "target": "b"}\n', "leave none to train on"),
     ],
 )

@@ -69,7 +69,7 @@ def test_all_texts_for_the_pilot_and_others_for_the_copilot(folder: Path, capsys
         (["--dataset", "all.jsonl", "--copilot_share", "1.5"], "above 0 and below 1"),
         (["--dataset", "all.jsonl", "--copilot_share", "0.5", "--record", "run/record"], "Leave one of them out"),
         (["--dataset", "all.jsonl", "--copilot_share", "0.5", "--held_out_mistakes", "0.2"], "held_out_mistakes=0.2"),
-        (["--copilot_data", "none.jsonl"], "no file none.jsonl"),
+        (["--copilot_data", "none.jsonl"], "no file or folder none.jsonl"),
     ],
 )
 def test_wrong_words_are_named(folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +14,97 @@ import yaml
 from transformers import HfArgumentParser
 
 
-def make_parser(command: str, dataclasses: tuple[type, ...], description: str, epilog: str = "") -> HfArgumentParser:
+class CommandParser(HfArgumentParser):
+    """A parser that answers a mistyped option with the nearest one.
+
+    Args:
+        dataclasses (tuple of `type`, *optional*, defaults to none): whose fields are options.
+        short_help (callable, *optional*): what `--help` shows; argparse's own is then `--help-all`.
+        **options: what `ArgumentParser` takes.
+    """
+
+    def __init__(
+        self, dataclasses: tuple[type, ...] = (), short_help: Callable[[], str] | None = None, **options: Any
+    ) -> None:
+        self.names: list[str] = []
+        super().__init__(
+            dataclasses, formatter_class=RawDescriptionHelpFormatter, add_help=short_help is None, **options
+        )
+        if short_help is not None:
+            self.usage = "%(prog)s [options]"  # argparse's own would name all of them
+            self.add_argument("-h", "--help", action=_ShortHelp, text=short_help, help="The most used options.")
+            self.add_argument("--help-all", action="help", help="All options.")
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """Add an option, and remember what it is called."""
+        added = super().add_argument(*names, **options)
+        self.names += added.option_strings
+        return added
+
+    def check_names(self, words: Iterable[str]) -> None:
+        """Refuse options that there aren't, with exit code 2.
+
+        Args:
+            words (iterable of `str`): the command line.
+        """
+        for word in words:
+            name = word.partition("=")[0]
+            if word == "--":
+                return
+            if not name.startswith("--") or any(known.startswith(name) for known in self.names):
+                continue
+            near = get_close_matches(name.replace("-", "_").replace("__", "--", 1), self.names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists them"
+            self.error(f"there is no option {name}: {hint}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, once every option is known by name."""
+        self.check_names(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+
+class _ShortHelp(Action):
+    """Prints a text of ours and ends, as argparse's own `help` does."""
+
+    def __init__(self, option_strings: list[str], dest: str, text: Callable[[], str], help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=SUPPRESS, help=help)
+        self.text = text
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        sys.stdout.write(self.text() + "\n")
+        parser.exit()
+
+
+def make_parser(
+    command: str,
+    dataclasses: tuple[type, ...],
+    description: str,
+    epilog: str = "",
+    short_help: Callable[[], str] | None = None,
+) -> CommandParser:
     """A command's parser.
 
     Args:
         command (`str`): its name.
         dataclasses (tuple of `type`): whose fields are its options.
         description (`str`): what it does.
-        epilog (`str`, *optional*): examples.
+        epilog (`str`, *optional*): examples, and what else is to be known; it stands above the options.
+        short_help (callable, *optional*): what `--help` shows, where all options are too many.
 
     Returns:
-        `HfArgumentParser`
+        [`CommandParser`]
     """
-    from argparse import RawDescriptionHelpFormatter
-
-    parser = HfArgumentParser(
-        dataclasses,
-        prog=f"transformers-copilot {command}",
-        description=description,
-        epilog=epilog,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    about = f"{description}\n\n{epilog}".rstrip()
+    parser = CommandParser(dataclasses, short_help, prog=f"transformers-copilot {command}", description=about)
     parser.add_argument("--config", metavar="FILE.yaml", help="Options from a YAML file; the command line goes before.")
     return parser
 
 
-def parse(parser: HfArgumentParser, arguments: list[str]) -> tuple[Any, ...]:
+def parse(parser: CommandParser, arguments: list[str]) -> tuple[Any, ...]:
     """Read the options of a command line and of the YAML file that it names.
 
     Args:
-        parser (`HfArgumentParser`): the command's parser.
+        parser ([`CommandParser`]): the command's parser.
         arguments (list of `str`): the words after the command.
 
     Returns:
@@ -59,11 +124,11 @@ def parse(parser: HfArgumentParser, arguments: list[str]) -> tuple[Any, ...]:
     return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
 
 
-def from_yaml(parser: HfArgumentParser, file: str) -> list[str]:
+def from_yaml(parser: CommandParser, file: str) -> list[str]:
     """A YAML file as words of a command line.
 
     Args:
-        parser (`HfArgumentParser`): says so if the file is wrong.
+        parser ([`CommandParser`]): says so if the file is wrong.
         file (`str`): the file: names of options and their values.
 
     Returns:
@@ -89,4 +154,4 @@ def from_yaml(parser: HfArgumentParser, file: str) -> list[str]:
     return words
 
 
-__all__ = ["from_yaml", "make_parser", "parse"]
+__all__ = ["CommandParser", "from_yaml", "make_parser", "parse"]

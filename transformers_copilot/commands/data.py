@@ -1,38 +1,23 @@
-"""The commands' data: a task by its name, or one's own prompts and targets."""
+"""The commands' data: a task by its name, or one's own rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
 from .. import tasks
+from ..data.chat import check_template, questions
+from ..data.formats import Columns, PlainText, PromptTarget, RowError
+from ..data.reading import Source, open_source
+from ..data.training_data import TextRows, count_or_raise, read_texts
 from ..metrics import same_answer
-
-
-@dataclass
-class DataArguments:
-    """Which questions are read; `--task`, or `--dataset` with the names of its columns."""
-
-    task: str | None = field(default=None, metadata={"help": f"A task: {', '.join(tasks.TASK_NAMES)}."})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with the tasks' JSON lines; without it the Hub is read."}
-    )
-    dataset: str | None = field(
-        default=None, metadata={"help": "Your own data in the place of a task: a JSON lines file, or an id on the Hub."}
-    )
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of --dataset with the model's input."})
-    target_column: str = field(
-        default="target",
-        metadata={"help": "Column of --dataset with what is to be written; a space in front keeps the words apart."},
-    )
-    answer_column: str | None = field(
-        default=None, metadata={"help": "Column of --dataset with the right answer; the target without one."}
-    )
-    max_test_examples: int | None = field(default=None, metadata={"help": "Answer the first so many only."})
+from .models import load_tokenizer
+from .train_options import DataArguments
 
 
 @dataclass
@@ -41,15 +26,16 @@ class TextData:
 
     Attributes:
         name (`str`): what they are.
-        train, dev, test (`Dataset`, *optional*): with `prompt`, `target` and `answer`.
+        train, dev (`Dataset` with `prompt` and `target`, or [`TextRows`], *optional*): texts to learn from.
+        test (`Dataset`, *optional*): with `prompt`, `target` and `answer`.
         extract_answer (callable): reads an answer out of a reply.
         is_right (callable): whether an answer is right.
         max_new_tokens (`int`, *optional*, defaults to 64): room for a reply.
     """
 
     name: str
-    train: Dataset | None
-    dev: Dataset | None
+    train: Dataset | TextRows | None
+    dev: Dataset | TextRows | None
     test: Dataset | None
     extract_answer: Callable[[str], str | None]
     is_right: Callable[[str | None, str], bool]
@@ -85,80 +71,129 @@ def _reading(extract: Any, is_right: Any, max_new_tokens: int) -> dict[str, Any]
     return {"extract_answer": extract, "is_right": is_right, "max_new_tokens": max_new_tokens}
 
 
-def load_own_data(options: DataArguments, split: str) -> TextData:
-    """The rows of `--dataset`.
+def load_own_data(options: DataArguments, limit: int | None = None, streaming: bool = False) -> TextData:
+    """The rows of `--dataset` to train on, and those for λ where a file or a split is named so.
 
     Args:
-        split (`str`): `"train"` or `"test"`: where the rows go, and which split of a data set on the Hub is read.
+        limit (`int`, *optional*): read only the first so many.
+        streaming (`bool`, *optional*, defaults to `False`): don't download the rest.
 
     Returns:
-        [`TextData`]
+        [`TextData`] with [`TextRows`]
 
     Raises:
-        ValueError: no data is named, a column is missing, or a cell is no text.
+        ValueError: no data is named, or a row can't be used.
         FileNotFoundError: there is no such file.
     """
-    if options.dataset is None:
-        raise ValueError("no data: give `--task` with `--data_dir`, or `--dataset` with a JSON lines file.")
-    rows = read_rows(options.dataset, split)
-    answer = options.answer_column or options.target_column
-    columns = {"prompt": options.prompt_column, "target": options.target_column, "answer": answer}
-    missing = sorted({column for column in columns.values() if column not in rows.column_names})
-    if missing:
-        raise ValueError(
-            f"{options.dataset} has no column {', '.join(missing)}, only {', '.join(rows.column_names)}. Name them "
-            "with `--prompt_column`, `--target_column` and `--answer_column`."
-        )
-    for place, row in enumerate(rows.select_columns(sorted(set(columns.values())))):
-        empty = [column for column, value in row.items() if not isinstance(value, str) or not value.strip()]
-        if empty:
-            raise ValueError(f"{options.dataset}, row {place + 1}: {empty[0]} is {row[empty[0]]!r}; give some text.")
-    data = {name: rows[column][:] for name, column in columns.items()}
-    data["question"] = data["prompt"]
-    data["id"] = [str(number) for number in range(len(rows))]
-    made = first(Dataset.from_dict(data), options.max_test_examples if split == "test" else None)
-    reading = _reading(_stripped, _same_text, 64)
-    name = Path(options.dataset).stem
-    return TextData(name, made if split == "train" else None, None, made if split == "test" else None, **reading)
+    source = _source(options, streaming)
+    train = _read(options, source, "train", limit)
+    dev = _read(options, source, "dev", limit) if "dev" in source.splits else None
+    return TextData(_name(options), train, dev, None, **_reading(_stripped, _same_text, 64))
 
 
-def read_rows(name_or_path: str, split: str) -> Dataset:
-    """Rows of a JSON lines file, or of a data set on the Hub.
+def load_test_data(options: DataArguments, tokenizer: str) -> tuple[TextData, Any]:
+    """Questions to be answered.
 
     Args:
-        name_or_path (`str`): the file, or the id.
-        split (`str`): the split that is read of a data set.
+        tokenizer (`str`): id or folder of the pair's; it is loaded when the rows are there.
 
     Returns:
-        `datasets.Dataset`
+        `tuple`: [`TextData`] with `test`, and the tokenizer.
 
     Raises:
-        FileNotFoundError: it looks like a file, and there is none.
-        ValueError: there is no row.
+        ValueError: no data is named, a row can't be used, or there is nothing to ask.
+        FileNotFoundError: there is no such file.
     """
-    path = Path(name_or_path)
-    if path.suffix in (".json", ".jsonl", ".parquet", ".csv"):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}.")
-        kind = {".jsonl": "json"}.get(path.suffix, path.suffix[1:])
-        rows = load_dataset(kind, data_files=str(path), split="train")
-    else:
-        rows = load_dataset(name_or_path, split=split)
-    if not len(rows):
-        raise ValueError(f"{name_or_path} has no row.")
-    return rows
+    data = load_task_data(options)
+    if data is not None:
+        if data.test is None:
+            raise ValueError(f"{data.name} has no test questions.")
+        return data, load_tokenizer(tokenizer)
+    rows = _read(options, _source(options, False), "test", options.max_test_examples)
+    loaded = load_tokenizer(tokenizer)
+    test = _asked(rows, loaded)
+    return TextData(_name(options), None, None, test, **_reading(_stripped, _same_text, 64)), loaded
 
 
-def first(rows: Dataset, count: int | None) -> Dataset:
+def _source(options: DataArguments, streaming: bool) -> Source:
+    if options.dataset is None:
+        raise ValueError("no data: give `--task` with `--data_dir`, or `--dataset` with a file, a folder, or an id.")
+    return open_source(options.dataset, options.dataset_config, streaming)
+
+
+def _read(options: DataArguments, source: Source, split: str, limit: int | None) -> TextRows:
+    columns = Columns(options.prompt_column, options.target_column, options.answer_column, options.separator)
+    rows = islice(source.rows(split), limit)
+    return read_texts(source.name, rows, columns, options.skip_bad_rows)
+
+
+def _name(options: DataArguments) -> str:
+    return Path(str(options.dataset)).stem
+
+
+def _asked(rows: TextRows, tokenizer: Any) -> Dataset:
+    """Rows as questions; a conversation is asked for its last turn."""
+    found: dict[str, list[str]] = {name: [] for name in ("id", "question", "prompt", "target", "answer")}
+    for place, text in rows.texts:
+        if isinstance(text, PlainText):
+            raise ValueError(f"{place}: plain text asks nothing; give prompts and targets, or conversations.")
+        if not isinstance(text, PromptTarget):
+            check_template(tokenizer)
+            try:
+                text = list(questions(tokenizer, text))[-1]
+            except RowError as error:
+                count_or_raise(place, error, rows.skip_bad_rows, rows.account)
+                continue
+        values = (str(len(found["id"])), text.prompt, text.prompt, text.target, text.answer)
+        for column, value in zip(found.values(), values, strict=True):
+            column.append(value)
+    return Dataset.from_dict(found)
+
+
+def first(rows: Any, count: int | None) -> Any:
     """The first rows.
 
     Args:
+        rows (`Dataset` or [`TextRows`]): all of them.
         count (`int`, *optional*): how many; all by default.
 
     Returns:
-        `Dataset`
+        As `rows`.
     """
-    return rows if count is None else rows.take(min(count, len(rows)))
+    if count is None:
+        return rows
+    few = range(min(count, len(rows)))
+    return rows.chosen(few) if isinstance(rows, TextRows) else rows.select(few)
+
+
+def parted(rows: Any, size: int, seed: int) -> tuple[Any, Any]:
+    """Take some rows out.
+
+    Args:
+        rows (`Dataset` or [`TextRows`]): all of them.
+        size (`int`): how many are taken out.
+        seed (`int`): which.
+
+    Returns:
+        `tuple`: the rows that stay, and those that were taken out, both as `rows`.
+    """
+    if not isinstance(rows, TextRows):
+        parts = rows.train_test_split(size, seed=seed)
+        return parts["train"], parts["test"]
+    parts = Dataset.from_dict({"place": range(len(rows))}).train_test_split(size, seed=seed)
+    return rows.chosen(parts["train"]["place"]), rows.chosen(parts["test"]["place"])
+
+
+def beside(options: DataArguments, dataset: str) -> DataArguments:
+    """The same options for another data set.
+
+    Args:
+        dataset (`str`): the other one.
+
+    Returns:
+        [`DataArguments`]
+    """
+    return replace(options, task=None, dataset=dataset)
 
 
 def _stripped(reply: str) -> str:
@@ -169,4 +204,13 @@ def _same_text(answer: str | None, expected: str) -> bool:
     return same_answer(answer, expected.strip())
 
 
-__all__ = ["DataArguments", "TextData", "first", "load_own_data", "load_task_data", "read_rows"]
+__all__ = [
+    "DataArguments",
+    "TextData",
+    "beside",
+    "first",
+    "load_own_data",
+    "load_task_data",
+    "load_test_data",
+    "parted",
+]

@@ -14,8 +14,8 @@ from ..pair.fusion import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies
 from .arguments import make_parser, parse
-from .data import DataArguments, TextData, load_own_data, load_task_data
-from .models import DTYPES, load_pair, load_tokenizer
+from .data import DataArguments, TextData, load_test_data
+from .models import DTYPES, load_pair
 from .terminal import quiet_libraries, say, table
 
 
@@ -60,12 +60,10 @@ def run(arguments: list[str]) -> int:
     parser = make_parser("evaluate", kinds, "Compare a pair with its Pilot alone on test questions.", EPILOG)
     parser.add_argument("pair", help="Id or folder of the pair.")
     options, data_options, other = parse(parser, arguments)
-    data = load_task_data(data_options) or load_own_data(data_options, "test")
-    if data.test is None:
-        raise ValueError(f"{data.name} has no test questions.")
+    data, tokenizer = load_test_data(data_options, other.pair)
     output = Path(options.output or (Path(other.pair) if Path(other.pair).is_dir() else Path()) / EVALUATION_NAME)
     output.parent.mkdir(parents=True, exist_ok=True)
-    pair, tokenizer = load_pair(other.pair, options.dtype, options.device), load_tokenizer(other.pair)
+    pair = load_pair(other.pair, options.dtype, options.device)
     weight = weight_of_call(pair, None, options.weight)
     results = compare(pair, tokenizer, data, options, weight)
     output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

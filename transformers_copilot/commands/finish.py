@@ -14,9 +14,10 @@ from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 from ..training.arguments import CopilotTrainingArguments
 from ..training.finishing import RECORD_FOLDER, finish_then_record
-from .data import DataArguments, TextData, load_own_data
-from .pair import PairArguments, copilot_fields, encode, pair_choices
+from .data import TextData, beside, load_own_data
+from .pair import copilot_fields, encode, pair_choices
 from .terminal import say
+from .train_options import DataArguments, PairArguments
 
 
 def finish_and_teach(
@@ -37,7 +38,7 @@ def finish_and_teach(
         tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
         data ([`TextData`]): with `dev`, and `train` where the Pilot is to be trained.
         share (`float`): the part of `train` that is the Copilot's.
-        new_texts (`datasets.Dataset`, *optional*): texts for the Copilot, in the place of a share.
+        new_texts ([`TextRows`], *optional*): texts for the Copilot, in the place of a share.
         epochs (`float`): how often the Copilot reads its texts.
     """
     config = AutoConfig.from_pretrained(choices.pilot)
@@ -55,7 +56,7 @@ def finish_and_teach(
     for name, rows in (("train_dataset", data.train), ("copilot_dataset", new_texts), ("eval_dataset", data.dev)):
         if rows is None:
             continue
-        sets[name], too_long = encode(tokenizer, rows, choices, seq2seq)
+        sets[name], too_long = encode(tokenizer, rows, choices, seq2seq, tell=name != "eval_dataset")
         if too_long:
             say(f"{too_long:,} of {len(rows):,} texts are longer than --max_length {choices.max_length}: left out")
     started = time.perf_counter()
@@ -96,16 +97,15 @@ def new_texts_of(file: str | None, data_options: DataArguments) -> Any:
     """The rows of `--copilot_data`.
 
     Args:
-        file (`str`, *optional*): a JSON lines file, or an id on the Hub.
+        file (`str`, *optional*): a file, a folder, or an id on the Hub.
         data_options ([`DataArguments`]): the names of its columns.
 
     Returns:
-        `datasets.Dataset`, or `None` without the option.
+        [`TextRows`], or `None` without the option.
     """
     if file is None:
         return None
-    columns = {name: getattr(data_options, name) for name in ("prompt_column", "target_column")}
-    return load_own_data(DataArguments(dataset=file, **columns), "train").train
+    return load_own_data(beside(data_options, file)).train
 
 
 __all__ = ["finish_and_teach", "new_texts_of"]

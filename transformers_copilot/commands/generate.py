@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any
 
 import torch
@@ -11,14 +10,14 @@ from transformers import TextStreamer
 
 from ..mistake_log.token_text import TokenTexts
 from ..pair.fusion import weight_of_call
+from .arguments import CommandParser
 from .models import DTYPES, load_pair, load_tokenizer
 from .terminal import marked_changes, quiet_libraries, say, uses_colour
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="transformers-copilot generate",
-        formatter_class=RawDescriptionHelpFormatter,
         description="Write on from a prompt, token by token as they come. --compare lets the Pilot alone write too and "
         "marks what the pair writes otherwise: [-the Pilot's-]{+the pair's+}, or by colour in a terminal.",
         epilog='examples:\n  transformers-copilot generate runs/mawps "Question: What is 12 + 30?"\n'

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from .arguments import CommandParser
 from .models import load_pair, load_tokenizer
 from .terminal import quiet_libraries, say
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="transformers-copilot merge",
-        formatter_class=RawDescriptionHelpFormatter,
         description="Write a pair as a plain model of its Pilot's class: same text, the Pilot's cost, for any server. "
         "It takes a Copilot of the form 'branch' at λ = 1, or 'linear' at any λ.",
         epilog="example:\n  transformers-copilot merge runs/mawps --output_dir merged",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,27 @@ from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_place(name_or_path: str, kind: str = "model") -> None:
+    """Say what isn't here before the network is asked for it.
+
+    Args:
+        name_or_path (`str`): a folder, or an id on the Hub.
+        kind (`str`, *optional*, defaults to `"model"`): `"pair"` where only a pair will do; its id has an owner.
+
+    Raises:
+        FileNotFoundError: it can be no id either.
+    """
+    if Path(name_or_path).expanduser().exists():
+        return
+    parts = name_or_path.split("/")
+    if len(parts) > 2 or "" in parts or name_or_path.startswith((".", "~")) or "\\" in name_or_path:
+        raise FileNotFoundError(f"there is no folder {name_or_path}.")
+    if len(parts) == 1 and kind == "pair":
+        raise FileNotFoundError(f"there is no folder {name_or_path}; a pair on the Hub is named owner/name.")
+    if len(parts) == 1 or Path(parts[0]).is_dir():
+        sys.stderr.write(f"there is no folder {name_or_path} here; looking for a {kind} of that name on the Hub\n")
 
 
 def load_pair(name_or_path: str, dtype: str = "auto", device: str | None = None) -> PilotCopilotPreTrainedModel:
@@ -27,6 +50,7 @@ def load_pair(name_or_path: str, dtype: str = "auto", device: str | None = None)
     Raises:
         ValueError: it is a model, but no pair.
     """
+    check_place(name_or_path, "pair")
     config = AutoConfig.from_pretrained(name_or_path)
     if not config.model_type.startswith("pilot_copilot"):
         raise ValueError(
@@ -57,10 +81,11 @@ def load_tokenizer(name_or_path: str) -> Any:
     Returns:
         `PreTrainedTokenizerBase`
     """
+    check_place(name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-__all__ = ["DTYPES", "default_device", "load_pair", "load_tokenizer"]
+__all__ = ["DTYPES", "check_place", "default_device", "load_pair", "load_tokenizer"]

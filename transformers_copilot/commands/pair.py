@@ -2,70 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
-from ..building.pair_building import DEFAULT_COPILOT_LAYERS, DEFAULT_FORM, form_of
+from ..building.pair_building import DEFAULT_COPILOT_LAYERS, form_of
+from ..data.chat import use_template
+from ..data.training_data import TextRows, encode_texts
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
-from ..pair.options import COPILOT_VALUES, OPTION_VALUES, PAIR_OPTIONS, chosen
+from ..pair.options import chosen
 from ..tasks.answering import encode_items
-from .data import DataArguments, TextData, first, load_own_data, load_task_data
-from .models import load_pair
+from .data import DataArguments, TextData, beside, first, load_own_data, load_task_data, parted
+from .models import load_pair, load_tokenizer
+from .terminal import say
+from .train_options import PairArguments
 
 
+_MOST_DEV_TEXTS = 200
 _OF_DECODER = ("rationale", "error_feedback")
 
 
-@dataclass
-class PairArguments:
-    """The model and the pair's choices; docs/options.md says what each does."""
-
-    pilot: str = field(metadata={"help": "Id or folder of the model, or of a pair, which keeps its own choices."})
-    copilot: str | None = field(default=None, metadata={"help": "Id or folder of a Copilot to start from."})
-    form: str | None = field(
-        default=None,
-        metadata={
-            "choices": list(COPILOT_VALUES["form"]),
-            "help": f"A new Copilot's form; '{DEFAULT_FORM}', or 'decoder' where one of its options is given.",
-        },
-    )
-    copilot_layers: int | None = field(
-        default=None, metadata={"help": f"Layers of a 'branch' or a 'decoder'; {DEFAULT_COPILOT_LAYERS} by default."}
-    )
-    head: str | None = field(
-        default=None, metadata={"choices": list(COPILOT_VALUES["head"]), "help": "Its vocabulary matrices."}
-    )
-    error_feedback: str | None = field(
-        default=None,
-        metadata={
-            "choices": list(OPTION_VALUES["error_feedback"]),
-            "help": "What a 'decoder' is told of earlier tokens.",
-        },
-    )
-    fusion: str = field(
-        default=PAIR_OPTIONS["fusion"].default,
-        metadata={"choices": list(OPTION_VALUES["fusion"]), "help": "How p̂ and the correction become p̃."},
-    )
-    objective: str = field(
-        default=PAIR_OPTIONS["objective"].default,
-        metadata={"choices": list(OPTION_VALUES["objective"]), "help": "The Copilot's loss."},
-    )
-    rationale: str | None = field(
-        default=None,
-        metadata={"choices": list(COPILOT_VALUES["rationale"]), "help": "What a 'decoder' sees of the Pilot's layers."},
-    )
-    dtype: str = field(default="float32", metadata={"choices": ["float32", "bfloat16"], "help": "Of the weights."})
-    dev_dataset: str | None = field(default=None, metadata={"help": "Rows to choose λ on, beside --dataset."})
-    dev_size: float = field(default=0.1, metadata={"help": "Share of train for it where there are none; 200 at most."})
-    max_train_examples: int | None = field(default=None, metadata={"help": "Train on the first so many only."})
-    max_length: int = field(default=256, metadata={"help": "Longest text in tokens; longer ones are left out."})
-
-
-def load_training_data(options: PairArguments, data_options: DataArguments, seed: int) -> TextData:
+def load_texts(options: PairArguments, data_options: DataArguments, seed: int) -> TextData:
     """Training and dev texts.
 
     Args:
@@ -77,40 +36,59 @@ def load_training_data(options: PairArguments, data_options: DataArguments, seed
         [`TextData`] with `train` and `dev`
 
     Raises:
-        ValueError: there are too few.
+        ValueError: there are too few, or streaming doesn't know where to stop.
     """
-    data = load_task_data(data_options, seed) or load_own_data(data_options, "train")
+    limit = None
+    if options.streaming:
+        if options.max_train_examples is None:
+            raise ValueError("`--streaming` reads the first rows only: say how many with `--max_train_examples`.")
+        limit = options.max_train_examples + (0 if options.dev_dataset is not None else _MOST_DEV_TEXTS)
+    data = load_task_data(data_options, seed) or load_own_data(data_options, limit, options.streaming)
     if options.dev_dataset is not None:
-        dev_options = DataArguments(
-            dataset=options.dev_dataset,
-            prompt_column=data_options.prompt_column,
-            target_column=data_options.target_column,
-        )
-        data.dev = load_own_data(dev_options, "test").test
+        data.dev = load_own_data(beside(data_options, options.dev_dataset)).train
     if data.train is None:
         raise ValueError(f"{data.name} has no training texts.")
     if data.dev is None:
-        size = min(max(1, round(options.dev_size * len(data.train))), 200)
+        size = min(max(1, round(options.dev_size * len(data.train))), _MOST_DEV_TEXTS)
         if size >= len(data.train):
             raise ValueError(f"{len(data.train)} texts leave none to train on beside {size} to choose λ on; give more.")
-        parts = data.train.train_test_split(size, seed=seed)
-        data.train, data.dev = parts["train"], parts["test"]
+        data.train, data.dev = parted(data.train, size, seed)
     data.train = first(data.train, options.max_train_examples)
     return data
 
 
-def encode(tokenizer: Any, rows: Any, options: PairArguments, seq2seq: bool) -> tuple[list[dict[str, list[int]]], int]:
+def pilot_tokenizer(options: PairArguments) -> Any:
+    """The Pilot's tokenizer, with the chat template that was asked for.
+
+    Args:
+        options ([`PairArguments`]): the model, and the template.
+
+    Returns:
+        `PreTrainedTokenizerBase`
+    """
+    tokenizer = load_tokenizer(options.pilot)
+    use_template(tokenizer, options.chat_template)
+    return tokenizer
+
+
+def encode(tokenizer: Any, rows: Any, options: PairArguments, seq2seq: bool, tell: bool = False) -> tuple[Any, int]:
     """Texts as token ids.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
-        rows (`datasets.Dataset`): with `prompt` and `target`.
+        rows (`datasets.Dataset` with `prompt` and `target`, or [`TextRows`]): the texts.
         options ([`PairArguments`]): how long they may be.
         seq2seq (`bool`): whether prompts go to an encoder.
+        tell (`bool`, *optional*, defaults to `False`): print how one's own rows are laid out, and what was left out.
 
     Returns:
         `tuple`: the items, and how many texts were too long.
     """
+    if isinstance(rows, TextRows):
+        made = encode_texts(tokenizer, rows, options.max_length, seq2seq)
+        if tell:
+            say(made.description, *made.notes)
+        return made, made.too_long
     texts = list(zip(rows["prompt"][:], rows["target"][:], strict=True))
     return encode_items(tokenizer, texts, options.max_length, seq2seq)
 
@@ -175,4 +153,5 @@ def copilot_fields(options: PairArguments) -> dict[str, Any]:
     return fields
 
 
-__all__ = ["PairArguments", "build_pair", "copilot_fields", "encode", "load_training_data", "pair_choices"]
+__all__ = ["PairArguments", "build_pair", "copilot_fields", "encode", "load_texts", "pair_choices"]
+__all__ += ["pilot_tokenizer"]

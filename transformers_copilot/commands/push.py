@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from .arguments import CommandParser
 from .models import load_pair, load_tokenizer
 from .terminal import quiet_libraries, say
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="transformers-copilot push",
-        formatter_class=RawDescriptionHelpFormatter,
         description="Upload a pair to the Hub: weights, configuration, code, card and tokenizer in one commit, and its "
         "report beside them. Log in first with `hf auth login`.",
         epilog="example:\n  transformers-copilot push runs/mawps user/mawps-pair --private --report report.html",

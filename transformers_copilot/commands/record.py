@@ -10,10 +10,10 @@ from transformers import DataCollatorForSeq2Seq
 from ..mistake_log.recording import Recording, processes
 from ..pair.options import OPTION_VALUES, TRAINING_VALUES
 from .arguments import make_parser, parse
-from .data import DataArguments
-from .models import default_device, load_tokenizer
-from .pair import PairArguments, build_pair, encode, load_training_data
+from .models import default_device
+from .pair import build_pair, encode, load_texts, pilot_tokenizer
 from .terminal import quiet_libraries, say
+from .train_options import DataArguments, PairArguments
 
 
 EPILOG = """\
@@ -63,12 +63,12 @@ def run(arguments: list[str]) -> int:
     parser = make_parser("record", kinds, "Read a model once; teach Copilots from what is kept, often.", EPILOG)
     options, record, data_options, _ = parse(parser, arguments)
     layers, shard = [_layer(word) for word in record.layers], _part(record.shard)
-    data = load_training_data(options, data_options, record.seed)
-    tokenizer = load_tokenizer(options.pilot)
+    data = load_texts(options, data_options, record.seed)
+    tokenizer = pilot_tokenizer(options)
     pair = build_pair(options, tokenizer).to(record.device or _own_device())
     if record.mistakes_from is not None:
         pair.config.mistakes_from = record.mistakes_from
-    items, too_long = encode(tokenizer, data.train, options, bool(pair.config.is_encoder_decoder))
+    items, too_long = encode(tokenizer, data.train, options, bool(pair.config.is_encoder_decoder), tell=True)
     recording = Recording(
         pair,
         items,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import fields
 from typing import Any
 
 from ..report.page import LookAt, write_report
 from ..report.run_folder import RunFolder
 from ..tasks.answering import encode_items
-from .data import DataArguments, load_own_data, load_task_data
+from .arguments import CommandParser
+from .data import DataArguments, load_test_data
 from .models import load_tokenizer
 from .terminal import quiet_libraries, say
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="transformers-copilot report",
-        formatter_class=RawDescriptionHelpFormatter,
         description="Write one HTML file that shows where a run's model goes wrong, whether it learns from it, and "
         "what its Copilot changes. It needs no network, neither now nor when it is opened.",
         epilog="examples:\n  transformers-copilot report runs/mawps -o report.html\n"
@@ -32,7 +31,7 @@ def _parser() -> ArgumentParser:
     for option in ("task", "data_dir", "dataset"):
         parser.add_argument(f"--{option}", help="Test questions to look at the pair on; see `evaluate --help`.")
     for option in ("prompt_column", "target_column"):
-        parser.add_argument(f"--{option}", default=option.partition("_")[0], help="Columns of --dataset.")
+        parser.add_argument(f"--{option}", help="A column of --dataset, if it isn't recognised.")
     return parser
 
 
@@ -50,12 +49,13 @@ def run(arguments: list[str]) -> int:
     if options.texts < 1:
         parser.error("--texts must be at least 1")
     progress = quiet_libraries()
-    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer)
-    look_at = None
+    tokenizer = look_at = None
     if options.task or options.dataset:
         folder = RunFolder.read(options.run_folder)
-        tokenizer = tokenizer or load_tokenizer(str(folder.tokenizer or folder.path))
-        look_at = _texts(options, tokenizer, bool(folder.config.get("is_encoder_decoder")))
+        name = options.tokenizer or str(folder.tokenizer or folder.path)
+        tokenizer, look_at = _texts(options, name, bool(folder.config.get("is_encoder_decoder")))
+    elif options.tokenizer is not None:
+        tokenizer = load_tokenizer(options.tokenizer)
     made = write_report(
         options.run_folder,
         options.output,
@@ -69,17 +69,15 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _texts(options: Any, tokenizer: Any, seq2seq: bool) -> LookAt:
+def _texts(options: Any, tokenizer_name: str, seq2seq: bool) -> tuple[Any, LookAt]:
     names = {item.name for item in fields(DataArguments)}
     given = DataArguments(**{name: value for name, value in vars(options).items() if name in names})
-    data = load_task_data(given) or load_own_data(given, "test")
-    test = data.test
-    if test is None:
-        raise ValueError(f"{data.name} has no test questions.")
+    data, tokenizer = load_test_data(given, tokenizer_name)
+    test: Any = data.test
     rows = test.take(min(options.texts, len(test)))
     texts = list(zip(rows["prompt"][:], rows["target"][:], strict=True))
     items, _ = encode_items(tokenizer, texts, 100_000, seq2seq)
-    return LookAt(f"test questions of {data.name}", items)
+    return tokenizer, LookAt(f"test questions of {data.name}", items)
 
 
 __all__ = ["run"]

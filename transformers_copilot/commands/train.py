@@ -3,69 +3,34 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformers import DataCollatorForSeq2Seq, set_seed
+from transformers import AutoConfig, DataCollatorForSeq2Seq, set_seed
 
+from ..data.training_data import marked
 from ..mistake_log.recorded_mistakes import RecordedMistakes
 from ..training.arguments import CopilotTrainingArguments
 from ..training.checkpoints import last_whole_checkpoint
 from ..training.copilot_weight import fit_copilot_weight
-from ..training.finishing import COPILOT_EPOCHS
 from ..training.trainer import CopilotTrainer
 from .arguments import make_parser, parse
-from .data import DataArguments
+from .data import beside
 from .finish import finish_and_teach, new_texts_of
-from .models import load_tokenizer
-from .pair import PairArguments, build_pair, encode, load_training_data
-from .terminal import quiet_libraries, say
+from .pair import build_pair, encode, load_texts, pilot_tokenizer
+from .terminal import quiet_libraries, say, uses_colour
+from .train_options import (
+    DESCRIPTION,
+    EXAMPLES,
+    NOTES,
+    TRAINER_DEFAULTS,
+    DataArguments,
+    PairArguments,
+    TrainArguments,
+    short_help,
+)
 
 
-EPILOG = """\
-examples:
-  transformers-copilot train --pilot Qwen/Qwen2.5-0.5B --task boolq --data_dir data --output_dir runs/boolq
-  transformers-copilot train --pilot my/model --dataset questions.jsonl --output_dir runs/own --num_train_epochs 1
-  transformers-copilot train --pilot my/model --dataset questions.jsonl --copilot_share 0.5 --output_dir runs/after
-  transformers-copilot train --pilot my/model --copilot_data new.jsonl --form linear --output_dir runs/new
-  transformers-copilot train --pilot my/model --record record --dataset questions.jsonl --output_dir runs/taught
-  transformers-copilot train --config run.yaml --learning_rate 1e-4
-
-A line of questions.jsonl: {"prompt": "Question: 2 + 2?", "target": " 4"}
-All of TrainingArguments are options, too. The Pilot learns what it would learn alone; λ, how much of the Copilot's
-correction is used, is then chosen on dev questions. Both learn together, from all texts. With --copilot_share the Pilot
-is finished first, on a part of the texts; its mistakes on the others, which are new to it, are recorded, and the
-Copilot learns from those. With --copilot_data it learns from mistakes on further texts, beside a Pilot that may stay as
-it is; either goes on after a stop when the same command is given. With --record only the Copilot learns, from what
-`transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
-OUTPUT_DIR` shows the mistakes."""
 _EXPORTED_ROWS = 10_000_000
-
-
-@dataclass
-class TrainArguments:
-    """What a training has besides the pair's choices."""
-
-    record: str | None = field(
-        default=None, metadata={"help": "Teach the Copilot alone, from the folder that `record` wrote."}
-    )
-    copilot_share: float = field(
-        default=0.0,
-        metadata={
-            "help": "This part of the texts is the Copilot's alone; it learns when the Pilot is finished. Without, "
-            "both learn together, from all texts."
-        },
-    )
-    copilot_data: str | None = field(
-        default=None,
-        metadata={
-            "help": "Texts for the Copilot, new to the Pilot; without --task and --dataset the Pilot stays as it is."
-        },
-    )
-    copilot_epochs: float = field(
-        default=COPILOT_EPOCHS, metadata={"help": "How often a Copilot that learns after its Pilot reads its texts."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Go on from the output folder's last checkpoint, if any."})
 
 
 def run(arguments: list[str]) -> int:
@@ -79,18 +44,15 @@ def run(arguments: list[str]) -> int:
     """
     progress = quiet_libraries()
     kinds = (PairArguments, TrainArguments, DataArguments, CopilotTrainingArguments)
-    parser = make_parser("train", kinds, "Fine-tune a model (the Pilot) and teach its Copilot.", EPILOG)
+    parser = make_parser("train", kinds, DESCRIPTION, f"{EXAMPLES}\n\n{NOTES}", short_help=short_help)
     parser.set_defaults(
-        per_device_train_batch_size=16,
-        lr_scheduler_type="cosine",
-        logging_steps=10,
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=not progress,
-        mistake_log_export_rows=_EXPORTED_ROWS,
+        **TRAINER_DEFAULTS, logging_steps=10, disable_tqdm=not progress, mistake_log_export_rows=_EXPORTED_ROWS
     )
     choices, options, data_options, training, _ = parse(parser, arguments)
     set_seed(training.seed)
+    if options.dry_run:
+        _show_texts(choices, data_options, training.seed)
+        return 0
     if options.copilot_share or options.copilot_data is not None:
         _after_each_other(choices, options, data_options, training)
         return 0
@@ -99,8 +61,8 @@ def run(arguments: list[str]) -> int:
         _only_the_copilot_learns(training)
     data = None
     if recorded is None or data_options.task is not None or data_options.dataset is not None:
-        data = load_training_data(choices, data_options, training.seed)
-    tokenizer = load_tokenizer(choices.pilot)
+        data = load_texts(choices, data_options, training.seed)
+    tokenizer = pilot_tokenizer(choices)
     pair = build_pair(choices, tokenizer)
     seq2seq = bool(pair.config.is_encoder_decoder)
     train_items: Any = recorded
@@ -108,7 +70,7 @@ def run(arguments: list[str]) -> int:
     if data is not None:
         dev_items, _ = encode(tokenizer, data.dev, choices, seq2seq)
     if data is not None and recorded is None:
-        train_items, too_long = encode(tokenizer, data.train, choices, seq2seq)
+        train_items, too_long = encode(tokenizer, data.train, choices, seq2seq, tell=True)
     name = choices.pilot if data is None else data.name
     told = f"{name}: {len(train_items):,} {'training' if recorded is None else 'recorded'} texts"
     told += f", {len(dev_items or ()):,} for λ" + (f"; {too_long:,} were too long" if recorded is None else "")
@@ -128,6 +90,22 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _show_texts(choices: PairArguments, data_options: DataArguments, seed: int) -> None:
+    """What would be trained on, and what of it is learnt."""
+    data = load_texts(choices, data_options, seed)
+    tokenizer = pilot_tokenizer(choices)
+    seq2seq = bool(AutoConfig.from_pretrained(choices.pilot).is_encoder_decoder)
+    items, too_long = encode(tokenizer, data.train, choices, seq2seq, tell=True)
+    say(f"{data.name}: {len(items):,} texts to train on, {len(data.dev or ()):,} for λ; {too_long:,} are too long")
+    for number in range(min(3, len(items))):
+        count = sum(label != -100 for label in items[number]["labels"])
+        say(
+            "", f"text {number + 1}: {len(items[number]['input_ids']):,} tokens, {count:,} of them learnt, marked here:"
+        )
+        say(marked(tokenizer, items[number], uses_colour()))
+    say("", "Nothing was trained (--dry_run).")
+
+
 def _after_each_other(
     choices: PairArguments, options: TrainArguments, data_options: DataArguments, training: CopilotTrainingArguments
 ) -> None:
@@ -137,16 +115,17 @@ def _after_each_other(
             "`--record` is given beside `--copilot_share` or `--copilot_data`: either a record is there already, or it "
             "is to be made. Leave one of them out."
         )
-    new_texts, data = new_texts_of(options.copilot_data, data_options), None
-    if new_texts is None or data_options.task is not None or data_options.dataset is not None:
-        data = load_training_data(choices, data_options, training.seed)
+    new_texts = None
+    if options.copilot_data is None or data_options.task is not None or data_options.dataset is not None:
+        data = load_texts(choices, data_options, training.seed)
+        new_texts = new_texts_of(options.copilot_data, data_options)
     else:
-        data = load_training_data(choices, replace(data_options, dataset=options.copilot_data), training.seed)
+        data = load_texts(choices, beside(data_options, options.copilot_data), training.seed)
         new_texts, data.train = data.train, None
     finish_and_teach(
         choices,
         training,
-        load_tokenizer(choices.pilot),
+        pilot_tokenizer(choices),
         data,
         share=options.copilot_share,
         new_texts=new_texts,
@@ -180,4 +159,4 @@ def _choose_weight(trainer: Any, dev_items: list[dict[str, list[int]]], name: st
     say(f"λ = {fit.weight:g}, chosen on {fit.set_size:,} texts")
 
 
-__all__ = ["TrainArguments", "run"]
+__all__ = ["run"]

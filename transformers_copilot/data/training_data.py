@@ -70,12 +70,14 @@ class TextRows:
         layout ([`Format`]): how they were laid out.
         texts (list of `tuple`): each row's place and its [`Text`].
         account ([`Account`]): what was left out.
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): leave rows out that the chat template refuses.
     """
 
     name: str
     layout: Format
     texts: list[tuple[str, Text]]
     account: Account
+    skip_bad_rows: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -89,7 +91,9 @@ class TextRows:
         Returns:
             [`TextRows`]
         """
-        return TextRows(self.name, self.layout, [self.texts[place] for place in places], self.account)
+        return TextRows(
+            self.name, self.layout, [self.texts[place] for place in places], self.account, self.skip_bad_rows
+        )
 
     def describe(self) -> str:
         """The layout in one line.
@@ -107,10 +111,13 @@ class TrainingData(Sequence[dict[str, list[int]]]):
         items (list of `dict`): each with `input_ids` and `labels` (-100 where nothing is supervised).
         description (`str`): which layout was recognised, and what is supervised.
         notes (list of `str`): what was left out, and warnings.
+        too_long (`int`, *optional*, defaults to 0): how many items were left out as too long.
     """
 
-    def __init__(self, items: list[dict[str, list[int]]], description: str, notes: list[str]) -> None:
-        self.items, self.description, self.notes = items, description, notes
+    def __init__(
+        self, items: list[dict[str, list[int]]], description: str, notes: list[str], too_long: int = 0
+    ) -> None:
+        self.items, self.description, self.notes, self.too_long = items, description, notes, too_long
 
     def __len__(self) -> int:
         return len(self.items)
@@ -227,7 +234,7 @@ def read_texts(name: str, rows: Iterable[RawRow], columns: Columns, skip_bad_row
     texts = list(reader.read(rows))
     if not texts or reader.layout is None:
         raise ValueError(f"{name} has no row that can be used. {' '.join(reader.account.lines())}".rstrip())
-    return TextRows(name, reader.layout, texts, reader.account)
+    return TextRows(name, reader.layout, texts, reader.account, skip_bad_rows)
 
 
 class Encoder:
@@ -317,9 +324,7 @@ def _run_together(text: PromptTarget) -> bool:
     return spaced and first.isalnum() and (last.isalnum() or last in ".?!:;,")
 
 
-def encode_texts(
-    tokenizer: Any, rows: TextRows, max_length: int, is_encoder_decoder: bool, skip_bad_rows: bool
-) -> TrainingData:
+def encode_texts(tokenizer: Any, rows: TextRows, max_length: int, is_encoder_decoder: bool) -> TrainingData:
     """Tokenize rows.
 
     Args:
@@ -327,7 +332,6 @@ def encode_texts(
         rows ([`TextRows`]): what was read.
         max_length (`int`): longest item in tokens.
         is_encoder_decoder (`bool`): whether prompts go to an encoder.
-        skip_bad_rows (`bool`): leave out rows that the chat template refuses.
 
     Returns:
         [`TrainingData`]
@@ -336,12 +340,12 @@ def encode_texts(
         ValueError: a row is refused, or none is left.
     """
     account = Account(Counter(rows.account.skipped), rows.account.first_bad)
-    encoder = Encoder(tokenizer, max_length, is_encoder_decoder, skip_bad_rows, account)
+    encoder = Encoder(tokenizer, max_length, is_encoder_decoder, rows.skip_bad_rows, account)
     items = [item for place, text in rows.texts for item in encoder.items(place, text)]
     if not items:
         hint = " Give a larger `--max_length`." if account.skipped[_LONG] else ""
         raise ValueError(f"none of {len(rows):,} rows is left. {'; '.join(account.lines())}.{hint}")
-    return TrainingData(items, rows.describe(), account.lines())
+    return TrainingData(items, rows.describe(), account.lines(), account.skipped[_LONG])
 
 
 def load_training_data(
@@ -409,7 +413,7 @@ def load_training_data(
         encoder = Encoder(tokenizer, max_length, is_encoder_decoder, skip_bad_rows, account)
         return StreamedTrainingData(lambda: islice(source.rows(split), max_rows), reader, encoder)
     rows = read_texts(source.name, islice(source.rows(split), max_rows), columns, skip_bad_rows)
-    made = encode_texts(tokenizer, rows, max_length, is_encoder_decoder, skip_bad_rows)
+    made = encode_texts(tokenizer, rows, max_length, is_encoder_decoder)
     for note in made.notes:
         logger.warning(f"{source.name}: {note}")
     return made
@@ -440,4 +444,4 @@ def marked(tokenizer: Any, item: dict[str, list[int]], colour: bool = False) -> 
 
 
 __all__ = ["MAX_LENGTH", "Account", "Encoder", "RowReader", "StreamedTrainingData", "TextRows", "TrainingData"]
-__all__ += ["encode_texts", "load_training_data", "marked", "read_texts"]
+__all__ += ["count_or_raise", "encode_texts", "load_training_data", "marked", "read_texts"]
