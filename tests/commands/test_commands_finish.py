@@ -40,7 +40,9 @@ def test_a_share_of_the_texts_is_the_copilots(folder: Path, capsys: pytest.Captu
     assert train("--dataset", "all.jsonl", "--copilot_share", "0.5", "--num_train_epochs", "1") == 0
     printed = capsys.readouterr().out
     assert "the Pilot learnt from 18 texts, the Copilot from 18" in printed  # and 4 are dev
-    said = re.search(r"dev loss, 4 texts: Pilot ([\d.]+), with its Copilot ([\d.]+) \(λ = ", printed)
+    said = re.search(
+        r"dev loss: Pilot ([\d.]+), with its Copilot ([\d.]+) \(gain .*: 4 texts are too few to tell, λ = ", printed
+    )
     assert said is not None and float(said[2]) <= float(said[1])
     pair = AutoModelForCausalLM.from_pretrained("run")
     assert pair.config.copilot.form == "linear" and pair.config.copilot_weight_fit["set_size"] == 4

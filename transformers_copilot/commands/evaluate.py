@@ -152,10 +152,12 @@ def describe(results: dict[str, Any]) -> list[str]:
 
 def _likelihood(loss: dict[str, Any]) -> str:
     verdict = "a gain" if loss["low"] > 0 else "a loss" if loss["high"] < 0 else "we saw no gain"
+    interval = f"95 % interval {loss['low']:+.4f} to {loss['high']:+.4f}: {verdict}"
+    if loss["low"] == loss["high"]:
+        interval = "without an interval: the questions are too few, or all alike"
     return (
         f"loss of the right answers in nats a token ({loss['tokens']:,} tokens): Pilot {loss['before']:.4f}, pair "
-        f"{loss['after']:.4f}, better by {loss['difference']:+.4f}, 95 % interval {loss['low']:+.4f} to "
-        f"{loss['high']:+.4f}: {verdict}"
+        f"{loss['after']:.4f}, better by {loss['difference']:+.4f}, {interval}"
     )
 
 

@@ -18,6 +18,7 @@ from .data import TextData, beside, load_own_data
 from .pair import copilot_fields, encode, pair_choices
 from .terminal import say
 from .train_options import DataArguments, PairArguments
+from .verdict import verdict
 
 
 def finish_and_teach(
@@ -79,18 +80,15 @@ def finish_and_teach(
     say(
         f"{data.name}: the Pilot learnt from {learnt:,} texts, the Copilot from {len(recorded):,}; "
         f"{time.perf_counter() - started:,.0f} s",
-        _verdict(pair),
+        *_verdict(pair, sets.get("eval_dataset"), tokenizer, training.per_device_eval_batch_size),
         f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}",
     )
 
 
-def _verdict(pair: Any) -> str:
-    fit = pair.config.copilot_weight_fit
-    if fit is None:
-        return f"λ = {pair.config.copilot_weight:g}, as it was: there are no texts to choose it on"
-    losses = {float(weight): -score for weight, score in fit["scores"].items()}
-    text = f"dev loss, {fit['set_size']:,} texts: Pilot {losses[0.0]:.4f}, with its Copilot {losses[fit['weight']]:.4f}"
-    return f"{text} (λ = {fit['weight']:g})"
+def _verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int) -> list[str]:
+    if pair.config.copilot_weight_fit is None or items is None:
+        return [f"λ = {pair.config.copilot_weight:g}, as it was: there are no texts to choose it on"]
+    return verdict(pair, items, tokenizer, batch_size)
 
 
 def new_texts_of(file: str | None, data_options: DataArguments) -> Any:

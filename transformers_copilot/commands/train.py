@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
-from transformers import AutoConfig, DataCollatorForSeq2Seq, set_seed
+from transformers import AutoConfig, DataCollatorForSeq2Seq, PrinterCallback, set_seed
 
 from ..data.training_data import marked
 from ..mistake_log.recorded_mistakes import RecordedMistakes
@@ -17,6 +18,7 @@ from .arguments import make_parser, parse
 from .data import beside
 from .finish import finish_and_teach, new_texts_of
 from .pair import build_pair, encode, load_texts, pilot_tokenizer
+from .progress import LOGGING_SHARE, LogLines, StopOnInterrupt, duration
 from .terminal import quiet_libraries, say, uses_colour
 from .train_options import (
     DESCRIPTION,
@@ -28,6 +30,7 @@ from .train_options import (
     TrainArguments,
     short_help,
 )
+from .verdict import verdict
 
 
 _EXPORTED_ROWS = 10_000_000
@@ -46,7 +49,10 @@ def run(arguments: list[str]) -> int:
     kinds = (PairArguments, TrainArguments, DataArguments, CopilotTrainingArguments)
     parser = make_parser("train", kinds, DESCRIPTION, f"{EXAMPLES}\n\n{NOTES}", short_help=short_help)
     parser.set_defaults(
-        **TRAINER_DEFAULTS, logging_steps=10, disable_tqdm=not progress, mistake_log_export_rows=_EXPORTED_ROWS
+        **TRAINER_DEFAULTS,
+        logging_steps=LOGGING_SHARE,
+        disable_tqdm=not progress,
+        mistake_log_export_rows=_EXPORTED_ROWS,
     )
     choices, options, data_options, training, _ = parse(parser, arguments)
     set_seed(training.seed)
@@ -79,7 +85,13 @@ def run(arguments: list[str]) -> int:
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
     sets = {"train_dataset": train_items, "eval_dataset": dev_items, "data_collator": collator}
     trainer = CopilotTrainer(model=pair, args=training, processing_class=tokenizer, **sets)
-    _train(trainer, options.resume)
+    if not progress:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(LogLines())
+    if not _train(trainer, options.resume):
+        on = [*arguments, *(() if options.resume else ("--resume",))]
+        say("To go on:", f"  transformers-copilot train {shlex.join(on)}")
+        return 130
     if dev_items is not None:
         _choose_weight(trainer, dev_items, f"{name} dev", progress)
     else:
@@ -140,13 +152,22 @@ def _only_the_copilot_learns(training: CopilotTrainingArguments) -> None:
         training.mistake_log_export_rows = 0
 
 
-def _train(trainer: CopilotTrainer, resume: bool) -> None:
+def _train(trainer: CopilotTrainer, resume: bool) -> bool:
+    """Train; whether it came to its end, and was not stopped by Ctrl-C."""
     checkpoint = trainer.args.resume_from_checkpoint
     if checkpoint is None and resume:
         checkpoint = last_whole_checkpoint(trainer.args.output_dir)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    say(f"trained in {time.perf_counter() - started:,.0f} s")
+    interrupt = StopOnInterrupt()
+    trainer.add_callback(interrupt)
+    with interrupt.listening():
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if interrupt.stopped:
+        folder = f"{trainer.args.output_dir}/checkpoint-{trainer.state.global_step}"
+        say(f"stopped after step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; checkpoint: {folder}")
+        return False
+    say(f"trained in {duration(time.perf_counter() - started)}")
+    return True
 
 
 def _choose_weight(trainer: Any, dev_items: list[dict[str, list[int]]], name: str, progress: bool) -> None:
@@ -156,7 +177,8 @@ def _choose_weight(trainer: Any, dev_items: list[dict[str, list[int]]], name: st
         fit = fit_copilot_weight(
             trainer.pair, dev_items, data_collator=collator, batch_size=size, set_name=name, progress=progress
         )
-    say(f"λ = {fit.weight:g}, chosen on {fit.set_size:,} texts")
+        said = verdict(trainer.pair, dev_items, trainer.processing_class, size)
+    say(f"λ = {fit.weight:g}, chosen on {fit.set_size:,} texts", *said)
 
 
 __all__ = ["run"]

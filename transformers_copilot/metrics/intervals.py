@@ -107,7 +107,8 @@ def paired_gain(before: Sequence[bool], after: Sequence[bool], draws: int = 10_0
     """Gain of one model over another on the same questions, with a bootstrap interval.
 
     A question contributes +1 (fixed), -1 (broken) or 0; drawing questions with replacement draws these three from a
-    multinomial distribution, so no list of questions is drawn at all.
+    multinomial distribution, so no list of questions is drawn at all. Where all drawn gains are the same, the
+    interval is made of Wilson's, as one of no width would claim what no sample can show.
 
     Args:
         before: For each question whether the first model has it right.
@@ -129,4 +130,9 @@ def paired_gain(before: Sequence[bool], after: Sequence[bool], draws: int = 10_0
     shares = [fixed / total, broken / total, (total - fixed - broken) / total]
     counts = np.random.default_rng(seed).multinomial(total, shares, size=draws)
     low, high = np.percentile((counts[:, 0] - counts[:, 1]) / total, [2.5, 97.5])
+    if low == high:  # every question did the same, which says little of the others: Wilson's intervals of both shares
+        (fixed_low, fixed_high), (broken_low, broken_high) = (
+            wilson_interval(count, total) for count in (fixed, broken)
+        )
+        low, high = fixed_low - broken_high, fixed_high - broken_low
     return Gain((fixed - broken) / total, float(low), float(high), fixed, broken, total)

@@ -43,7 +43,6 @@ class LossGain:
         return {**asdict(self), "difference": self.difference}
 
 
-@torch.no_grad()
 def target_losses(
     pair: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -64,7 +63,27 @@ def target_losses(
         For each question the Pilot's sum, the pair's, and the number of tokens.
     """
     items, _ = encode_items(tokenizer, texts, max_length, bool(pair.config.is_encoder_decoder))
-    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    return item_losses(pair, items, DataCollatorForSeq2Seq(tokenizer, padding=True), weight, batch_size)
+
+
+@torch.no_grad()
+def item_losses(
+    pair: PreTrainedModel, items: Sequence[dict[str, Any]], collator: Any, weight: float, batch_size: int = 16
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Negative log-likelihoods of what is supervised in tokenized texts, by the Pilot alone and by the pair.
+
+    Args:
+        pair: Put into evaluation mode meanwhile.
+        items: With `input_ids` and `labels`.
+        collator: Makes a batch of items.
+        weight: λ of the pair.
+        batch_size: Texts at a time; defaults to 16.
+
+    Returns:
+        For each text the Pilot's sum, the pair's, and the number of tokens.
+    """
+    was_training = pair.training
+    pair.eval()
     sums = np.zeros((3, len(items)))
     order = sorted(range(len(items)), key=lambda place: len(items[place]["input_ids"]))
     for start in range(0, len(order), batch_size):
@@ -78,6 +97,7 @@ def target_losses(
             losses = torch.nn.functional.cross_entropy(logits[known].float(), targets[known], reduction="none")
             sums[row, places] = torch.zeros(targets.shape).masked_scatter(known.cpu(), losses.cpu()).sum(dim=-1).numpy()
         sums[2, places] = known.sum(dim=-1).cpu().numpy()
+    pair.train(was_training)
     return sums[0], sums[1], sums[2]
 
 
@@ -109,4 +129,4 @@ def loss_gain(
     return LossGain(*means, float(low), float(high), int(count), len(tokens))
 
 
-__all__ = ["LossGain", "loss_gain", "target_losses"]
+__all__ = ["LossGain", "item_losses", "loss_gain", "target_losses"]

@@ -1,0 +1,126 @@
+"""A training that speaks: lines in a log file, a verdict at its end, and Ctrl-C that loses nothing."""
+
+import json
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+from byte_tokenizer import byte_tokenizer
+from training_helpers import make_pilot
+from transformers import TrainerCallback
+
+from transformers_copilot import CopilotTrainer
+from transformers_copilot.commands import progress, train
+from transformers_copilot.commands.main import main
+from transformers_copilot.commands.verdict import _warnings, in_words
+from transformers_copilot.metrics import paired_gain
+from transformers_copilot.metrics.likelihoods import LossGain, loss_gain
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder: a Pilot, and 140 sums."""
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "pilot")
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    make_pilot("llama", vocab_size=len(tokenizer), **ends).save_pretrained(tmp_path / "pilot")
+    rows = [{"prompt": f"{n}+1=", "target": f" {n + 1}"} for n in range(140)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+TRAIN = ["train", "--pilot", "pilot", "--dataset", "sums.jsonl", "--output_dir", "run", "--use_cpu"]
+TRAIN += ["--learning_rate", "1e-2", "--max_steps", "6", "--save_strategy", "no"]
+
+
+def test_a_log_file_gets_lines_and_a_verdict(folder, capsys):
+    assert main(TRAIN) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    steps = re.findall(r"^step (\d) of 6: loss [\d.]+.*copilot loss [\d.]+; \d+ s left$", printed, re.MULTILINE)
+    assert steps == ["1", "2", "3", "4", "5", "6"]  # a short run speaks at every step
+    assert "{'loss'" not in printed
+    number = r"[+-]?[\d.]+"
+    found = re.search(
+        rf"dev loss: Pilot ({number}), with its Copilot ({number}) \(gain ({number}) \[({number}), ({number})\]\)",
+        printed,
+    )
+    assert found is not None, printed
+    before, after, gain, low, high = map(float, found.groups())
+    assert low < gain < high and gain == pytest.approx(before - after, abs=2e-4)
+    config = json.loads((folder / "run" / "config.json").read_text())
+    fit = config["copilot_weight_fit"]
+    assert -fit["scores"][f"{fit['weight']:g}"] == pytest.approx(after, abs=1e-4)  # as the fit itself measured
+    assert -fit["scores"]["0"] == pytest.approx(before, abs=1e-4)
+
+
+def test_a_line_is_asked_for_after_long_silence(monkeypatch, folder, capsys):
+    monkeypatch.setattr(progress, "MOST_SILENCE", -1.0)
+    assert main([*TRAIN, "--logging_steps", "500"]) == 0
+    assert "step 1 of 6: loss" in capsys.readouterr().out
+
+
+class _PressesCtrlC(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_leaves_a_whole_checkpoint_and_says_how_to_go_on(monkeypatch, folder, capsys):
+    class Stopped(CopilotTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.add_callback(_PressesCtrlC())
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "CopilotTrainer", Stopped)
+        assert main(TRAIN) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    printed = capsys.readouterr().out
+    assert "stopped after step 3 of 6; checkpoint: run/checkpoint-3" in printed
+    command = printed.rpartition("transformers-copilot train ")[2].split()
+    assert command[-1] == "--resume" and not (folder / "run" / "config.json").exists()
+    assert main(["train", *command]) == 0
+    assert "training: 6 steps, from step 3" in capsys.readouterr().out
+
+
+def gain(before, after, low, high, total=200):
+    return LossGain(before, after, low, high, 5 * total, total)
+
+
+@pytest.mark.parametrize(
+    ("found", "weight", "said"),
+    [
+        (
+            gain(1.23, 1.2, 0.01, 0.05),
+            0.8,
+            "with its Copilot 1.2000 (gain +0.0300 [+0.0100, +0.0500]): keep it, λ = 0.8",
+        ),
+        (gain(1.23, 1.22, -0.01, 0.03, 30), 0.8, "no gain that 30 texts could show: dev loss: Pilot 1.2300"),
+        (gain(1.23, 1.33, -0.2, -0.05), 0.8, "it makes things worse, leave it out"),
+        (gain(1.23, 1.2, 0.03, 0.03, 1), 0.8, "1 text is too few to tell"),
+        (gain(1.23, 1.23, 0.0, 0.0), 0.0, "the Copilot made it better at no λ, so λ = 0"),
+    ],
+)
+def test_the_verdict_in_plain_words(found, weight, said):
+    assert said in in_words(found, weight)
+
+
+def test_what_a_verdict_rests_on_is_warned_of():
+    fit = {"method": "grid", "weight": 12.0, "scores": {"0": -1.0, "12": -0.5}}
+    edge, few = _warnings(gain(1, 0.5, 0.4, 0.6, 6), fit)
+    assert "λ = 12 is the largest that was tried" in edge and "6 dev texts, which are few" in few
+    assert not _warnings(gain(1, 0.5, 0.4, 0.6), {**fit, "weight": 3.0})
+    assert "λ = 20" in _warnings(gain(1, 0.5, 0.4, 0.6), {**fit, "method": "least_squares", "weight": 20.0})[0]
+
+
+@pytest.mark.parametrize("right", [[False] * 12, [True] * 12])
+def test_no_interval_of_a_gain_has_no_width(right):
+    same = paired_gain(right, right)
+    assert same.low == pytest.approx(-same.high) and 0.2 < same.high < 0.3
+    all_mended = paired_gain([False] * 12, [True] * 12)
+    assert all_mended.low < all_mended.difference == 1.0
+    assert loss_gain(np.array([2.0, 3.0]), np.array([1.0, 2.5]), np.array([1, 1])).low < 0.75

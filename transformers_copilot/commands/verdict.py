@@ -1,0 +1,75 @@
+"""What a training says at its end: whether the Copilot is worth keeping, by the dev texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import DataCollatorForSeq2Seq
+
+from ..metrics.likelihoods import LossGain, item_losses, loss_gain
+from ..pair.options import MAX_COPILOT_WEIGHT
+
+
+# Below the first, an interval of texts drawn anew is too narrow to be believed; below the second, it is very wide.
+FEWEST_TEXTS, FEW_TEXTS = 10, 30
+
+
+def verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int) -> list[str]:
+    """Compare the pair, at the λ that was chosen, with its Pilot on the dev texts.
+
+    Args:
+        pair (`PilotCopilotPreTrainedModel`): with a fitted λ.
+        items (sequence of `dict`): the dev texts, tokenized.
+        tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
+        batch_size (`int`): texts at a time.
+
+    Returns:
+        list of `str`: the verdict, and warnings.
+    """
+    fit = pair.config.copilot_weight_fit
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    gain = loss_gain(*item_losses(pair, list(items), collator, fit["weight"], batch_size))
+    return [in_words(gain, fit["weight"]), *_warnings(gain, fit)]
+
+
+def in_words(gain: LossGain, weight: float) -> str:
+    """The verdict.
+
+    Args:
+        gain ([`LossGain`]): of the dev texts, in nats a token.
+        weight (`float`): how much of the correction was used.
+
+    Returns:
+        `str`
+    """
+    if weight == 0:
+        return f"dev loss: Pilot {gain.before:.4f}; the Copilot made it better at no λ, so λ = 0: leave it out"
+    losses = f"Pilot {gain.before:.4f}, with its Copilot {gain.after:.4f}"
+    if gain.total < FEWEST_TEXTS:
+        texts = f"{gain.total} {'texts are' if gain.total > 1 else 'text is'} too few to tell"
+        return f"dev loss: {losses} (gain {gain.difference:+.4f}): {texts}, λ = {weight:g}"
+    interval = f"(gain {gain.difference:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
+    if gain.low > 0:
+        return f"dev loss: {losses} {interval}: keep it, λ = {weight:g}"
+    if gain.high < 0:
+        return f"dev loss: {losses} {interval}: it makes things worse, leave it out"
+    return f"no gain that {gain.total:,} texts could show: dev loss: {losses} {interval}, λ = {weight:g}"
+
+
+def _warnings(gain: LossGain, fit: dict[str, Any]) -> list[str]:
+    found = []
+    largest = max(map(float, fit["scores"])) if fit["method"] == "grid" else MAX_COPILOT_WEIGHT
+    if fit["weight"] >= largest > 0:
+        found.append(
+            f"warning: λ = {fit['weight']:g} is the largest that was tried, so the best may lie beyond. The Copilot "
+            "has learnt little: train it longer, or with a larger `--copilot_learning_rate`"
+        )
+    if gain.total < FEW_TEXTS:
+        found.append(
+            f"warning: λ was chosen on {gain.total:,} dev texts, which are few. Give more with `--dev_dataset` or "
+            "`--dev_size`"
+        )
+    return found
+
+
+__all__ = ["FEWEST_TEXTS", "FEW_TEXTS", "in_words", "verdict"]
