@@ -12,6 +12,7 @@ from byte_tokenizer import byte_tokenizer
 from training_helpers import make_pilot
 
 from transformers_copilot import CopilotTrainingArguments
+from transformers_copilot.building.pair_building import DEFAULT_COPILOT_LAYERS
 from transformers_copilot.commands import train_options
 from transformers_copilot.commands.main import main
 from transformers_copilot.training.finishing import COPILOT_EPOCHS
@@ -77,6 +78,10 @@ def test_a_folders_dev_file_serves_for_the_weight(folder, capsys):
         ([*TRAIN, "--dry_run", "--chat_template", "no.jinja"], "there is no chat template no.jinja"),
         ([*TRAIN, "--dry_run", "--streaming"], "--max_train_examples"),
         ([*TRAIN, "--dry_run", "--dataset", "no.tsv"], "there is no file or folder no.tsv"),
+        (
+            [*TRAIN, "--dry_run", "--dataset", "nothing"],
+            "there is no file or folder nothing here; looking",
+        ),
         (["generate", "r9", "hello"], "there is no folder r9"),
         (["generate", "runs/none/x", "hello"], "there is no folder runs/none/x"),
         (["evaluate", "r9", "--dataset", "chats.jsonl"], "there is no folder r9"),
@@ -114,6 +119,7 @@ def test_the_short_help_says_what_holds(capsys):
         expected = own.get(name, defaults[name])
         assert said == expected or (name == "output_dir" and expected is None), name
     assert train_options.TrainArguments().copilot_epochs == COPILOT_EPOCHS
+    assert f"{DEFAULT_COPILOT_LAYERS} by default" in train_options.short_help()
     assert main(["train", "--help-all"]) == 0
     printed = capsys.readouterr().out
     assert "--lr_scheduler_type" in printed and printed.index("examples:") < printed.index("--dataset_config")

@@ -166,6 +166,11 @@ def test_a_tokenizer_without_a_template_says_what_to_give():
     assert learnt([{"messages": ASK}], None, chat_template="plain") == ["User: 2+2?\nAssistant:⟦ 4</s>⟧\n"]
 
 
+def test_a_conversation_may_begin_with_the_assistant():
+    rows = [{"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}]
+    assert learnt(rows) == ["<|assistant|>⟦a</s>⟧\n<|user|>b</s>\n"]
+
+
 def test_an_encoder_reads_what_stands_before_each_turn():
     assert learnt([{"messages": LONG}], is_encoder_decoder=True) == [
         "<|system|>Be brief.</s>\n<|user|>2+2?</s>\n<|assistant|> → ⟦4</s>⟧",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,9 @@ def _register() -> None:
 
 def _is_command() -> bool:
     """Whether this process is the command line, which registers once it knows that there is more to do than to help."""
-    if sys.argv[:1] == ["-m"]:  # the package's `__main__` isn't found yet
+    if parent_process() is not None:  # a worker of the command line is given its words, but doesn't run it
+        return False
+    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:  # the package's `__main__` isn't found yet
         return sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == [__name__]
     return Path(sys.argv[0] if sys.argv else "").stem == "transformers-copilot"
 

@@ -58,7 +58,12 @@ class CommandParser(HfArgumentParser):
             self.error(f"there is no option {name}: {hint}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, once every option is known by name."""
+        """As argparse's, once every option is known by name.
+
+        Args:
+            args (list of `str`, *optional*): the command line; the process's own by default.
+            namespace (`Namespace`, *optional*): where the values go; a new one by default.
+        """
         self.check_names(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 

@@ -13,10 +13,10 @@ from datasets import Dataset
 from .. import tasks
 from ..data.chat import check_template, questions
 from ..data.formats import Columns, PlainText, PromptTarget, RowError
-from ..data.reading import Source, open_source
+from ..data.reading import Source, kind_of, open_source
 from ..data.training_data import TextRows, count_or_raise, read_texts
 from ..metrics import same_answer
-from .models import load_tokenizer
+from .models import check_place, load_tokenizer
 from .train_options import DataArguments
 
 
@@ -118,6 +118,8 @@ def load_test_data(options: DataArguments, tokenizer: str) -> tuple[TextData, An
 def _source(options: DataArguments, streaming: bool) -> Source:
     if options.dataset is None:
         raise ValueError("no data: give `--task` with `--data_dir`, or `--dataset` with a file, a folder, or an id.")
+    if kind_of(Path(options.dataset)) is None:
+        check_place(options.dataset, "data set")
     return open_source(options.dataset, options.dataset_config, streaming)
 
 

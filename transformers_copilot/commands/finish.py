@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, DataCollatorForSeq2Seq
 
 from ..building.pair_building import pilot_class
+from ..data.training_data import TextRows
 from ..mistake_log.recorded_mistakes import RecordedMistakes
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
@@ -58,7 +59,7 @@ def finish_and_teach(
         if rows is None:
             continue
         sets[name], too_long = encode(tokenizer, rows, choices, seq2seq, tell=name != "eval_dataset")
-        if too_long:
+        if too_long and not isinstance(rows, TextRows):
             say(f"{too_long:,} of {len(rows):,} texts are longer than --max_length {choices.max_length}: left out")
     started = time.perf_counter()
     pair = finish_then_record(

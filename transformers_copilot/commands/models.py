@@ -20,20 +20,22 @@ def check_place(name_or_path: str, kind: str = "model") -> None:
 
     Args:
         name_or_path (`str`): a folder, or an id on the Hub.
-        kind (`str`, *optional*, defaults to `"model"`): `"pair"` where only a pair will do; its id has an owner.
+        kind (`str`, *optional*, defaults to `"model"`): `"pair"` where only a pair will do, whose id has an owner; or
+            `"data set"`.
 
     Raises:
         FileNotFoundError: it can be no id either.
     """
     if Path(name_or_path).expanduser().exists():
         return
+    what = "file or folder" if kind == "data set" else "folder"
     parts = name_or_path.split("/")
     if len(parts) > 2 or "" in parts or name_or_path.startswith((".", "~")) or "\\" in name_or_path:
-        raise FileNotFoundError(f"there is no folder {name_or_path}.")
+        raise FileNotFoundError(f"there is no {what} {name_or_path}.")
     if len(parts) == 1 and kind == "pair":
         raise FileNotFoundError(f"there is no folder {name_or_path}; a pair on the Hub is named owner/name.")
     if len(parts) == 1 or Path(parts[0]).is_dir():
-        sys.stderr.write(f"there is no folder {name_or_path} here; looking for a {kind} of that name on the Hub\n")
+        sys.stderr.write(f"there is no {what} {name_or_path} here; looking for a {kind} of that name on the Hub\n")
 
 
 def load_pair(name_or_path: str, dtype: str = "auto", device: str | None = None) -> PilotCopilotPreTrainedModel:

@@ -28,7 +28,12 @@ class LogLines(TrainerCallback):
         self.first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say how long the run is."""
+        """Say how long the run is.
+
+        Args:
+            args, control, **kwargs: the Trainer's; not used.
+            state (`TrainerState`): its `max_steps`, and `global_step` where a checkpoint is gone on from.
+        """
         self.began = self.spoke = time.monotonic()
         self.first_step = state.global_step
         if state.is_world_process_zero:
@@ -36,12 +41,23 @@ class LogLines(TrainerCallback):
             say(f"training: {state.max_steps:,} steps{going_on}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a line where there was none for long."""
+        """Ask for a line where there was none for long.
+
+        Args:
+            args, state, **kwargs: the Trainer's; not used.
+            control (`TrainerControl`): told to log.
+        """
         if time.monotonic() - self.spoke > MOST_SILENCE:
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Print one."""
+        """Print one.
+
+        Args:
+            args, control, **kwargs: the Trainer's; not used.
+            state (`TrainerState`): how far the run is.
+            logs (`dict`, *optional*): holds the losses, in nats a token; nothing is printed without one.
+        """
         given = logs or {}
         losses = {name: given[name] for name in ("loss", "pilot_loss", "copilot_loss") if name in given}
         if not losses or not state.is_world_process_zero:
@@ -64,7 +80,12 @@ class StopOnInterrupt(TrainerCallback):
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop."""
+        """Save and stop.
+
+        Args:
+            args, state, **kwargs: the Trainer's; not used.
+            control (`TrainerControl`): told to save and to stop.
+        """
         if self.stopped:
             control.should_save = control.should_training_stop = True
 

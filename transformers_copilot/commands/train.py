@@ -25,6 +25,7 @@ from .train_options import (
     EXAMPLES,
     NOTES,
     TRAINER_DEFAULTS,
+    WAYS,
     DataArguments,
     PairArguments,
     TrainArguments,
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
     """
     progress = quiet_libraries()
     kinds = (PairArguments, TrainArguments, DataArguments, CopilotTrainingArguments)
-    parser = make_parser("train", kinds, DESCRIPTION, f"{EXAMPLES}\n\n{NOTES}", short_help=short_help)
+    parser = make_parser("train", kinds, DESCRIPTION, f"{EXAMPLES}\n\n{WAYS}\n\n{NOTES}", short_help=short_help)
     parser.set_defaults(
         **TRAINER_DEFAULTS,
         logging_steps=LOGGING_SHARE,

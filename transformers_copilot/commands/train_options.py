@@ -20,6 +20,14 @@ DATA is a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, also .gz and the like
 has messages, prompt and completion (or target), instruction and output, or text. λ, how much of the Copilot's
 correction is used, is chosen on dev texts. Options can be in a YAML file: --config FILE.yaml.
 `--help-all` lists all of Trainer's options, too. docs/commands.md says more."""
+# For the long help.
+WAYS = """\
+The Pilot learns what it would learn alone. Both learn together, from all texts. With --copilot_share the Pilot is
+finished first, on a part of the texts; its mistakes on the others, which are new to it, are recorded, and the Copilot
+learns from those. With --copilot_data it learns from mistakes on further texts, beside a Pilot that may stay as it is;
+either goes on after a stop when the same command is given. With --record only the Copilot learns, from what
+`transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
+OUTPUT_DIR` shows the mistakes."""
 # Where the command differs from Trainer.
 TRAINER_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 16,
@@ -143,4 +151,4 @@ def _line(name: str, default: Any, about: str) -> str:
 
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "NOTES", "TRAINER_DEFAULTS", "DataArguments", "PairArguments", "TrainArguments"]
-__all__ += ["short_help"]
+__all__ += ["WAYS", "short_help"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .formats import Conversation, PromptTarget, RowError
@@ -28,6 +28,7 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+_STAND_IN = "\u241fstands for what is said\u241f"
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -165,11 +166,12 @@ def _written(tokenizer: Any, conversation: Conversation, count: int, ask: bool) 
 
 
 def _before_all(tokenizer: Any, conversation: Conversation) -> str:
-    """What stands before a first turn of the assistant: what the template writes in front of its content."""
-    first = _written(tokenizer, conversation, 1, False)
-    before, found, _ = first.partition(conversation.messages[0]["content"].strip())
-    if not found or not conversation.messages[0]["content"].strip():
-        raise RowError("begins with a turn of the assistant that the chat template writes in another way")
+    """What the template writes in front of a first turn of the assistant."""
+    stand_in = {**conversation.messages[0], "content": _STAND_IN}
+    first = replace(conversation, messages=[stand_in])
+    before, found, _ = _written(tokenizer, first, 1, False).partition(_STAND_IN)
+    if not found:
+        raise RowError("begins with a turn of the assistant, which the chat template doesn't write")
     return before
 
 
