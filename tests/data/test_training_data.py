@@ -6,11 +6,11 @@ import json
 import lzma
 
 import pytest
-from byte_tokenizer import byte_tokenizer
 from datasets import Dataset, DatasetDict
-from training_helpers import make_pilot
 from transformers import DataCollatorForSeq2Seq
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.training_helpers import make_pilot
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, PilotCopilotForCausalLM, load_training_data
 from transformers_copilot.data.chat import PLAIN_TEMPLATE
 from transformers_copilot.data.reading import open_source, split_of

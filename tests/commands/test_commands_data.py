@@ -5,12 +5,12 @@ import resource
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
-from byte_tokenizer import byte_tokenizer
-from training_helpers import make_pilot
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.paths import ROOT
+from tests.helpers.training_helpers import make_pilot
 from transformers_copilot import CopilotTrainingArguments
 from transformers_copilot.building.pair_building import DEFAULT_COPILOT_LAYERS
 from transformers_copilot.commands import train_options
@@ -18,7 +18,6 @@ from transformers_copilot.commands.main import main
 from transformers_copilot.training.finishing import COPILOT_EPOCHS
 
 
-ROOT = Path(__file__).resolve().parents[1]
 CHAT = [{"messages": [{"role": "user", "content": f"{n}+1?"}, {"role": "assistant", "content": f"{n + 1}"}]}
         for n in range(30)]  # fmt: skip
 

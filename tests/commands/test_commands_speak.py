@@ -7,10 +7,10 @@ import signal
 
 import numpy as np
 import pytest
-from byte_tokenizer import byte_tokenizer
-from training_helpers import make_pilot
 from transformers import TrainerCallback
 
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.training_helpers import make_pilot
 from transformers_copilot import CopilotTrainer
 from transformers_copilot.commands import progress, train
 from transformers_copilot.commands.main import main
