@@ -40,17 +40,21 @@ REQUIREMENTS = [
 
 MATPLOTLIB = "matplotlib>=3.10,<4"
 LM_EVAL = "lm_eval>=0.4.13,<0.5"  # lm-evaluation-harness: 0.4.13 is the first tested with transformers 5.23
+# `transformers-copilot serve`: what transformers' own `serving` extra asks for.
+SERVING = ["fastapi>=0.115,<1", "openai>=1.98,<4", "pydantic>=2,<3", "uvicorn>=0.30,<1"]
 EXTRAS = {
     # A Pilot in 8 or 4 bits on a CPU, through transformers: 0.18 is the first tested with torch 2.13, and it was tried
     # with no older torch. On a GPU bitsandbytes does as well.
     "quantization": ["torchao>=0.18,<0.19"],
     "report": [MATPLOTLIB],  # `transformers-copilot report`
     "lm_eval": [LM_EVAL],
+    "serving": SERVING,
     # The site of `make docs`. Material for MkDocs is kept up until May 2027; its makers' successor reads the same file.
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings>=1.0,<2", "mkdocstrings-python>=2.0,<3"],
     "dev": [
         MATPLOTLIB,
         LM_EVAL,
+        *SERVING,
         "coverage>=7.13,<8",  # 7.13 is the first that installs what measures the processes that a test starts
         "filelock>=3.16,<5",  # two runs of experiments side by side
         "mypy>=2.4,<3",

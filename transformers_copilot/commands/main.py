@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": "let a pair write; --compare shows what the Copilot changes",
     "report": "one HTML page: where a run goes wrong, and what its Copilot changes",
     "merge": "write a pair as one plain model, which any server takes",
+    "serve": "answer requests with a pair, with an OpenAI-compatible API",
     "push": "upload a pair, its tokenizer and its report to the Hub",
 }
 HELP = """\
