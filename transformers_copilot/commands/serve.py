@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from os.path import exists
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -48,7 +48,7 @@ def pair_server(pair: str, device: str = "auto", dtype: str = "auto", continuous
     if not is_serve_available():
         raise ImportError(
             "the server's packages are missing (fastapi, uvicorn, openai, pydantic); install them with "
-            "`pip install 'transformers-copilot[serving]'`."
+            "`python -m pip install '.[serving]'` in a clone of the package."
         )
     from fastapi.responses import JSONResponse
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
@@ -65,7 +65,7 @@ def pair_server(pair: str, device: str = "auto", dtype: str = "auto", continuous
 
         def _load_model(self, model_id_and_revision: str, *args: Any, **kwargs: Any) -> Any:
             name, revision = model_id_and_revision, None
-            if not exists(name) and "@" in name:
+            if not Path(name).exists() and "@" in name:
                 name, _, revision = name.rpartition("@")
             config = AutoConfig.from_pretrained(name, revision=revision)
             if config.model_type != "pilot_copilot":
