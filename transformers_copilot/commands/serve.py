@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.import_utils import is_serve_available
 
+from ..pair.installed_package import install_advice
 from .models import DTYPES
 
 
@@ -47,8 +48,7 @@ def pair_server(pair: str, device: str = "auto", dtype: str = "auto", continuous
     """
     if not is_serve_available():
         raise ImportError(
-            "the server's packages are missing (fastapi, uvicorn, openai, pydantic); install them with "
-            "`python -m pip install '.[serving]'` in a clone of the package."
+            f"the server's packages are missing (fastapi, uvicorn, openai, pydantic): {install_advice('serving')}."
         )
     from fastapi.responses import JSONResponse
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
