@@ -11,7 +11,7 @@ DOCS := .venv-docs
 # What `make test-oldest` runs: the pages' blocks, and a test of each thing that another library does for the package.
 SMOKE := tests/project/test_readme.py tests/pair/test_generation.py tests/pair/test_save_load.py \
 	tests/training/test_trainer.py tests/adapters/test_adapters.py tests/report/test_mistake_analysis.py \
-	tests/metrics/test_metrics.py tests/tasks/test_tasks.py
+	tests/metrics/test_metrics.py tests/tasks/test_tasks.py tests/commands/test_serve.py
 SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 # A folder with the tasks as JSON lines; `make demo-smollm2`, `make bench` and `make bench-quick` read it.
 DATA_DIR ?= ../shared/data

@@ -41,7 +41,7 @@ REQUIREMENTS = [
 MATPLOTLIB = "matplotlib>=3.10,<4"
 LM_EVAL = "lm_eval>=0.4.13,<0.5"  # lm-evaluation-harness: 0.4.13 is the first tested with transformers 5.23
 # `transformers-copilot serve`: what transformers' own `serving` extra asks for.
-SERVING = ["fastapi>=0.115,<1", "openai>=1.98,<4", "pydantic>=2,<3", "uvicorn>=0.30,<1"]
+SERVING = ["fastapi>=0.115,<1", "openai>=1.98,<4", "pydantic>=2.7,<3", "uvicorn>=0.30,<1"]
 EXTRAS = {
     # A Pilot in 8 or 4 bits on a CPU, through transformers: 0.18 is the first tested with torch 2.13, and it was tried
     # with no older torch. On a GPU bitsandbytes does as well.

@@ -13,16 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from transformers import PreTrainedModel
 
 from tests.conftest import TINY, build_pair, build_pilot
 from tests.helpers.byte_tokenizer import byte_tokenizer
 
-
-openai = pytest.importorskip("openai")
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
