@@ -32,18 +32,21 @@ def finish_table(experiments: dict[str, Lines], titles: dict[str, str]) -> str:
 
     Returns:
         A table in nats a token of the right answer, and, where answers were marked, rows in percent after it. A gain is
-        bold where its 95 % interval does not hold zero. Time is that of all training over the finished Pilot's.
+        bold where its 95 % interval does not hold zero. Time is that of all training over the finished Pilot's. Rivals
+        that no experiment has are left out.
     """
-    heads = ["Pilot: task", "Copilot", "Pilot alone", "gain over it", *(HEADS[name] for name in FURTHER_CONTROLS)]
+    made_of = {line["name"].removeprefix("control:") for lines in experiments.values() for line in lines}
+    rivals = [name for name in FURTHER_CONTROLS if name in made_of]
+    heads = ["Pilot: task", "Copilot", "Pilot alone", "gain over it", *(HEADS[name] for name in rivals)]
     rows = ["| " + " | ".join([*heads, "time"]) + " |", "| --- " * (len(heads) + 1) + "|"]
     for name, lines in experiments.items():
         for shown in reversed(with_likelihoods(lines)):
-            rows += [_row(titles[name], variant, made, shown) for variant, made in by_variant(shown).items()]
+            rows += [_row(titles[name], variant, made, shown, rivals) for variant, made in by_variant(shown).items()]
     return "\n".join(rows)
 
 
-def _row(title: str, variant: str, made: Comparison, lines: Lines) -> str:
-    """A variant's line."""
+def _row(title: str, variant: str, made: Comparison, lines: Lines, rivals: list[str]) -> str:
+    """A variant's line, with a cell for each rival; empty where not every seed has it."""
     seeds = len(made.lines)
     unit = "" if lines[0]["measure"] == "tokens" else ", %"
     cells = [
@@ -52,7 +55,7 @@ def _row(title: str, variant: str, made: Comparison, lines: Lines) -> str:
         score_text(made.mean("pilot"), lines),
         _cell(made.gain(), lines),
     ]
-    for name in FURTHER_CONTROLS:
+    for name in rivals:
         cells.append(_cell(made.gain_over(name), lines) if len(made.controls.get(name, [])) == seeds else "")
     cells.append(f"{np.mean([_time(line) for line in made.lines]):.2f}")
     return "| " + " | ".join(cells) + " |"
