@@ -44,6 +44,18 @@ def run_script(script: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+def outputs(page: str) -> list[str]:
+    """The output that a page shows under its Python blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = re.findall(r"^```python\n(?:(?!```).*\n)*```\n\n```text\n((?:(?!```).*\n)*)```$", text, re.MULTILINE)
+    return [output for output in shown if not output.startswith("transformers-copilot ")]
+
+
+def any_number(text: str) -> str:
+    """A text with 0 for each of its numbers: how a training ends differs a little with the versions of its parts."""
+    return re.sub(r"\d[\d,.]*", "0", text)
+
+
 @pytest.mark.parametrize(("page", "with_hub"), [(page, with_hub) for page in PAGES for with_hub in runs(page)])
 def test_python_blocks_run_one_after_the_other(page: str, with_hub: bool, tmp_path: Path) -> None:
     hub = HubServer() if with_hub else None
@@ -57,6 +69,9 @@ def test_python_blocks_run_one_after_the_other(page: str, with_hub: bool, tmp_pa
     assert f"all {len(blocks(page, 'python')) - left_out} blocks ran" in done.stdout
     if page == "README.md":
         assert "with the Copilot: 8" in done.stdout  # the larger of 3 and 8
+    printed = iter(any_number(done.stdout).splitlines())
+    for line in "".join(outputs(page)).splitlines():
+        assert any_number(line) in printed, f"the page shows {line!r}, in vain among\n{done.stdout[-3000:]}"
     for stated in re.findall(r"^# (\{.*\})$", "\n".join(block.code for block in blocks(page, "python")), re.MULTILINE):
         assert stated in done.stdout, "the page states another result"
 
