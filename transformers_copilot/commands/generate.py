@@ -109,7 +109,7 @@ def first_change(tokens: TokenTexts, before: list[int], after: list[int], writte
     """Where two replies part, and how likely both tokens were there to the Pilot and to the pair.
 
     Args:
-        tokens ([`TokenTexts`]): the tokens' names.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
         before (list of `int`): the Pilot's reply.
         after (list of `int`): the pair's.
         written: what `generate` kept of the pair's reply, with `logits` (the Pilot's) and `scores` (the pair's).

@@ -55,7 +55,7 @@ class AnswerMetric(QuestionMetric):
     """Share of questions whose answer is right; a reply without an answer is wrong, and counted.
 
     Args:
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     description: str = ""
@@ -77,7 +77,7 @@ class AnswerMetric(QuestionMetric):
 
         Args:
             predictions (`Sequence[str | None]`): the answers; `None` for a reply that has none.
-            references (`Sequence[str]`): the right answers.
+            references (`Sequence[str]`): one right answer for each prediction, in order.
             **kwargs: none are known.
         """
         filled = ["" if answer is None else answer for answer in predictions]
@@ -126,7 +126,7 @@ class ExactAnswer(AnswerMetric):
     """Share of right answers, numbers compared as numbers ([`same_answer`]).
 
     Args:
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     score_name = "exact_answer"
@@ -149,7 +149,7 @@ class ChoiceAccuracy(AnswerMetric):
     """Share of questions where the right choice was named by its label (`answer2`, `true`, `B`).
 
     Args:
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     score_name = "choice_accuracy"

@@ -13,7 +13,8 @@ class OfflineMetric(evaluate.Metric):
     """An `evaluate.Metric` that is a class of this package, not a script to be downloaded, and writes no files.
 
     Args:
-        **kwargs: those of `evaluate.Metric`. `keep_in_memory` is `True` unless several processes share the metric.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`. `keep_in_memory` is `True` unless several
+            processes share the metric.
 
     Attributes:
         score_name (`str`): the entry of [`compute`]'s result that is the score; the others explain it.
@@ -35,7 +36,7 @@ class QuestionMetric(OfflineMetric):
     """A metric whose score is the mean of one mark a question, so that two models can be compared question by question.
 
     Args:
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     def score_each(self, predictions: Sequence[Any], references: Sequence[str]) -> list[float]:

@@ -46,7 +46,7 @@ class CalibrationError(OfflineMetric):
 
     Args:
         bins (`int`, defaults to 15): number of bins of equal width.
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     score_name = "expected_calibration_error"

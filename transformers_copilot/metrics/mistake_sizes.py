@@ -18,7 +18,7 @@ class LogitsMetric(OfflineMetric):
     large and batches may be many.
 
     Args:
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
@@ -69,7 +69,7 @@ class MistakeSize(LogitsMetric):
     """E‖p − p̂‖²: mean squared size of the mistake over tokens, from 0 (sure and right) to 2 (sure and wrong).
 
     Args:
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     score_name = "mistake_size"
@@ -89,7 +89,7 @@ class MistakeRemoved(LogitsMetric):
     """Share of the Pilot's mistake that the pair removes: 1 − E‖p − p̃‖² / E‖p − p̂‖².
 
     Args:
-        **kwargs: those of `evaluate.Metric`.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     score_name = "mistake_removed"

@@ -63,8 +63,8 @@ class RankingMetric(QuestionMetric):
     """Mean of a mark over lists of recommendations, at several cut-offs.
 
     Args:
-        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): the K.
-        **kwargs: those of `evaluate.Metric`.
+        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): how many first places count; a figure for each.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
 
     Raises:
         ValueError: there is no cut-off, or one is below 1.
@@ -84,7 +84,7 @@ class RankingMetric(QuestionMetric):
 
         Args:
             predictions (`Sequence[Sequence[str | None]]`): for every question the items, best first.
-            references (`Sequence[str]`): the right items.
+            references (`Sequence[str]`): one right item for each list, in order.
 
         Returns:
             `list[float]`
@@ -97,7 +97,7 @@ class RankingMetric(QuestionMetric):
 
         Args:
             predictions (`Sequence[Sequence[str | None]]`): for every question the items, best first.
-            references (`Sequence[str]`): the right items.
+            references (`Sequence[str]`): one right item for each list, in order.
             **kwargs: none are known.
         """
         filled = [["" if item is None else item for item in ranked] for ranked in predictions]
@@ -123,8 +123,8 @@ class HitAtK(RankingMetric):
     """Share of lists that hold the right item among their first K.
 
     Args:
-        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): the K.
-        **kwargs: those of `evaluate.Metric`.
+        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): how many first places count; a figure for each.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     marks = {"hit": hit_at_k}
@@ -134,8 +134,8 @@ class NdcgAtK(RankingMetric):
     """Mean NDCG of lists with one right item.
 
     Args:
-        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): the K.
-        **kwargs: those of `evaluate.Metric`.
+        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): how many first places count; a figure for each.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     marks = {"ndcg": ndcg_at_k}
@@ -145,8 +145,8 @@ class Recommendations(RankingMetric):
     """Hit@K and NDCG@K together: what the recommendation tasks report.
 
     Args:
-        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): the K.
-        **kwargs: those of `evaluate.Metric`.
+        cutoffs (`Sequence[int]`, defaults to `(5, 10, 20, 100)`): how many first places count; a figure for each.
+        **kwargs: handed to `evaluate.Metric`, such as `experiment_id`.
     """
 
     marks = {"hit": hit_at_k, "ndcg": ndcg_at_k}

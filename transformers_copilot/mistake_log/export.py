@@ -85,7 +85,7 @@ class MistakeRowsWriter:
 
         Args:
             number (`int`): the round's number.
-            record ([`MistakeRecord`]): the round.
+            record ([`MistakeRecord`]): the mistakes of one step of training, on the CPU.
         """
         if number % self.stride:
             return

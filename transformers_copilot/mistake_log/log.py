@@ -62,7 +62,7 @@ class MistakeLog:
         """Add a round; drop the oldest until the bounds hold.
 
         Args:
-            record ([`MistakeRecord`]): the round.
+            record ([`MistakeRecord`]): the mistakes of one step of training, on the CPU.
             round_number (`int`, *optional*): its number; defaults to how many were appended before.
 
         Raises:

@@ -126,7 +126,7 @@ class MistakeRecord:
 
         Args:
             index (`int`): which part, from 0.
-            count (`int`): how many parts.
+            count (`int`): into how many parts of about equal length.
 
         Returns:
             [`MistakeRecord`]; without sequences where there are fewer than parts.

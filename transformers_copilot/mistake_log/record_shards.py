@@ -63,10 +63,10 @@ def write_shard(folder: Path, number: int, record: MistakeRecord, header: Record
     """Write a shard, whole or not at all.
 
     Args:
-        folder (`Path`): the record's folder.
-        number (`int`): which shard.
+        folder (`Path`): where the record's shards lie.
+        number (`int`): the shard, from 0.
         record ([`MistakeRecord`]): its sequences.
-        header ([`RecordHeader`]): the record's.
+        header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
 
     Raises:
         OSError: the disk is full, or the folder can't be written; nothing is left of the shard.
@@ -89,9 +89,9 @@ def clear_partial(folder: Path, number: int, header: RecordHeader) -> Path:
     """Remove what a process that was killed may have left of a shard.
 
     Args:
-        folder (`Path`): the record's folder.
-        number (`int`): which shard.
-        header ([`RecordHeader`]): the record's.
+        folder (`Path`): where the record's shards lie.
+        number (`int`): the shard, from 0.
+        header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
 
     Returns:
         `Path`: where the shard is written before it is whole.
@@ -122,9 +122,9 @@ def read_index(folder: Path, number: int, header: RecordHeader) -> ShardIndex:
     """Check a shard, and read where its sequences are; its states are not read.
 
     Args:
-        folder (`Path`): the record's folder.
-        number (`int`): which shard.
-        header ([`RecordHeader`]): the record's.
+        folder (`Path`): where the record's shards lie.
+        number (`int`): the shard, from 0.
+        header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
 
     Returns:
         [`ShardIndex`]
@@ -153,9 +153,9 @@ def is_whole(folder: Path, number: int, header: RecordHeader) -> bool:
     """Whether a shard is there and whole.
 
     Args:
-        folder (`Path`): the record's folder.
-        number (`int`): which shard.
-        header ([`RecordHeader`]): the record's.
+        folder (`Path`): where the record's shards lie.
+        number (`int`): the shard, from 0.
+        header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
 
     Returns:
         `bool`

@@ -140,7 +140,7 @@ def visible(text: str) -> str:
     others (direction marks, joiners, private ones) their code points, as in `<U+202E>`.
 
     Args:
-        text (`str`): any text.
+        text (`str`): any text, control characters and all.
 
     Returns:
         `str`
@@ -157,7 +157,7 @@ def printable(text: str) -> str:
     the marks that turn the direction of what follows are shown as [`visible`] shows them. Line ends stay.
 
     Args:
-        text (`str`): any text.
+        text (`str`): any text, control characters and all.
 
     Returns:
         `str`

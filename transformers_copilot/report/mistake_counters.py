@@ -171,7 +171,7 @@ class ConfusionCounter:
         """The confusions that cost most.
 
         Args:
-            top (`int`): how many.
+            top (`int`): no more than so many, the costliest first.
 
         Returns:
             `DataFrame`: see [`MistakeAnalysis`]

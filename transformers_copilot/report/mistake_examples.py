@@ -138,7 +138,7 @@ def sequences_of(table: pa.Table, most: int) -> list[LoggedSequence]:
 
     Args:
         table (`pyarrow.Table`): rows in the log's order.
-        most (`int`): how many.
+        most (`int`): no more than so many.
 
     Returns:
         list of [`LoggedSequence`]

@@ -113,7 +113,7 @@ def data_uri(content: bytes, kind: str = "image/png") -> str:
     """A file as an address that holds the file itself.
 
     Args:
-        content (`bytes`): the file.
+        content (`bytes`): what is in the file.
         kind (`str`, *optional*, defaults to `"image/png"`): its type.
 
     Returns:

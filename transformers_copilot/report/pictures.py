@@ -32,8 +32,8 @@ def mistake_heat_map(
 
     Args:
         sequences (list of [`LoggedSequence`]): the sequences; at least one with a reply.
-        tokens ([`TokenTexts`]): the tokens' names.
-        theme ([`Theme`], *optional*): colours.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
         places (`int`, *optional*, defaults to 18): tokens of a reply that are shown.
 
     Returns:
@@ -93,7 +93,7 @@ def short_name(tokens: TokenTexts, token_id: int, most: int = CELL) -> str:
     """A token's name that fits into a cell.
 
     Args:
-        tokens ([`TokenTexts`]): the tokens' names.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
         most (`int`, *optional*, defaults to 7): longest name, in characters.
 
     Returns:
@@ -110,7 +110,7 @@ def sizes_over_rounds(by_round: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
 
     Args:
         by_round (`DataFrame`): `MistakeAnalysis.by_round`.
-        theme ([`Theme`], *optional*): colours.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
         `bytes`: a PNG.
@@ -141,7 +141,7 @@ def places_in_reply(by_position: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
 
     Args:
         by_position (`DataFrame`): `MistakeAnalysis.by_position`.
-        theme ([`Theme`], *optional*): colours.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
         `bytes`: a PNG; places that fewer than one in fifty replies reach are left out.
@@ -163,7 +163,7 @@ def after_first_wrong(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
 
     Args:
         table (`DataFrame`): `MistakeAnalysis.after_first_wrong`.
-        theme ([`Theme`], *optional*): colours.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
         `bytes`: a PNG.

@@ -19,7 +19,7 @@ def corrected_by_class(inspection: PairInspection, tokens: TokenTexts) -> pd.Dat
     """How many noticeable logits the Copilot moved towards the truth, and how many away, by kind of true token.
 
     Args:
-        inspection ([`PairInspection`]): what was measured.
+        inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
         tokens ([`TokenTexts`]): tells the kinds.
 
     Returns:
@@ -41,7 +41,7 @@ def share_of_corrected(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
 
     Args:
         table (`DataFrame`): what [`corrected_by_class`] gave.
-        theme ([`Theme`], *optional*): colours.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
         `bytes`: a PNG.
@@ -68,7 +68,7 @@ def effect_of_weight(by_weight: pd.DataFrame, chosen: float, theme: Theme = LIGH
     Args:
         by_weight (`DataFrame`): `PairInspection.by_weight`.
         chosen (`float`): the pair's λ, which is marked.
-        theme ([`Theme`], *optional*): colours.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
         `bytes`: a PNG.
@@ -93,7 +93,7 @@ def reliability_table(inspection: PairInspection, bins: int = BINS) -> pd.DataFr
     """How often tokens are right that were held likely, by how likely they were held.
 
     Args:
-        inspection ([`PairInspection`]): what was measured.
+        inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
         bins (`int`, *optional*, defaults to 10): groups of confidence of equal width.
 
     Returns:
@@ -121,8 +121,8 @@ def reliability(inspection: PairInspection, theme: Theme = LIGHT) -> bytes:
     """How likely tokens were held, against how often they were right, for the Pilot and for the pair.
 
     Args:
-        inspection ([`PairInspection`]): what was measured.
-        theme ([`Theme`], *optional*): colours.
+        inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
         `bytes`: a PNG.
@@ -150,8 +150,8 @@ def layers_of_token(view: LayerView, tokens: TokenTexts, theme: Theme = LIGHT, m
 
     Args:
         view ([`LayerView`]): what was read.
-        tokens ([`TokenTexts`]): the tokens' names.
-        theme ([`Theme`], *optional*): colours.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
+        theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
         most_layers (`int`, *optional*, defaults to 12): layers that are shown; the last ones of more, with some before.
 
     Returns:

@@ -50,7 +50,7 @@ def pictures_of_log(analysis: MistakeAnalysis, examples: LogExamples, tokens: To
     Args:
         analysis ([`MistakeAnalysis`]): the log in figures.
         examples ([`LogExamples`]): replies of the log.
-        tokens ([`TokenTexts`]): the tokens' names.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
 
     Returns:
         list of [`ReportPicture`]
@@ -115,9 +115,9 @@ def pictures_of_inspection(
     """Pictures that need the pair.
 
     Args:
-        inspection ([`PairInspection`]): what was measured.
+        inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
         view ([`LayerView`], *optional*): one token, layer by layer.
-        tokens ([`TokenTexts`]): the tokens' names.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
         chosen (`float`): the pair's own λ.
 
     Returns:

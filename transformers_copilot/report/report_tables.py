@@ -83,7 +83,7 @@ def confusion_rows(analysis: MistakeAnalysis, examples: LogExamples, tokens: Tok
     Args:
         analysis ([`MistakeAnalysis`]): the log in figures.
         examples ([`LogExamples`]): examples of them.
-        tokens ([`TokenTexts`]): the tokens' names.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
 
     Returns:
         list of `dict` with the names of both tokens, the figures and `examples`
@@ -141,9 +141,9 @@ def changed_tokens(
     """Tokens whose likeliest token the Copilot changed for the better or the worse.
 
     Args:
-        inspection ([`PairInspection`]): what was measured.
+        inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
         items (list of `dict`): the texts.
-        tokens ([`TokenTexts`]): the tokens' names.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
         most (`int`, *optional*, defaults to 10): tokens of each kind that are listed.
         context (`int`, *optional*, defaults to 24): tokens before that are shown.
 
@@ -180,7 +180,7 @@ def findings(analysis: MistakeAnalysis, inspection: PairInspection | None, token
     Args:
         analysis ([`MistakeAnalysis`]): the log in figures.
         inspection ([`PairInspection`], *optional*): what the Copilot changes.
-        tokens ([`TokenTexts`]): the tokens' names.
+        tokens ([`TokenTexts`]): writes each token so that it can be read.
 
     Returns:
         list of `str`
