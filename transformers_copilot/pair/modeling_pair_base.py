@@ -613,8 +613,18 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
 
         Returns:
             `torch.FloatTensor`, a scalar; 0 where the round has no supervised position.
+
+        Raises:
+            ValueError: the loss is NaN or infinite.
         """
-        return round_loss(self, batch, num_items)
+        loss = round_loss(self, batch, num_items)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the Copilot's loss is {float(loss.detach())}: its weights, or what it reads, hold NaN or infinity, "
+                "and a further step would spoil all of it. Go on from the last checkpoint with a smaller "
+                "`copilot_learning_rate`, or clip its gradient (`copilot_max_grad_norm`)."
+            )
+        return loss
 
     def head_logits(self, head_states: Tensor | None) -> Tensor:
         """The logits that the Pilot's head, as it is now, makes of a state; read only.

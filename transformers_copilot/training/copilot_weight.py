@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def fit_copilot_weight(
         [`CopilotWeightFit`]
 
     Raises:
-        ValueError: the set is empty or has no label, or the method doesn't fit the fusion.
+        ValueError: the set is empty or has no label, the method doesn't fit the fusion, or the correction isn't finite.
     """
     check_option("method", method, METHODS)
     check_option("criterion", criterion, ("loss", "mistake_size"))
@@ -143,6 +144,11 @@ def _token_sums(
     pair.train(was_training)
     if not sums["count"]:
         raise ValueError("no token of the validation set has a label, so λ cannot be fitted; check its `labels`.")
+    if not math.isfinite(sums["square"]):
+        raise ValueError(
+            "the Copilot's correction holds NaN or infinity on the validation set, so λ cannot be fitted. Its training "
+            "broke down: use an earlier checkpoint, or train it anew with a smaller `copilot_learning_rate`."
+        )
     return sums
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -343,7 +344,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             The loss, or the loss and the output.
 
         Raises:
-            ValueError: the Pilot's logits hold NaN or inf; the round is named and not logged.
+            ValueError: the Pilot's logits or the Copilot's loss are NaN or infinite; the round is named and not logged.
         """
         if model.training and _is_recorded(inputs):
             return self._recorded_loss(model, inputs, return_outputs)
@@ -351,25 +352,30 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         if model.training:
             inputs = pilots_batch(inputs)
         view = PairView(model, self.pair, labels, self._extra_arguments(labels, inputs, model.training))
-        try:
+        with self._round_named() if model.training else nullcontext():
             # A copy: the base Trainer takes the labels out of it where it smooths them.
             loss = base(view, dict(inputs), num_items_in_batch=num_items_in_batch)
-        except ValueError as error:
-            if not model.training:
-                raise
-            raise ValueError(f"round {self.state.global_step}: {error}") from error
         if model.training:
             loss = self._both_losses(view.outputs, loss, num_items_in_batch)
         else:
             self._add_sizes(view.outputs, inputs)
         return (loss, view.outputs) if return_outputs else loss
 
+    @contextmanager
+    def _round_named(self) -> Iterator[None]:
+        """An error of the data or the numbers says in which round it was."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"round {self.state.global_step}: {error}") from error
+
     def _recorded_loss(self, model: nn.Module, batch: dict[str, Tensor], return_outputs: bool) -> Any:
         """The Copilot's loss on recorded sequences."""
         micro_steps = max(1, self.current_gradient_accumulation_steps)
         self._micro_step = (self._micro_step + 1) % micro_steps
         lessons = MistakeRecord(**batch).to_batch(self.args.device)
-        outputs = model(mistake_round=lessons, copilot_items=self._lessons)
+        with self._round_named():
+            outputs = model(mistake_round=lessons, copilot_items=self._lessons)
         self._add_losses(None, outputs.copilot_loss)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 

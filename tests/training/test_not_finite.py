@@ -1,0 +1,64 @@
+"""NaN and infinity in a Copilot are noticed: in training with the round's number, and where λ is fitted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from tests.helpers.training_helpers import collate, make_pair, make_trainer, reversal_rows
+from transformers_copilot import MistakeLog, fit_copilot_weight, record_mistakes
+
+
+COPILOTS = [{"form": "linear"}, {"form": "decoder", "num_hidden_layers": 2}, {"form": "branch", "num_hidden_layers": 1}]
+
+
+def spoil(pair: Any, value: float) -> None:
+    """Put one such number into every matrix of the Copilot."""
+    with torch.no_grad():
+        for weight in pair.copilot.parameters():
+            weight.view(-1)[0] = value
+
+
+class SpoilAfter(TrainerCallback):
+    """Spoils the Copilot when so many steps are done."""
+
+    def __init__(self, steps: int, value: float) -> None:
+        self.steps, self.value = steps, value
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == self.steps:
+            spoil(model, self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
+@pytest.mark.parametrize("copilot", COPILOTS, ids=lambda copilot: copilot["form"])
+def test_training_stops_in_the_round(tmp_path: Path, copilot: dict[str, Any], value: float) -> None:
+    trainer = make_trainer(tmp_path, make_pair(copilot=copilot), max_steps=6)
+    trainer.add_callback(SpoilAfter(2, value))
+    with pytest.raises(ValueError, match=r"round 2: the Copilot's loss is (nan|inf)"):
+        trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_training_from_a_record_stops_in_the_round(tmp_path: Path) -> None:
+    pair, rows = make_pair(copilot={"form": "linear"}), reversal_rows(12)
+    record_mistakes(pair.eval(), rows, tmp_path / "record", data_collator=collate, progress=False)
+    record = MistakeLog.open(tmp_path / "record")
+    trainer = make_trainer(
+        tmp_path / "run", pair, rows=record, max_steps=6, freeze_pilot=True, mistake_log_draw="newest"
+    )
+    trainer.add_callback(SpoilAfter(1, float("nan")))
+    with pytest.raises(ValueError, match="round 1: the Copilot's loss is nan"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("copilot", COPILOTS, ids=lambda copilot: copilot["form"])
+def test_no_weight_is_fitted(copilot: dict[str, Any]) -> None:
+    pair = make_pair(copilot=copilot).eval()
+    before = pair.config.copilot_weight
+    spoil(pair, float("nan"))
+    with pytest.raises(ValueError, match="correction holds NaN or infinity on the validation set"):
+        fit_copilot_weight(pair, reversal_rows(4), data_collator=collate, progress=False)
+    assert pair.config.copilot_weight == before and pair.config.copilot_weight_fit is None
