@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from tests.conftest import TINY, build_pair, build_pilot
 from tests.helpers.hub_fixtures import NO_NETWORK, Hub, run_in_process
 from tests.helpers.hub_pairs import keep
+from transformers_copilot.pair.provenance import with_fingerprint
 
 
 PUSH = """
@@ -93,7 +94,8 @@ def broken(hub: Hub, tmp_path: Path) -> dict[str, dict[str, bytes]]:
         return {**sharded, "model.safetensors.index.json": json.dumps({**index, "weight_map": shards}).encode()}
 
     def configured(**fields: object) -> dict[str, bytes]:
-        return {**whole, "config.json": json.dumps({**json.loads(whole["config.json"]), **fields}).encode()}
+        values = {**json.loads(whole["config.json"]), **fields}
+        return {**whole, "config.json": with_fingerprint(json.dumps(values)).encode()}
 
     pickled = {name: data for name, data in whole.items() if name != "model.safetensors"}
     newer = {"transformers_copilot_version": "99.0"}

