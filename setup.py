@@ -28,7 +28,7 @@ REQUIREMENTS = [
     # Adapters; a Pilot may be a PeftModel. transformers 5.24's own `add_adapter` asks for 0.22, which is not out: a
     # pair puts adapters in through PEFT itself, and is tested with 0.21 in both releases of transformers.
     "peft>=0.21,<0.22",
-    "jinja2>=3.1,<4",  # cards and reports from templates; torch brings it in any case
+    "jinja2>=3.1.6,<4",  # cards and reports from templates; transformers asks for 3.1.6 where it fills a chat template
     "fsspec>=2024.6,<2027",  # compressed files of data; datasets brings it and may ask for an older one
     "numpy>=2.0,<3",
     "packaging>=23.0",  # named by the year: no release of it is a major one
@@ -40,8 +40,8 @@ REQUIREMENTS = [
 
 MATPLOTLIB = "matplotlib>=3.10,<4"
 LM_EVAL = "lm_eval>=0.4.13,<0.5"  # lm-evaluation-harness: 0.4.13 is the first tested with transformers 5.23
-# `transformers-copilot serve`: what transformers' own `serving` extra asks for.
-SERVING = ["fastapi>=0.115,<1", "openai>=1.98,<4", "pydantic>=2.7,<3", "uvicorn>=0.30,<1"]
+# `transformers-copilot serve`: what transformers' own `serving` extra asks for, which is one openai too old.
+SERVING = ["fastapi>=0.115,<1", "openai>=1.99.1,<4", "pydantic>=2.7,<3", "uvicorn>=0.30,<1"]
 EXTRAS = {
     # A Pilot in 8 or 4 bits on a CPU, through transformers: 0.18 is the first tested with torch 2.13, and it was tried
     # with no older torch. On a GPU bitsandbytes does as well.
