@@ -448,7 +448,7 @@ EQUAL: dict[str, list[Case]] = {
     "save_steps": [Case({"save_steps": 1}, {"save_strategy": "steps"})],
     "save_total_limit": [Case({"save_total_limit": 1}, SAVE)],
     "load_best_model_at_end": [
-        Case({"load_best_model_at_end": True}, {**SAVE, **EVALUATE, "learning_rate": 30.0, "max_grad_norm": 0.0}),
+        Case({"load_best_model_at_end": True}, {**SAVE, **EVALUATE, "learning_rate": 10.0, "max_grad_norm": 0.0}),
     ],
     "metric_for_best_model": [
         Case(
