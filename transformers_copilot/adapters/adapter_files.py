@@ -37,7 +37,7 @@ def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> 
     """Write one part's adapter as PEFT does.
 
     Args:
-        part (`str`): `"pilot"` or `"copilot"`.
+        part (`str`): whose adapter is written: `"pilot"` or `"copilot"`.
         folder (`Path`): made where it does not exist.
 
     Raises:
@@ -74,7 +74,7 @@ def without_adapters(pair: PilotCopilotPreTrainedModel, state: dict[str, Tensor]
     """A pair's weights under the names that they have without adapters.
 
     Args:
-        state (`dict`): its weights.
+        state (`dict`): the pair's weights by name, adapters' among them.
 
     Returns:
         `dict` of name to tensor.
@@ -86,8 +86,8 @@ def load_adapter(pair: PilotCopilotPreTrainedModel, part: str, name: str, source
     """Put a saved adapter into one part.
 
     Args:
-        part (`str`): `"pilot"` or `"copilot"`.
-        name (`str`): the adapter's name.
+        part (`str`): the part that gets it: `"pilot"` or `"copilot"`.
+        name (`str`): what PEFT is to call the adapter, such as `"default"`.
         source (`str`): folder or id of the checkpoint.
         **hub: `revision`, `token` and the like.
 

@@ -83,7 +83,7 @@ def kind_of(config: Any) -> str:
     """The name of a configuration's method.
 
     Args:
-        config (`peft.PeftConfig`): of any method.
+        config (`peft.PeftConfig`): an adapter's configuration, of any method.
 
     Returns:
         `str`: as PEFT spells it, e.g. `"LORA"`.
@@ -95,7 +95,7 @@ def why_refused(config: Any) -> str | None:
     """Why a pair can't have an adapter.
 
     Args:
-        config (`peft.PeftConfig`): its configuration.
+        config (`peft.PeftConfig`): the adapter's configuration, of which the method and the options are looked at.
 
     Returns:
         `str`: the method or its option, why, and what to do instead; `None` where it can.
@@ -119,7 +119,7 @@ def start_that_changes_base(config: Any) -> str | None:
     """The way an adapter was started, if that changed the weights below it.
 
     Args:
-        config (`peft.PeftConfig`): its configuration.
+        config (`peft.PeftConfig`): the adapter's configuration, of which `init_lora_weights` is looked at.
 
     Returns:
         `str` or `None`
@@ -131,7 +131,7 @@ def start_that_reads_data(config: Any) -> str | None:
     """The way an adapter is to be started, if that needs data or gradients.
 
     Args:
-        config (`peft.PeftConfig`): its configuration.
+        config (`peft.PeftConfig`): the adapter's configuration, of which `init_lora_weights` is looked at.
 
     Returns:
         `str` or `None`

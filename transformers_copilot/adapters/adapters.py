@@ -162,7 +162,7 @@ def adapter_of_trainer(model: Any, config: Any, seed: int, pilot_is_frozen: bool
     """Put a trainer's `peft_config` into the Pilot; taken out again if the trainer can't be made.
 
     Args:
-        model: the trainer's `model`.
+        model: what the trainer was given as `model`. It has to be a pair if there is a configuration.
         config (`peft.PeftConfig`, *optional*): `None`: nothing is done.
         seed (`int`): set before, as TRL's trainers do: the adapter begins as it would around the Pilot alone.
         pilot_is_frozen (`bool`): whether the trainer is to freeze the Pilot.
@@ -206,7 +206,7 @@ def check_not_around_pair(model: Any) -> None:
     """Refuse a `PeftModel` of a pair.
 
     Args:
-        model: anything.
+        model: any model; only a `PeftModel` around a pair is refused.
 
     Raises:
         ValueError: it is one.
@@ -326,9 +326,9 @@ def put_adapter(
     """Put an adapter into one part; the part's other weights stop learning.
 
     Args:
-        part (`str`): `"pilot"` or `"copilot"`.
+        part (`str`): the part that gets it: `"pilot"` or `"copilot"`.
         config (`peft.PeftConfig`): of a method that a pair can have, with the part's own module names.
-        name (`str`, *optional*, defaults to `"default"`): the adapter's name.
+        name (`str`, *optional*, defaults to `"default"`): what PEFT is to call the adapter.
         stored (`bool`, *optional*, defaults to `False`): its weights, and those below, are about to be loaded: nothing
             is worked out of the part's weights, nor taken out of them.
 
@@ -429,7 +429,7 @@ def plain_state(model: PreTrainedModel, state: dict[str, Tensor] | None = None, 
     """A model's weights under the names that they have without adapters; the adapters' own are left out.
 
     Args:
-        model (`PreTrainedModel`): Pilot or Copilot.
+        model (`PreTrainedModel`): a Pilot or a Copilot, with an adapter or without.
         state (`dict`, *optional*): weights to rename, instead of the model's.
         prefix (`str`, *optional*): what stands before the model's names in `state`.
 
@@ -546,7 +546,7 @@ def set_adapter_state(model: PreTrainedModel, state: dict[str, Tensor]) -> list[
 
     Args:
         model (`PreTrainedModel`): Pilot or Copilot, with an adapter that was put in by [`put_adapter`].
-        state (`dict`): as of [`adapter_state`].
+        state (`dict`): the adapter's weights, under the names that [`adapter_state`] gives.
 
     Returns:
         `list[str]`: names that belong nowhere.
@@ -559,7 +559,7 @@ def learns_outside_adapter(model: PreTrainedModel) -> list[str]:
     """Weights of a part that learn and that its adapter's file does not hold.
 
     Args:
-        model (`PreTrainedModel`): Pilot or Copilot.
+        model (`PreTrainedModel`): a Pilot or a Copilot. Without an adapter, all weights that learn are named.
 
     Returns:
         `list[str]`, sorted.

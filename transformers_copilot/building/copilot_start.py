@@ -93,7 +93,7 @@ def layer_names(pilot: PreTrainedModel, branch: BranchCopilot) -> dict[str, str]
     """Where a branch's tensors stand in the Pilot's decoder.
 
     Args:
-        branch ([`BranchCopilot`]): made for it.
+        branch ([`BranchCopilot`]): a Copilot that was made for this Pilot.
 
     Returns:
         `dict`: name in the branch's decoder to name in the Pilot's. What only a first layer has (T5's relative

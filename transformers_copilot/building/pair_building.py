@@ -40,7 +40,7 @@ class LoadedPilot:
     """A Pilot and where it comes from.
 
     Args:
-        model (`PreTrainedModel`): the Pilot.
+        model (`PreTrainedModel`): the Pilot, loaded or as it was given.
         name (`str`, *optional*): its Hub id; `None` for a folder or a model made in memory.
         revision (`str`, *optional*): the commit that was loaded, where it was loaded here.
     """
@@ -56,7 +56,7 @@ def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str,
     Args:
         auto_class: the Auto class that loads Pilots of this form.
         pilot (`PreTrainedModel` or `str`): a model, or the id or path of one.
-        options (`dict`): keywords of `from_pretrained`.
+        options (`dict`): keywords of the Pilot's `from_pretrained`; none where a model is given.
 
     Returns:
         [`LoadedPilot`]
@@ -87,7 +87,7 @@ def pilot_class(auto_class: Any, pilot: str, options: dict[str, Any]) -> Any:
     Args:
         auto_class: that of Pilots that read text alone.
         pilot (`str`): id or path of the Pilot.
-        options (`dict`): keywords of `from_pretrained`.
+        options (`dict`): keywords of the Pilot's `from_pretrained`; a `config` among them saves reading the Pilot's.
 
     Returns:
         An Auto class.
@@ -191,7 +191,8 @@ def build_pair(
         pilot: a model, or the id or path of one.
         copilot: a configuration, fields of one, or the id or path of a checkpoint.
         config ([`PilotCopilotConfig`], *optional*): options as a whole.
-        head (`str`, *optional*): `"own"` or `"pilot"`.
+        head (`str`, *optional*): whose vocabulary matrices the Copilot uses: its `"own"` or the `"pilot"`'s. `None`
+            leaves it to the configuration.
         options (`dict`): options by name, and keywords of the Pilot's `from_pretrained`.
 
     Returns:

@@ -22,9 +22,9 @@ class CardResult:
     """One comparison of a pair with its Pilot alone, for the card.
 
     Args:
-        test_set (`str`): the set's name.
-        metric (`str`): e.g. `"accuracy"`.
-        count (`int`): examples measured.
+        test_set (`str`): the test set's name, as the card is to show it.
+        metric (`str`): the metric's name, as the Hub knows it, e.g. `"accuracy"`.
+        count (`int`): how many examples were measured.
         pilot (`float`): what the Pilot alone reached, in the metric's unit.
         pair (`float`): what the pair reached.
         pilot_interval (`tuple` of two `float`, *optional*): the ends of a 95 % interval of what the Pilot reached.
@@ -32,7 +32,8 @@ class CardResult:
         gain_interval (`tuple` of two `float`, *optional*): 95 % interval of pair − Pilot, paired by example.
         copilot_weight (`float`, *optional*): λ of the measurement.
         dataset (`str`, *optional*): the set's id on the Hub.
-        dataset_config (`str`, *optional*): its configuration.
+        dataset_config (`str`, *optional*): the configuration that was measured on, of a data set with several, e.g.
+            `"main"`.
         dataset_split (`str`, *optional*): the part of it that was measured on, e.g. `"test"`.
     """
 
@@ -58,9 +59,11 @@ class CardFacts:
         results (`list` of [`CardResult`]): comparisons with the Pilot alone.
         training (`dict`): settings by name, as they ran.
         datasets (`list[str]`): ids of the training sets on the Hub.
-        language (`str` or `list[str]`, *optional*): e.g. `"en"`.
-        license (`str`, *optional*): e.g. `"apache-2.0"`.
-        tags (`list[str]`): further tags.
+        language (`str` or `list[str]`, *optional*): codes of the languages that the pair writes, e.g. `"en"`. `None`
+            leaves them out of the card.
+        license (`str`, *optional*): the Hub's name of the licence, e.g. `"apache-2.0"`. `None` leaves it out of the
+            card.
+        tags (`list[str]`): tags on the Hub, beside those that every card of this package has.
         model_name (`str`, *optional*): the title. Defaults to the repository's name.
         limits (`str`, *optional*): what it should not be used for.
     """
@@ -79,7 +82,7 @@ def eval_results(result: CardResult, task: str) -> list[EvalResult]:
     """A comparison as the Hub reads it: the pair's value and, by a name that says so, the Pilot's.
 
     Args:
-        result ([`CardResult`]): the comparison.
+        result ([`CardResult`]): what the pair and its Pilot reached on one test set.
         task (`str`): the Hub's name of the task.
 
     Returns:
@@ -116,7 +119,7 @@ def result_row(result: CardResult) -> dict[str, Any]:
     """A comparison as a row of the card's table.
 
     Args:
-        result ([`CardResult`]): the comparison.
+        result ([`CardResult`]): what the pair and its Pilot reached on one test set.
 
     Returns:
         `dict`: the table's texts by column.

@@ -115,11 +115,11 @@ class CopilotCheckpoint:
     """A Copilot's own checkpoint, found in a folder or on the Hub; its weights are read by [`load_into`].
 
     Args:
-        source (`str`): folder or id.
+        source (`str`): folder of the checkpoint, or its id on the Hub.
         revision (`str`, *optional*): its branch, tag or commit.
         hub (`dict`): keywords that say how to reach the Hub.
-        config ([`CopilotConfig`]): the Copilot's.
-        pairing ([`Pairing`]): the rest.
+        config ([`CopilotConfig`]): the Copilot's own configuration, read from the checkpoint.
+        pairing ([`Pairing`]): which Pilot it was trained beside, the pair's options, and λ.
     """
 
     source: str
@@ -235,7 +235,7 @@ def load_whole(module: torch.nn.Module, file: str, source: str) -> None:
     """Load a safetensors file into a module; every weight has to be there, and none more.
 
     Args:
-        module (`torch.nn.Module`): changed in place.
+        module (`torch.nn.Module`): what the weights are loaded into, in place.
         source (`str`): id or folder of the checkpoint, for messages.
 
     Raises:
@@ -272,9 +272,10 @@ def write_copilot(
 
     Args:
         folder (`str` or `Path`): made where it does not exist.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's, whose hash is recorded. Defaults to the one that
+            lies beside the Pilot, if it was loaded from somewhere.
         pilot (`str`, *optional*): the Hub id to record.
-        pilot_revision (`str`, *optional*): its commit.
+        pilot_revision (`str`, *optional*): the commit of `pilot`; not used without it.
         with_adapters (`bool`, *optional*, defaults to `False`): write adapters of both parts too.
     """
     folder = Path(folder)

@@ -41,7 +41,7 @@ def make_card(
         alone (`bool`, *optional*, defaults to `False`): the repository holds the Copilot alone.
         has_tokenizer (`bool`, *optional*, defaults to `False`): the tokenizer is in it.
         pilot (`str`, *optional*): the Pilot's id, where it is another than the one that was loaded.
-        pilot_revision (`str`, *optional*): its commit.
+        pilot_revision (`str`, *optional*): the commit of `pilot`; not used without it.
 
     Returns:
         `huggingface_hub.ModelCard`
@@ -149,7 +149,7 @@ def is_ours(text: str) -> bool:
     """Whether a README was written by this package, so that it may be written anew.
 
     Args:
-        text (`str`): the README.
+        text (`str`): the whole README. This package leaves a mark in those that it writes.
 
     Returns:
         `bool`
@@ -161,8 +161,8 @@ def users_readme(repo_id: str, token: bool | str | None = None, revision: str | 
     """The README of a repository, if someone wrote it himself.
 
     Args:
-        repo_id (`str`): the repository.
-        token (`str` or `bool`, *optional*): the Hub's token.
+        repo_id (`str`): id of the repository on the Hub, `owner/name`.
+        token (`str` or `bool`, *optional*): the Hub's token; by default the one that is logged in.
         revision (`str`, *optional*): the branch; where it is yet to be made, it begins as the main one.
 
     Returns:
@@ -193,10 +193,10 @@ def write_card(
     """Write the card into a folder that is about to be pushed; a README that a user wrote stays as it is.
 
     Args:
-        repo_id (`str`): where it goes.
-        token (`str` or `bool`, *optional*): the Hub's token.
-        revision (`str`, *optional*): the branch.
-        tags (`list[str]`, *optional*): more tags.
+        repo_id (`str`): the repository that the folder will be pushed to.
+        token (`str` or `bool`, *optional*): the Hub's token; by default the one that is logged in.
+        revision (`str`, *optional*): the branch that will be pushed to. Defaults to the main one.
+        tags (`list[str]`, *optional*): tags for the card, added to those of `pair.card_facts`.
         **about: as [`make_card`] takes them.
     """
     if users_readme(repo_id, token, revision) is not None:

@@ -61,8 +61,8 @@ def push_files(
     Args:
         files (`dict[str, Path]`): what to upload, by its name in the repository.
         repo_id (`str`): a repository that exists.
-        commit_message (`str`): the commit's title.
-        commit_description (`str`, *optional*): more about it.
+        commit_message (`str`): title of the commit in the repository's history.
+        commit_description (`str`, *optional*): text below that title.
         token (`str` or `bool`, *optional*): the Hub's token; by default the one that is logged in.
         revision (`str`, *optional*): a branch, made where it does not exist. Defaults to the main one.
         create_pr (`bool`, *optional*, defaults to `False`): propose the commit instead of making it.
@@ -94,7 +94,7 @@ def push_folder(folder: str | Path, repo_id: str, **commit: Any) -> CommitInfo:
     """Upload a folder; see [`push_files`].
 
     Args:
-        folder (`str` or `Path`): what to upload.
+        folder (`str` or `Path`): what to upload, with all files of the folders inside it.
         repo_id (`str`): a repository that exists.
         **commit: as [`push_files`] takes them.
 

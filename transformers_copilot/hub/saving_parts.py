@@ -36,7 +36,7 @@ def save_copilot_alone(pair: PilotCopilotPreTrainedModel, folder: str | os.PathL
     """See `save_copilot` of the pair.
 
     Args:
-        folder (`str`): where to.
+        folder (`str`): the checkpoint's folder; made where it does not exist.
         **given: `tokenizer`, `pilot` and `pilot_revision`.
 
     Raises:
@@ -86,7 +86,7 @@ def join_recorded_pilot(
     """See `from_copilot` of the pair.
 
     Args:
-        copilot (`str`): folder or id.
+        copilot (`str`): folder of a Copilot's own checkpoint, or its id on the Hub.
         revision (`str`, *optional*): branch, tag or commit of it.
         trust_remote_code (`bool`): run code of the Pilot's repository.
         options (`dict`): of the pair, and of the Pilot's `from_pretrained`.
@@ -143,7 +143,7 @@ def save_with_adapters(pair: PilotCopilotPreTrainedModel, folder: str | os.PathL
     """See `save_adapters` of the pair.
 
     Args:
-        folder (`str`): where to.
+        folder (`str`): the checkpoint's folder; made where it does not exist.
         **given: `tokenizer`, `pilot` and `pilot_revision`.
 
     Raises:

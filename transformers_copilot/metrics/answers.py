@@ -23,7 +23,7 @@ def same_answer(found: str | None, expected: str) -> bool:
 
     Args:
         found: The answer read out of a reply, `None` for no answer.
-        expected: The right answer.
+        expected: The right answer, a number or other text.
 
     Returns:
         `True` if they are the same.
@@ -65,7 +65,7 @@ class AnswerMetric(QuestionMetric):
 
         Args:
             found (`str`, *optional*): the answer read out of a reply; `None` or nothing where it has none.
-            expected (`str`): the right answer.
+            expected (`str`): the right answer to the same question.
 
         Returns:
             `bool`
@@ -78,7 +78,7 @@ class AnswerMetric(QuestionMetric):
         Args:
             predictions (`Sequence[str | None]`): the answers; `None` for a reply that has none.
             references (`Sequence[str]`): one right answer for each prediction, in order.
-            **kwargs: none are known.
+            **kwargs: nothing else can be added: `evaluate` raises a `ValueError`.
         """
         filled = ["" if answer is None else answer for answer in predictions]
         super().add_batch(predictions=filled, references=references, **kwargs)
@@ -88,8 +88,8 @@ class AnswerMetric(QuestionMetric):
 
         Args:
             prediction (`str`, *optional*): the answer; `None` for a reply that has none.
-            reference (`str`): the right answer.
-            **kwargs: none are known.
+            reference (`str`): the right answer to the same question.
+            **kwargs: nothing else can be added: `evaluate` raises a `ValueError`.
         """
         super().add(prediction="" if prediction is None else prediction, reference=reference, **kwargs)
 
@@ -136,8 +136,8 @@ class ExactAnswer(AnswerMetric):
         """Whether one answer is the right one.
 
         Args:
-            found (`str`, *optional*): the answer.
-            expected (`str`): the right answer.
+            found (`str`, *optional*): the answer read out of a reply; `None` or nothing where it has none.
+            expected (`str`): the right answer, a number or other text.
 
         Returns:
             `bool`
@@ -159,8 +159,8 @@ class ChoiceAccuracy(AnswerMetric):
         """Whether one label is the right one, whatever its case.
 
         Args:
-            found (`str`, *optional*): the label.
-            expected (`str`): the right label.
+            found (`str`, *optional*): the label read out of a reply; `None` or nothing where it has none.
+            expected (`str`): the right choice's label, such as `answer2`.
 
         Returns:
             `bool`

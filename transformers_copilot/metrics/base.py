@@ -56,7 +56,7 @@ def mean(values: Sequence[float]) -> float:
     """A mean that says what is wrong where there is none.
 
     Args:
-        values (`Sequence[float]`): numbers.
+        values (`Sequence[float]`): the numbers to average, at least one.
 
     Returns:
         `float`

@@ -23,9 +23,9 @@ class Accuracy:
 
     Args:
         correct: Number of right answers.
-        total: Number of questions.
+        total: Number of questions asked, answered or not.
         low: Lower end of the interval, 0 to 1.
-        high: Upper end.
+        high: Upper end of the interval, 0 to 1.
     """
 
     correct: int
@@ -49,11 +49,11 @@ class Gain:
 
     Args:
         difference: The second model's accuracy less the first's, -1 to 1.
-        low: Lower end of the interval.
-        high: Upper end.
+        low: Lower end of the interval, -1 to 1.
+        high: Upper end of the interval, -1 to 1.
         fixed: Questions that only the second model has right.
         broken: Questions that only the first model has right.
-        total: Number of questions.
+        total: Number of questions that both models were asked.
     """
 
     difference: float

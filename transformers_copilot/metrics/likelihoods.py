@@ -21,9 +21,9 @@ class LossGain:
         before: Mean negative log-likelihood of a token under the first model.
         after: The same under the second.
         low: Lower end of the interval of `before - after`; questions are drawn anew, each with both models' losses.
-        high: Upper end.
-        tokens: Number of tokens.
-        total: Number of questions.
+        high: Upper end of that interval.
+        tokens: Number of tokens of all right answers, over which the means are taken.
+        total: Number of questions that were drawn from.
     """
 
     before: float

@@ -44,8 +44,8 @@ class LogitsMetric(OfflineMetric):
         """Add one row of logits and its true token.
 
         Args:
-            prediction (`Tensor` or array of shape `(vocab,)`): logits.
-            reference (`int`): the true token.
+            prediction (`Tensor` or array of shape `(vocab,)`): logits of the next token.
+            reference (`int`): id of the token that truly came next.
             **kwargs: further logits that the metric asks for.
         """
         rows = {name: torch.as_tensor(value)[None] for name, value in kwargs.items()}

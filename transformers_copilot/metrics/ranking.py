@@ -33,8 +33,8 @@ def hit_at_k(ranked: Sequence[str | None], item: str, k: int) -> float:
     """Whether an item is among the first K.
 
     Args:
-        ranked (`Sequence[str | None]`): items, best first.
-        item (`str`): the right item.
+        ranked (`Sequence[str | None]`): items, best first. `None` keeps its place and is never right.
+        item (`str`): the one item that is right.
         k (`int`): how many of the list count.
 
     Returns:
@@ -48,8 +48,8 @@ def ndcg_at_k(ranked: Sequence[str | None], item: str, k: int) -> float:
     """Normalized discounted cumulative gain of a list with one right item: 1 / log₂(1 + place).
 
     Args:
-        ranked (`Sequence[str | None]`): items, best first.
-        item (`str`): the right item.
+        ranked (`Sequence[str | None]`): items, best first. `None` keeps its place and is never right.
+        item (`str`): the one item that is right.
         k (`int`): how many of the list count.
 
     Returns:
@@ -98,7 +98,7 @@ class RankingMetric(QuestionMetric):
         Args:
             predictions (`Sequence[Sequence[str | None]]`): for every question the items, best first.
             references (`Sequence[str]`): one right item for each list, in order.
-            **kwargs: none are known.
+            **kwargs: nothing else can be added: `evaluate` raises a `ValueError`.
         """
         filled = [["" if item is None else item for item in ranked] for ranked in predictions]
         super().add_batch(predictions=filled, references=references, **kwargs)

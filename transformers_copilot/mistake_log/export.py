@@ -45,7 +45,7 @@ class MistakeRowsWriter:
     second one is written from then on; so the kept rounds are spread evenly over the whole run however long it is.
 
     Args:
-        folder (`str` or `Path`): the run's folder.
+        folder (`str` or `Path`): the run's folder, such as the Trainer's `output_dir`.
         max_rows (`int`): rows that are kept at most.
         rank (`int`, *optional*, defaults to 0): this process's number; each writes files of its own.
         rounds_per_file (`int`, *optional*, defaults to 64): rounds that are collected before a file is written; a
@@ -84,7 +84,7 @@ class MistakeRowsWriter:
         """Take one round.
 
         Args:
-            number (`int`): the round's number.
+            number (`int`): the round's number in the run, from 0.
             record ([`MistakeRecord`]): the mistakes of one step of training, on the CPU.
         """
         if number % self.stride:
@@ -175,7 +175,7 @@ def row_tables(source: Dataset | Path, columns: list[str], batch_rows: int) -> I
     """One stream's rows, some at a time.
 
     Args:
-        source (`datasets.Dataset` or `Path`): one of [`row_streams`].
+        source (`datasets.Dataset` or `Path`): one of the streams that [`row_streams`] gives.
         columns (list of `str`): the columns that are wanted.
         batch_rows (`int`): rows at a time.
 
@@ -199,7 +199,7 @@ def whole_sequences(source: Dataset | Path, columns: list[str], batch_rows: int)
     """One stream's rows, some at a time, and never a part of a sequence.
 
     Args:
-        source (`datasets.Dataset` or `Path`): one of [`row_streams`].
+        source (`datasets.Dataset` or `Path`): one of the streams that [`row_streams`] gives.
         columns (list of `str`): the columns that are wanted, `round`, `sequence` and `position` among them.
         batch_rows (`int`): rows at a time; more where a sequence is longer.
 

@@ -184,7 +184,7 @@ class MistakeLog:
         """Read a log that [`MistakeLog.save`] wrote.
 
         Args:
-            path: the file.
+            path: the log's file, `mistake_log.safetensors` in a checkpoint.
             max_rounds (`int`, *optional*, defaults to 128): bound of the new log; older rounds are dropped.
             max_bytes (`int`, *optional*, defaults to 500,000,000): bound of the new log.
             fingerprint (`dict`, *optional*): what the Pilot at hand is; must be the file's, where both say.

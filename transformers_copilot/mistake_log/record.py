@@ -41,9 +41,10 @@ class MistakeRecord:
         lessons (`torch.BoolTensor` of shape `(tokens,)`): which of them can be learnt from.
         true_probabilities, predicted_ids, predicted_probabilities, mistake_sizes, head_states, lesson_logits:
             at the lessons, one after the other, as of [`MistakeBatch`].
-        rationale (`torch.Tensor` of shape `(tokens, hidden)` or `(tokens, layers, hidden)`, *optional*): h̄.
+        rationale (`torch.Tensor` of shape `(tokens, hidden)` or `(tokens, layers, hidden)`, *optional*): h̄, in the
+            second shape where several layers are read; `None` where the Copilot reads none.
         belief_ids (`torch.IntTensor` of shape `(tokens, top_k)`, *optional*): most probable tokens of p̂.
-        belief_probabilities (`torch.Tensor` of shape `(tokens, top_k)`, *optional*): their probabilities.
+        belief_probabilities (`torch.Tensor` of shape `(tokens, top_k)`, *optional*): p̂ of the tokens in `belief_ids`.
         next_probabilities (`torch.Tensor` of shape `(tokens,)`, *optional*): p̂ of the next token.
         question (`torch.Tensor` of shape `(question tokens, question_size)`, *optional*): X̃; `None` where the tokens
             and a frozen embedding say it all.
@@ -77,7 +78,7 @@ class MistakeRecord:
         """Drop padding, narrow, and move to the CPU.
 
         Args:
-            batch ([`MistakeBatch`]): the round.
+            batch ([`MistakeBatch`]): a padded round, on any device.
             dtype (`torch.dtype`, *optional*, defaults to `torch.bfloat16`): of hidden states and probabilities.
             keep_question (`bool`, *optional*, defaults to `True`): `False` where the embedding is frozen.
 
@@ -103,7 +104,8 @@ class MistakeRecord:
         """One record of several, for instance of the micro-batches of one optimiser step.
 
         Args:
-            records (list of [`MistakeRecord`]): at least one.
+            records (list of [`MistakeRecord`]): one or more, which keep the same fields. `layers` are those of the
+                first.
 
         Returns:
             [`MistakeRecord`]
@@ -206,7 +208,7 @@ class MistakeRecord:
         """Positions that the Copilot's loss covers in this round.
 
         Args:
-            mistakes_from (`str`): `"labels"` or `"all"`.
+            mistakes_from (`str`): `"labels"` counts the supervised positions, `"all"` every lesson.
 
         Returns:
             `int`
@@ -219,7 +221,7 @@ def present(round_: MistakeBatch | MistakeRecord, names: tuple[str, ...]) -> lis
     """Those of some fields that a round has.
 
     Args:
-        names (tuple of `str`): the fields.
+        names (tuple of `str`): the fields to look for; their order is kept.
 
     Returns:
         list of `str`

@@ -74,7 +74,7 @@ class RecordHeader:
 
         Args:
             layers (iterable): layers that are kept beside those that its Copilot reads.
-            tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's, whose hash is noted; `None` notes none.
             **stored: `sequences`, `sequences_per_shard`, `dtype` and `data`.
 
         Returns:

@@ -65,7 +65,7 @@ def write_shard(folder: Path, number: int, record: MistakeRecord, header: Record
     Args:
         folder (`Path`): where the record's shards lie.
         number (`int`): the shard, from 0.
-        record ([`MistakeRecord`]): its sequences.
+        record ([`MistakeRecord`]): the shard's sequences, in the data set's order.
         header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
 
     Raises:

@@ -89,11 +89,11 @@ def estimate_size(
     """Estimate by some of the rows, evenly spread.
 
     Args:
-        header ([`RecordHeader`]): what is kept.
-        dataset: rows.
+        header ([`RecordHeader`]): what a sequence of the record keeps, and how many there are.
+        dataset: the rows to be recorded, each to be had by its number.
         collate (callable): makes a batch of some rows.
         missing_shards (`int`): shards that are still to be written.
-        folder (`Path`): where to.
+        folder (`Path`): where the record is to lie: the free space of that disk is told.
 
     Returns:
         [`RecordSize`]
@@ -127,7 +127,8 @@ def batch_lessons(pair: PilotCopilotPreTrainedModel, batch: Any) -> tuple[Tensor
     """Which positions of a batch are no padding, and which the Copilot is to learn from, as the pair will find them.
 
     Args:
-        batch (`dict`): with `labels`.
+        batch (`dict`): `labels` of shape `(batch, length)`, and the masks and `position_ids` that a collator gives with
+            them.
 
     Returns:
         Two `torch.BoolTensor` of shape `(batch, length)`.

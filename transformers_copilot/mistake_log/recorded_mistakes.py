@@ -39,7 +39,7 @@ class RecordedMistakes(Dataset):
     for.
 
     Args:
-        folder (`str` or `Path`): the record's.
+        folder (`str` or `Path`): the `output_dir` that [`record_mistakes`] was given.
 
     Raises:
         ValueError: it holds no record, no shard is there, or a file is broken; the message names it.
@@ -178,7 +178,7 @@ class RecordCollator:
         """Make a batch.
 
         Args:
-            features (`list`): [`MistakeRecord`]s, or examples.
+            features (`list`): [`MistakeRecord`]s only, or else examples for the other collator.
 
         Returns:
             `dict` of tensors, the fields of a [`MistakeRecord`]; or the other collator's batch.

@@ -107,8 +107,8 @@ class Recording:
     """A call of [`record_mistakes`], checked and ready to be run.
 
     Args:
-        pair, dataset, output_dir, data_collator, batch_size, tokenizer, sequences_per_shard, dtype, layers, shard: see
-            [`record_mistakes`].
+        pair, dataset, output_dir, data_collator, batch_size, tokenizer, sequences_per_shard, dtype, layers, shard: as
+            [`record_mistakes`] takes them.
 
     Attributes:
         size ([`RecordSize`]): what it takes on disk.

@@ -25,7 +25,7 @@ class RoundSpan:
 
     Args:
         first (`int`): the lowest round number.
-        last (`int`): the highest.
+        last (`int`): the highest round number.
         rows (`int`): all rows, supervised or not.
     """
 
@@ -38,7 +38,7 @@ class RoundSpan:
         """Look through the round numbers.
 
         Args:
-            streams (list): what `row_streams` gave.
+            streams (list): the log's rows, as `row_streams` gives them.
             batch_rows (`int`): rows at a time.
 
         Returns:
@@ -68,8 +68,8 @@ class RoundSpan:
         """Which of so many equal parts of training a round is in.
 
         Args:
-            rounds (`pandas.Series` of `int`): round numbers.
-            parts (`int`): how many parts.
+            rounds (`pandas.Series` of `int`): a round number for each row.
+            parts (`int`): into how many parts training is cut.
 
         Returns:
             `pandas.Series` of `int`, from 0 to `parts - 1`
@@ -81,7 +81,7 @@ class GroupCounter:
     """Tokens, wrong ones and their sizes by some columns.
 
     Args:
-        keys (list of `str`): the columns.
+        keys (list of `str`): the columns by whose values rows are counted together.
     """
 
     def __init__(self, keys: list[str]) -> None:

@@ -63,12 +63,12 @@ class MistakeInText:
     """One mistake where it was made.
 
     Attributes:
-        round (`int`): the round.
+        round (`int`): the round in which it was made, from 0.
         before (list of `int`): the tokens before the true one, the nearest last.
-        true (`int`): the true token.
-        predicted (`int`): the Pilot's most probable one.
+        true (`int`): id of the token that truly came next.
+        predicted (`int`): id of the Pilot's most probable one.
         true_probability (`float`): what the Pilot gave the true one.
-        predicted_probability (`float`): and the other.
+        predicted_probability (`float`): what it gave its own one.
     """
 
     round: int
@@ -106,7 +106,7 @@ def collect_examples(
     """Go through a log once more for examples.
 
     Args:
-        source: see [`analyse_mistakes`].
+        source: the log's rows, as [`analyse_mistakes`] takes them.
         confusions (`DataFrame`): those wanted, `true_token_id` and `predicted_token_id`.
         sequences (`int`, *optional*, defaults to 12): sequences of the first round, and of the last ones.
         per_confusion (`int`, *optional*, defaults to 2): examples of each confusion.

@@ -137,7 +137,7 @@ class LayerView:
     """The most probable tokens of one position, layer by layer, and then the pair's.
 
     Attributes:
-        true (`int`): the true token.
+        true (`int`): id of the token that truly came next.
         before (list of `int`): the tokens before it.
         weight (`float`): λ of the last row.
         rows (list of `tuple`): a label ("layer 3", "Pilot", "Pilot + Copilot") and its most probable tokens, each a
@@ -162,7 +162,7 @@ def layer_view(
         pair: a pair with a decoder-only Pilot.
         item (`dict`): a text with `input_ids`.
         position (`int`): the token that is predicted, from 1.
-        top (`int`, *optional*, defaults to 4): tokens a layer.
+        top (`int`, *optional*, defaults to 4): how many tokens are kept of each layer.
 
     Returns:
         [`LayerView`]

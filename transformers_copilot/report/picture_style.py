@@ -24,7 +24,7 @@ class Theme:
     """Colours of one appearance.
 
     Args:
-        name (`str`): `"light"` or `"dark"`.
+        name (`str`): the appearance: `"light"` or `"dark"`.
         background, ink, faint (`str`): paper, text and lines, and what should step back.
         series (tuple of `str`): colours of lines and bars (Okabe and Ito's, which the colour-blind can tell apart).
         heat (`str`): matplotlib's colour map for sizes; what is small is near the background.
@@ -61,7 +61,7 @@ def drawn(theme: Theme, width: float = 5.6, height: float = 3.4) -> Iterator[Fig
 
     Args:
         width (`float`, *optional*, defaults to 5.6): inches; text has 10 points, so that it is read on a phone too.
-        height (`float`, *optional*, defaults to 3.4): inches.
+        height (`float`, *optional*, defaults to 3.4): height of the whole figure, in inches.
 
     Yields:
         `matplotlib.figure.Figure` without axes. It belongs to no window and is not kept by pyplot.
@@ -99,7 +99,7 @@ def png(figure: Figure, dots: int = 170) -> bytes:
     """A figure as a PNG file.
 
     Args:
-        dots (`int`, *optional*, defaults to 170): dots an inch.
+        dots (`int`, *optional*, defaults to 170): dots an inch: more make a sharper picture and a larger file.
 
     Returns:
         `bytes`
@@ -114,7 +114,7 @@ def data_uri(content: bytes, kind: str = "image/png") -> str:
 
     Args:
         content (`bytes`): what is in the file.
-        kind (`str`, *optional*, defaults to `"image/png"`): its type.
+        kind (`str`, *optional*, defaults to `"image/png"`): the file's media type, as browsers know it.
 
     Returns:
         `str`

@@ -109,7 +109,7 @@ def sizes_over_rounds(by_round: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     """Mean mistake size over training, a line a kind of token.
 
     Args:
-        by_round (`DataFrame`): `MistakeAnalysis.by_round`.
+        by_round (`DataFrame`): the table of that name in [`MistakeAnalysis`].
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
@@ -140,7 +140,7 @@ def places_in_reply(by_position: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     """Share of wrong tokens by their place in the reply.
 
     Args:
-        by_position (`DataFrame`): `MistakeAnalysis.by_position`.
+        by_position (`DataFrame`): the table of that name in [`MistakeAnalysis`].
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
@@ -162,7 +162,7 @@ def after_first_wrong(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     """What follows a reply's first wrong token: the share of wrong tokens, and the mistakes added up.
 
     Args:
-        table (`DataFrame`): `MistakeAnalysis.after_first_wrong`.
+        table (`DataFrame`): the table `after_first_wrong` of [`MistakeAnalysis`].
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:

@@ -20,7 +20,7 @@ def corrected_by_class(inspection: PairInspection, tokens: TokenTexts) -> pd.Dat
 
     Args:
         inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
-        tokens ([`TokenTexts`]): tells the kinds.
+        tokens ([`TokenTexts`]): tells the kind of each true token.
 
     Returns:
         `DataFrame`: `token_class`, `tokens`, `noticeable`, `corrected`, `harmed`, `corrected_share`, `harmed_share`
@@ -40,7 +40,7 @@ def share_of_corrected(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     """Bars to the right: logits moved towards the truth; to the left: away from it.
 
     Args:
-        table (`DataFrame`): what [`corrected_by_class`] gave.
+        table (`DataFrame`): what [`corrected_by_class`] gave, a row for each kind of token.
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
@@ -66,7 +66,7 @@ def effect_of_weight(by_weight: pd.DataFrame, chosen: float, theme: Theme = LIGH
     """λ against the share of right tokens and against the mean mistake.
 
     Args:
-        by_weight (`DataFrame`): `PairInspection.by_weight`.
+        by_weight (`DataFrame`): the table of that name in [`PairInspection`].
         chosen (`float`): the pair's λ, which is marked.
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
@@ -149,7 +149,7 @@ def layers_of_token(view: LayerView, tokens: TokenTexts, theme: Theme = LIGHT, m
     """The likeliest tokens after each layer, then the Pilot's, then the pair's.
 
     Args:
-        view ([`LayerView`]): what was read.
+        view ([`LayerView`]): one position's most probable tokens, as [`layer_view`] reads them.
         tokens ([`TokenTexts`]): writes each token so that it can be read.
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
         most_layers (`int`, *optional*, defaults to 12): layers that are shown; the last ones of more, with some before.

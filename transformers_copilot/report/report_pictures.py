@@ -22,7 +22,7 @@ class ReportPicture:
 
     Attributes:
         key (`str`): its name in the page's addresses.
-        title (`str`): what it answers.
+        title (`str`): the question that the picture answers.
         alt (`str`): what it shows, for those who cannot see it.
         caption (`str`): how to read it.
         light, dark (`str`): the picture as data addresses.

@@ -82,7 +82,7 @@ def confusion_rows(analysis: MistakeAnalysis, examples: LogExamples, tokens: Tok
 
     Args:
         analysis ([`MistakeAnalysis`]): the log in figures.
-        examples ([`LogExamples`]): examples of them.
+        examples ([`LogExamples`]): mistakes of each confusion, with the tokens before them.
         tokens ([`TokenTexts`]): writes each token so that it can be read.
 
     Returns:
@@ -124,7 +124,7 @@ def running_text(token_ids: list[int], tokens: TokenTexts) -> str:
     """Tokens as running text, without what could change how the page is shown.
 
     Args:
-        tokens ([`TokenTexts`]): tells the text.
+        tokens ([`TokenTexts`]): turns ids into text, if it has a tokenizer.
 
     Returns:
         `str`: names with spaces between them where there is no tokenizer.
@@ -142,7 +142,7 @@ def changed_tokens(
 
     Args:
         inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
-        items (list of `dict`): the texts.
+        items (list of `dict`): the texts that were inspected, in the same order.
         tokens ([`TokenTexts`]): writes each token so that it can be read.
         most (`int`, *optional*, defaults to 10): tokens of each kind that are listed.
         context (`int`, *optional*, defaults to 24): tokens before that are shown.

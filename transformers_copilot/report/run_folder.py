@@ -26,7 +26,7 @@ class RunFolder:
     """A run's folder, or one of its checkpoints.
 
     Attributes:
-        path (`Path`): the folder.
+        path (`Path`): the folder that was asked for.
         source: the log's rows, as [`analyse_mistakes`] takes them.
         kept_rounds (`str`): which rounds those are, in words.
         model (`Path`, *optional*): the folder of the pair's weights.

@@ -16,7 +16,7 @@ def encode_items(
     """Make the token ids of training items; only the targets and their end-of-text tokens are supervised.
 
     Args:
-        tokenizer: The Pilot's tokenizer.
+        tokenizer: The Pilot's, with an end-of-text token.
         texts: For each item the prompt and the target, which begins with a space where one is to stand between them.
         max_length: Longest sequence, in tokens.
         is_encoder_decoder: Whether the prompt goes to an encoder instead of standing before the target.

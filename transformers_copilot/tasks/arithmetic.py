@@ -73,7 +73,7 @@ class ArithmeticTask(QuestionTask):
         """Refuse what is no number (or letter).
 
         Args:
-            choices (`int`): not used.
+            choices (`int`): not used: a letter is one of A to E, whatever the number of choices.
             where (`str`): where it stands, for the message.
 
         Raises:

@@ -27,7 +27,7 @@ class Question:
 
     Args:
         id (`str`): its name in the data.
-        question (`str`): the question's text.
+        question (`str`): what is asked, without the task's instruction.
         answer (`str`): what a right reply says: a decimal number, a letter A to E, or a label such as `answer2`.
         rationale (`str`): the worked solution (arithmetic), or nothing.
         choices (`tuple[str, ...]`): the choices' texts (commonsense), or nothing.

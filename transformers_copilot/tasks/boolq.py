@@ -30,7 +30,7 @@ class TruthTask(ChoiceTask):
         """True and false.
 
         Args:
-            choices (`int`): not used.
+            choices (`int`): not used: there are always two.
 
         Returns:
             `list[str]`

@@ -20,7 +20,7 @@ class ChoiceTask(QuestionTask):
 
     Args:
         word (`str`, defaults to `"answer"`): word that choices are numbered with.
-        lead (`str`, defaults to `ASK_ANSWER`): the instruction's beginning.
+        lead (`str`, defaults to `ASK_ANSWER`): how the instruction begins; the question follows at once.
         between (`str`, defaults to a space): what stands between two choices.
         before_format (`str`, defaults to an empty line): what stands before the answer's format.
         choices_in_key (`bool`, defaults to `False`): whether two items are the same only if their choices are, too

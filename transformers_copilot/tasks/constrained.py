@@ -42,8 +42,8 @@ class TargetTrie:
         """The tree of texts, each tokenized on its own without special tokens, as training targets are.
 
         Args:
-            texts (`Sequence[str]`): the targets.
-            tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
+            texts (`Sequence[str]`): the only texts that may be written, such as the names of all items.
+            tokenizer (`PreTrainedTokenizerBase`): that of the model which writes, with an end-of-text token.
 
         Returns:
             [`TargetTrie`]

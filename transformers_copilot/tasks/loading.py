@@ -34,7 +34,7 @@ def load(
     """Load a task by its name.
 
     Args:
-        name (`str`): one of `TASK_NAMES`.
+        name (`str`): the task to be tested on, one of `tasks.TASK_NAMES`.
         data_dir (`str` or `Path`, *optional*): a folder with the tasks' JSON lines, `{group}/{task}/{train,dev,test}.
             jsonl` or `recommendation/{task}.jsonl`. Without it the Hub is read.
         dataset_name (`str`, *optional*): a data set on the Hub, or a folder that `datasets` can read, instead of the
@@ -87,7 +87,7 @@ def load_questions(
 
     Args:
         task ([`QuestionTask`]): the task to be tested on.
-        read (`Callable`): reader of splits.
+        read (`Callable`): gives the rows of a task's split, or `None` where there is no such split.
         sources (`Sequence[QuestionTask]`): the tasks to train on.
         dev_size (`float`, defaults to 0.1): share of the training questions that serves as dev where there is none.
         seed (`int`, defaults to 42): seed of that choice.
@@ -128,7 +128,7 @@ def load_sequences(
     Args:
         read (`Callable`): reader of splits; all users stand in train.
         max_history (`int`, *optional*): the most recent items that a prompt holds.
-        train_targets (`str`): `"all"` or `"last"`.
+        train_targets (`str`): `"all"` makes a training example of every item but the user's first, `"last"` one a user.
         missing (`str`): what is said where there is no such file.
 
     Returns:

@@ -25,7 +25,7 @@ class UserItems(NamedTuple):
     """What one user did.
 
     Attributes:
-        user (`str`): the user's id.
+        user (`str`): the user's id, which the prompt writes as `user_{id}`.
         items (`tuple[str, ...]`): ids of the items in time order.
     """
 
@@ -69,7 +69,7 @@ class SequenceTask:
         """The text that the model is to write.
 
         Args:
-            item (`str`): an item's id.
+            item (`str`): the item's id, which is written as `item_{id}`.
 
         Returns:
             `str`: it begins with a space.
@@ -92,10 +92,10 @@ class SequenceTask:
         """One recommendation as a row of the task's data set.
 
         Args:
-            user (`str`): the user's id.
+            user (`str`): the user's id, which the prompt writes as `user_{id}`.
             history (`tuple[str, ...]`): the items before, in time order.
             item (`str`): the item to be recommended.
-            id (`str`): the row's id.
+            id (`str`): the row's own id, such as `{user}-{place}`.
 
         Returns:
             `dict[str, str]`: `id`, `task`, `question`, `prompt`, `target` and `answer`.
