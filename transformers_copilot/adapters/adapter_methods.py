@@ -122,7 +122,7 @@ def start_that_changes_base(config: Any) -> str | None:
         config (`peft.PeftConfig`): the adapter's configuration, of which `init_lora_weights` is looked at.
 
     Returns:
-        `str` or `None`
+        `str`: the value of `init_lora_weights`, e.g. `"pissa"`; `None` where the weights below stay as they were.
     """
     return _start_among(config, _CHANGE_BASE)
 
@@ -134,7 +134,7 @@ def start_that_reads_data(config: Any) -> str | None:
         config (`peft.PeftConfig`): the adapter's configuration, of which `init_lora_weights` is looked at.
 
     Returns:
-        `str` or `None`
+        `str`: the value of `init_lora_weights`, e.g. `"eva"`; `None` where it needs neither.
     """
     return _start_among(config, _READ_DATA)
 

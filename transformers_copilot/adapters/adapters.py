@@ -53,9 +53,6 @@ class _Beside:
 def peft_library() -> Any:
     """PEFT, or an error that says how to get it.
 
-    Returns:
-        The module.
-
     Raises:
         ImportError: it is not installed.
     """
@@ -105,9 +102,6 @@ def unwrapped_pilot(pilot: Any) -> Any:
 
     Args:
         pilot: what `from_pilot` was given.
-
-    Returns:
-        The model.
 
     Raises:
         ValueError: the adapter is of a method or in a state that a pair can't have, there are several, or it is around
@@ -297,9 +291,6 @@ def adapter_name(part: PreTrainedModel) -> str:
 
     Args:
         part (`PreTrainedModel`): Pilot or Copilot, with an adapter.
-
-    Returns:
-        `str`
 
     Raises:
         ValueError: it has several.

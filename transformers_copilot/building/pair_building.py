@@ -58,9 +58,6 @@ def load_pilot(auto_class: Any, pilot: PreTrainedModel | str, options: dict[str,
         pilot (`PreTrainedModel` or `str`): a model, or the id or path of one.
         options (`dict`): keywords of the Pilot's `from_pretrained`; none where a model is given.
 
-    Returns:
-        [`LoadedPilot`]
-
     Raises:
         TypeError: there are keywords left, but nothing to load.
     """
@@ -194,9 +191,6 @@ def build_pair(
         head (`str`, *optional*): whose vocabulary matrices the Copilot uses: its `"own"` or the `"pilot"`'s. `None`
             leaves it to the configuration.
         options (`dict`): options by name, and keywords of the Pilot's `from_pretrained`.
-
-    Returns:
-        The pair.
     """
     named = {name: options.pop(name) for name in PAIR_OPTIONS if name in options}
     own = {**(config.option_values() if config is not None else {}), **named}

@@ -142,11 +142,7 @@ def result_row(result: CardResult) -> dict[str, Any]:
 
 
 def without_tokens(text: str) -> str:
-    """A text without anything that looks like an access token.
-
-    Returns:
-        `str`
-    """
+    """A text without anything that looks like an access token."""
     return _TOKEN.sub("[removed]", text)
 
 

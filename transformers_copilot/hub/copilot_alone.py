@@ -79,9 +79,6 @@ class Pairing:
         Args:
             source (`str`): id or folder of the checkpoint, for messages.
 
-        Returns:
-            [`Pairing`]
-
         Raises:
             ValueError: the file is no JSON object.
         """

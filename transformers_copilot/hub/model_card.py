@@ -43,9 +43,6 @@ def make_card(
         pilot (`str`, *optional*): the Pilot's id, where it is another than the one that was loaded.
         pilot_revision (`str`, *optional*): the commit of `pilot`; not used without it.
 
-    Returns:
-        `huggingface_hub.ModelCard`
-
     Raises:
         OSError: the template is not there.
     """
@@ -150,9 +147,6 @@ def is_ours(text: str) -> bool:
 
     Args:
         text (`str`): the whole README. This package leaves a mark in those that it writes.
-
-    Returns:
-        `bool`
     """
     return MARK in text
 

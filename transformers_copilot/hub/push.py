@@ -39,9 +39,6 @@ def files_of(folder: str | Path) -> dict[str, Path]:
 
     Args:
         folder (`str` or `Path`): the folder; those inside it count too.
-
-    Returns:
-        `dict[str, Path]`
     """
     return {file.relative_to(folder).as_posix(): file for file in sorted(Path(folder).rglob("*")) if file.is_file()}
 
@@ -66,9 +63,6 @@ def push_files(
         token (`str` or `bool`, *optional*): the Hub's token; by default the one that is logged in.
         revision (`str`, *optional*): a branch, made where it does not exist. Defaults to the main one.
         create_pr (`bool`, *optional*, defaults to `False`): propose the commit instead of making it.
-
-    Returns:
-        `CommitInfo`
     """
     api = hub_api()
     if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
@@ -97,9 +91,6 @@ def push_folder(folder: str | Path, repo_id: str, **commit: Any) -> CommitInfo:
         folder (`str` or `Path`): what to upload, with all files of the folders inside it.
         repo_id (`str`): a repository that exists.
         **commit: as [`push_files`] takes them.
-
-    Returns:
-        `CommitInfo`
     """
     return push_files(files_of(folder), repo_id, **commit)
 
@@ -127,9 +118,6 @@ def push_pair(pair: Any, repo_id: str, tokenizer: Any, options: dict[str, Any]) 
         repo_id (`str`): the repository; made where it does not exist.
         tokenizer: goes with it, if given.
         options (`dict`): as [`PairHubMixin.push_to_hub`] takes them.
-
-    Returns:
-        `CommitInfo`
     """
     private, max_shard_size, tags = (options.pop(name) for name in ("private", "max_shard_size", "tags"))
     token = options["token"]

@@ -62,9 +62,6 @@ def push_copilot_alone(
         private (`bool`, *optional*): of a new repository.
         given (`dict`): `tokenizer`, `pilot` and `pilot_revision`.
         commit (`dict`): as [`push_folder`] takes them.
-
-    Returns:
-        `CommitInfo`
     """
     with tempfile.TemporaryDirectory() as folder, push_errors_explained(repo_id):
         if adapter_names(pair):
@@ -90,9 +87,6 @@ def join_recorded_pilot(
         revision (`str`, *optional*): branch, tag or commit of it.
         trust_remote_code (`bool`): run code of the Pilot's repository.
         options (`dict`): of the pair, and of the Pilot's `from_pretrained`.
-
-    Returns:
-        The pair.
 
     Raises:
         ValueError: there is no Copilot, or it names no Pilot.

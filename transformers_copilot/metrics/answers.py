@@ -66,9 +66,6 @@ class AnswerMetric(QuestionMetric):
         Args:
             found (`str`, *optional*): the answer read out of a reply; `None` or nothing where it has none.
             expected (`str`): the right answer to the same question.
-
-        Returns:
-            `bool`
         """
         raise NotImplementedError
 
@@ -99,9 +96,6 @@ class AnswerMetric(QuestionMetric):
         Args:
             predictions (`Sequence[str | None]`): the answers; `None` for a reply that has none.
             references (`Sequence[str]`): the right answers, in the same order.
-
-        Returns:
-            `list[float]`
         """
         return [float(self.is_right(found, right)) for found, right in zip(predictions, references, strict=True)]
 
@@ -138,9 +132,6 @@ class ExactAnswer(AnswerMetric):
         Args:
             found (`str`, *optional*): the answer read out of a reply; `None` or nothing where it has none.
             expected (`str`): the right answer, a number or other text.
-
-        Returns:
-            `bool`
         """
         return same_answer(found or None, expected)
 
@@ -161,9 +152,6 @@ class ChoiceAccuracy(AnswerMetric):
         Args:
             found (`str`, *optional*): the label read out of a reply; `None` or nothing where it has none.
             expected (`str`): the right choice's label, such as `answer2`.
-
-        Returns:
-            `bool`
         """
         return (found or "").strip().lower() == expected.strip().lower()
 

@@ -58,9 +58,6 @@ def mean(values: Sequence[float]) -> float:
     Args:
         values (`Sequence[float]`): the numbers to average, at least one.
 
-    Returns:
-        `float`
-
     Raises:
         ValueError: there is no number.
     """

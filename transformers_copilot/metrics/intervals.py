@@ -95,9 +95,6 @@ def accuracy_of(correct: Sequence[bool]) -> Accuracy:
 
     Args:
         correct: For each question whether it was answered right.
-
-    Returns:
-        The accuracy.
     """
     right, total = sum(map(bool, correct)), len(correct)
     return Accuracy(right, total, *wilson_interval(right, total))
@@ -115,9 +112,6 @@ def paired_gain(before: Sequence[bool], after: Sequence[bool], draws: int = 10_0
         after: The same for the second model, in the same order.
         draws: Number of bootstrap samples; defaults to 10,000.
         seed: Seed of the draws.
-
-    Returns:
-        The gain.
 
     Raises:
         ValueError: The two are of different length or empty.

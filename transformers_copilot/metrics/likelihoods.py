@@ -113,9 +113,6 @@ def loss_gain(
         draws: Number of bootstrap samples; defaults to 10,000.
         seed: Seed of the draws.
 
-    Returns:
-        The gain.
-
     Raises:
         ValueError: There is no token.
     """

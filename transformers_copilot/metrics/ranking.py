@@ -85,9 +85,6 @@ class RankingMetric(QuestionMetric):
         Args:
             predictions (`Sequence[Sequence[str | None]]`): for every question the items, best first.
             references (`Sequence[str]`): one right item for each list, in order.
-
-        Returns:
-            `list[float]`
         """
         name, _, k = self.score_name.partition("_at_")
         return [self.marks[name](ranked, item, int(k)) for ranked, item in zip(predictions, references, strict=True)]

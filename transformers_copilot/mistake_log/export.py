@@ -179,9 +179,6 @@ def row_tables(source: Dataset | Path, columns: list[str], batch_rows: int) -> I
         columns (list of `str`): the columns that are wanted.
         batch_rows (`int`): rows at a time.
 
-    Yields:
-        `pyarrow.Table`
-
     Raises:
         ValueError: the source lacks a column.
     """
@@ -202,9 +199,6 @@ def whole_sequences(source: Dataset | Path, columns: list[str], batch_rows: int)
         source (`datasets.Dataset` or `Path`): one of the streams that [`row_streams`] gives.
         columns (list of `str`): the columns that are wanted, `round`, `sequence` and `position` among them.
         batch_rows (`int`): rows at a time; more where a sequence is longer.
-
-    Yields:
-        `DataFrame`
     """
     rest = pd.DataFrame()
     for table in row_tables(source, columns, batch_rows):

@@ -222,9 +222,6 @@ def present(round_: MistakeBatch | MistakeRecord, names: tuple[str, ...]) -> lis
 
     Args:
         names (tuple of `str`): the fields to look for; their order is kept.
-
-    Returns:
-        list of `str`
     """
     return [name for name in names if getattr(round_, name) is not None]
 

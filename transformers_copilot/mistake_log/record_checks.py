@@ -27,9 +27,6 @@ def record_for_pair(
     Args:
         tokenizer (*optional*): the trainer's; compared where it is one.
 
-    Returns:
-        [`RecordedMistakes`]
-
     Raises:
         ValueError: it is of another Pilot, or lacks something; all of it is named.
     """

@@ -77,9 +77,6 @@ class RecordHeader:
             tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's, whose hash is noted; `None` notes none.
             **stored: `sequences`, `sequences_per_shard`, `dtype` and `data`.
 
-        Returns:
-            [`RecordHeader`]
-
         Raises:
             ValueError: the Pilot has no such layer.
         """
@@ -112,9 +109,6 @@ class RecordHeader:
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> RecordHeader:
         """Read a folder's header.
-
-        Returns:
-            [`RecordHeader`]
 
         Raises:
             ValueError: there is none, or it is another file.

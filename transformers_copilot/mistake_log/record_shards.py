@@ -39,9 +39,6 @@ def shard_name(number: int, count: int) -> str:
     Args:
         number (`int`): which one, from 0.
         count (`int`): how many there are.
-
-    Returns:
-        `str`
     """
     return f"record-{number:05d}-of-{count:05d}.safetensors"
 
@@ -52,9 +49,6 @@ def rationale_name(column: int | str) -> str:
 
     Args:
         column (`int` or `str`): a layer's number, or `"mean"`.
-
-    Returns:
-        `str`
     """
     return f"rationale.{column}"
 
@@ -126,9 +120,6 @@ def read_index(folder: Path, number: int, header: RecordHeader) -> ShardIndex:
         number (`int`): the shard, from 0.
         header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
 
-    Returns:
-        [`ShardIndex`]
-
     Raises:
         ValueError: it is cut off, broken, or of another record; the message names the file.
     """
@@ -156,9 +147,6 @@ def is_whole(folder: Path, number: int, header: RecordHeader) -> bool:
         folder (`Path`): where the record's shards lie.
         number (`int`): the shard, from 0.
         header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
-
-    Returns:
-        `bool`
     """
     if not (folder / shard_name(number, header.shards)).is_file():
         return False

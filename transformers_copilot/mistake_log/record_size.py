@@ -48,11 +48,7 @@ class RecordSize:
     free: int
 
     def describe(self) -> str:
-        """What is told before the start.
-
-        Returns:
-            `str`
-        """
+        """What is told before the start."""
         there = self.shards - self.missing_shards
         rest = f", {_size(self.missing)} of it still to be written ({there} of {self.shards} shards are there)"
         return (
@@ -93,10 +89,7 @@ def estimate_size(
         dataset: the rows to be recorded, each to be had by its number.
         collate (callable): makes a batch of some rows.
         missing_shards (`int`): shards that are still to be written.
-        folder (`Path`): where the record is to lie: the free space of that disk is told.
-
-    Returns:
-        [`RecordSize`]
+        folder (`Path`): where the record is to lie; the free space of that disk is read.
     """
     step = max(1, header.sequences // _SAMPLED_ROWS)
     sampled = range(0, header.sequences, step)

@@ -76,9 +76,6 @@ class RecordedMistakes(Dataset):
         Args:
             index (`int`): which one of those that are there.
 
-        Returns:
-            [`MistakeRecord`]
-
         Raises:
             IndexError: there is no such sequence.
         """

@@ -278,11 +278,7 @@ def _part_of(shard: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def processes() -> PartialState:
-    """The processes that `torchrun` or `accelerate launch` has started, as the Trainer knows them.
-
-    Returns:
-        `PartialState`
-    """
+    """The processes that `torchrun` or `accelerate launch` has started, as the Trainer knows them."""
     # Where there is no accelerator it has to be told so, or each process believes to be alone.
     return PartialState(cpu=not torch.accelerator.is_available())
 

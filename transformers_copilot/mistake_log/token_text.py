@@ -52,20 +52,12 @@ class TokenTexts:
         return self._texts[token_id]
 
     def name(self, token_id: int) -> str:
-        """A token's text with what cannot be seen made visible, on one line, safe to print.
-
-        Returns:
-            `str`
-        """
+        """A token's text with what cannot be seen made visible, on one line, safe to print."""
         text = self.text(token_id)
         return visible(text) if text else "(nothing)"
 
     def names(self, token_ids: Iterable[int]) -> list[str]:
-        """Names of several tokens.
-
-        Returns:
-            list of `str`
-        """
+        """Names of several tokens."""
         return [self.name(int(token_id)) for token_id in token_ids]
 
     def written(self, token_ids: Sequence[int]) -> str:
@@ -141,9 +133,6 @@ def visible(text: str) -> str:
 
     Args:
         text (`str`): any text, control characters and all.
-
-    Returns:
-        `str`
     """
     inner = text.strip(" ")
     ends = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
@@ -158,9 +147,6 @@ def printable(text: str) -> str:
 
     Args:
         text (`str`): any text, control characters and all.
-
-    Returns:
-        `str`
     """
     return "".join(c if c == "\n" or (c not in _DIRECTION and _harmless(c)) else _seen(c) for c in text)
 

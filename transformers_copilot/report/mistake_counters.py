@@ -41,9 +41,6 @@ class RoundSpan:
             streams (list): the log's rows, as `row_streams` gives them.
             batch_rows (`int`): rows at a time.
 
-        Returns:
-            [`RoundSpan`]
-
         Raises:
             ValueError: there is no row.
         """
@@ -119,9 +116,6 @@ def with_shares(sums: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         sums (`DataFrame`): with `tokens`, `wrong` and `cost`.
-
-    Returns:
-        `DataFrame`
     """
     return sums.assign(wrong_share=sums["wrong"] / sums["tokens"], mean_size=sums["cost"] / sums["tokens"])
 

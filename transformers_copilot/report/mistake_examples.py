@@ -68,7 +68,7 @@ class MistakeInText:
         true (`int`): id of the token that truly came next.
         predicted (`int`): id of the Pilot's most probable one.
         true_probability (`float`): what the Pilot gave the true one.
-        predicted_probability (`float`): what it gave its own one.
+        predicted_probability (`float`): what the Pilot gave the predicted one.
     """
 
     round: int
@@ -112,9 +112,6 @@ def collect_examples(
         per_confusion (`int`, *optional*, defaults to 2): examples of each confusion.
         context (`int`, *optional*, defaults to 48): tokens before the mistake that an example shows.
         batch_rows (`int`, *optional*, defaults to 250,000): rows in memory at a time.
-
-    Returns:
-        [`LogExamples`]
     """
     streams = row_streams(source)
     first_round = RoundSpan.of(streams, batch_rows).first
@@ -139,9 +136,6 @@ def sequences_of(table: pa.Table, most: int) -> list[LoggedSequence]:
     Args:
         table (`pyarrow.Table`): rows in the log's order.
         most (`int`): no more than so many.
-
-    Returns:
-        list of [`LoggedSequence`]
     """
     frame = table.to_pandas()
     if not len(frame):

@@ -65,9 +65,6 @@ def inspect_pair(
         batch_size (`int`, *optional*, defaults to 4): items at a time.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
-    Returns:
-        [`PairInspection`]
-
     Raises:
         ValueError: there is no item, or no token of them has a label.
     """
@@ -163,9 +160,6 @@ def layer_view(
         item (`dict`): a text with `input_ids`.
         position (`int`): the token that is predicted, from 1.
         top (`int`, *optional*, defaults to 4): how many tokens are kept of each layer.
-
-    Returns:
-        [`LayerView`]
 
     Raises:
         ValueError: the Pilot is an encoder-decoder, or there is no such position.

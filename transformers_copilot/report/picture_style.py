@@ -100,9 +100,6 @@ def png(figure: Figure, dots: int = 170) -> bytes:
 
     Args:
         dots (`int`, *optional*, defaults to 170): dots an inch: more make a sharper picture and a larger file.
-
-    Returns:
-        `bytes`
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots, metadata={"Software": None})
@@ -115,9 +112,6 @@ def data_uri(content: bytes, kind: str = "image/png") -> str:
     Args:
         content (`bytes`): what is in the file.
         kind (`str`, *optional*, defaults to `"image/png"`): the file's media type, as browsers know it.
-
-    Returns:
-        `str`
     """
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 

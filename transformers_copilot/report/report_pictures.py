@@ -51,9 +51,6 @@ def pictures_of_log(analysis: MistakeAnalysis, examples: LogExamples, tokens: To
         analysis ([`MistakeAnalysis`]): the log in figures.
         examples ([`LogExamples`]): replies of the log.
         tokens ([`TokenTexts`]): writes each token so that it can be read.
-
-    Returns:
-        list of [`ReportPicture`]
     """
     made = []
     cell = (
@@ -119,9 +116,6 @@ def pictures_of_inspection(
         view ([`LayerView`], *optional*): one token, layer by layer.
         tokens ([`TokenTexts`]): writes each token so that it can be read.
         chosen (`float`): the pair's own λ.
-
-    Returns:
-        list of [`ReportPicture`]
     """
     table = pictures_of_pair.corrected_by_class(inspection, tokens)
     made = [

@@ -181,9 +181,6 @@ def findings(analysis: MistakeAnalysis, inspection: PairInspection | None, token
         analysis ([`MistakeAnalysis`]): the log in figures.
         inspection ([`PairInspection`], *optional*): what the Copilot changes.
         tokens ([`TokenTexts`]): writes each token so that it can be read.
-
-    Returns:
-        list of `str`
     """
     totals, back = analysis.totals, analysis.recurrence
     said = []

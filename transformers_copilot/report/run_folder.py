@@ -52,9 +52,6 @@ class RunFolder:
         Args:
             path: the run's folder (the Trainer's `output_dir`), or one of its checkpoints.
 
-        Returns:
-            [`RunFolder`]
-
         Raises:
             FileNotFoundError: there is no such folder, or no Mistake Log in it.
             ValueError: a file is torn.

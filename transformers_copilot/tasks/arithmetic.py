@@ -36,19 +36,11 @@ class ArithmeticTask(QuestionTask):
         return ChoiceAccuracy() if self.lettered else ExactAnswer()
 
     def instruction_of(self, question: Question) -> str:
-        """The question as it stands.
-
-        Returns:
-            `str`
-        """
+        """The question as it stands."""
         return question.question
 
     def target_of(self, question: Question) -> str:
-        """The worked solution if there is one, the mark and the answer.
-
-        Returns:
-            `str`
-        """
+        """The worked solution if there is one, the mark and the answer."""
         solution = question.rationale.strip()
         if self.short_equations:
             solution = plain_equation(solution)

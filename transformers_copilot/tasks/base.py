@@ -70,11 +70,7 @@ class QuestionTask(ABC):
 
     @abstractmethod
     def instruction_of(self, question: Question) -> str:
-        """The instruction for a question, without the prompt's frame.
-
-        Returns:
-            `str`
-        """
+        """The instruction for a question, without the prompt's frame."""
 
     @abstractmethod
     def target_of(self, question: Question) -> str:
@@ -146,9 +142,6 @@ class QuestionTask(ABC):
                 (commonsense); `id`, `rationale` and `stem` where there are any.
             where (`str`): where the row stands, for messages.
 
-        Returns:
-            [`Question`]
-
         Raises:
             ValueError: the row is not an object, a field is missing, or the answer is none that the task can have.
         """
@@ -172,11 +165,7 @@ class QuestionTask(ABC):
 
 
 def letters_and_digits(text: str) -> str:
-    """A text without spaces, signs and capitals.
-
-    Returns:
-        `str`
-    """
+    """A text without spaces, signs and capitals."""
     return re.sub(r"[\W_]+", "", text.lower())
 
 

@@ -31,18 +31,11 @@ class TruthTask(ChoiceTask):
 
         Args:
             choices (`int`): not used: there are always two.
-
-        Returns:
-            `list[str]`
         """
         return ["true", "false"]
 
     def instruction_of(self, question: Question) -> str:
-        """LLM-Adapters' instruction, which lists no choices.
-
-        Returns:
-            `str`
-        """
+        """LLM-Adapters' instruction, which lists no choices."""
         return f"{self.lead}{question.question}\n\nAnswer format: true/false"
 
     def _label_pattern(self) -> str:

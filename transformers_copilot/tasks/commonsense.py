@@ -47,18 +47,11 @@ class ChoiceTask(QuestionTask):
 
         Args:
             choices (`int`): how many choices it has.
-
-        Returns:
-            `list[str]`
         """
         return [f"{self.word}{number}" for number in range(1, choices + 1)]
 
     def instruction_of(self, question: Question) -> str:
-        """LLM-Adapters' instruction.
-
-        Returns:
-            `str`
-        """
+        """LLM-Adapters' instruction."""
         labels = self.labels(len(question.choices))
         listed = self.between.join(
             f"{label.capitalize()}: {text}" for label, text in zip(labels, question.choices, strict=True)
@@ -66,11 +59,7 @@ class ChoiceTask(QuestionTask):
         return f"{self.lead}{question.question}\n\n{listed}{self.before_format}Answer format: {'/'.join(labels)}"
 
     def target_of(self, question: Question) -> str:
-        """LLM-Adapters' target.
-
-        Returns:
-            `str`
-        """
+        """LLM-Adapters' target."""
         return f" the correct answer is {question.answer}"
 
     def extract_answer(self, reply: str) -> str | None:

@@ -45,9 +45,6 @@ class TargetTrie:
             texts (`Sequence[str]`): the only texts that may be written, such as the names of all items.
             tokenizer (`PreTrainedTokenizerBase`): that of the model which writes, with an end-of-text token.
 
-        Returns:
-            [`TargetTrie`]
-
         Raises:
             ValueError: the tokenizer has no end-of-text token, or there is nothing to choose from.
         """

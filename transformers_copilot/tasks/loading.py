@@ -131,9 +131,6 @@ def load_sequences(
         train_targets (`str`): `"all"` makes a training example of every item but the user's first, `"last"` one a user.
         missing (`str`): what is said where there is no such file.
 
-    Returns:
-        [`RecommendationTask`]
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a row is malformed, or no user has an item to train on.

@@ -53,9 +53,6 @@ def local_file(data_dir: Path, task: QuestionTask | SequenceTask, split: str) ->
     Args:
         data_dir (`Path`): the folder that holds `arithmetic/`, `commonsense/` and `recommendation/`.
         split (`str`): `train`, `dev` or `test`; a recommendation task has one file for all.
-
-    Returns:
-        `Path`
     """
     if isinstance(task, SequenceTask):
         return data_dir / task.group / f"{task.name}.jsonl"

@@ -115,9 +115,6 @@ class SequenceTask:
             rows (`Iterable`): where each row stands, and the row: `user` and `items` in time order, both ids whole
                 numbers or strings of letters, digits, `_` and `-`.
 
-        Returns:
-            `list[UserItems]`
-
         Raises:
             ValueError: a row has not this form, has fewer than 3 items, or repeats a user; the message says where.
         """
