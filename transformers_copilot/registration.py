@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes know pairs."""
+"""Registers the pairs' configurations and models with transformers' Auto classes."""
 
 from __future__ import annotations
 

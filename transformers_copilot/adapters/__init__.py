@@ -1,1 +1,1 @@
-"""Adapters of PEFT in a pair's parts."""
+"""PEFT's adapters in a pair: put into its parts, saved, loaded, merged."""

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AdapterMethod:
-    """What a pair can do with a method.
+    """What a pair can do with one of PEFT's methods.
 
     Args:
         refused (`str`, *optional*): why a pair can't have it, as a phrase with a verb; `None`: it can.

@@ -1,1 +1,1 @@
-"""A pair or its Copilot alone in a repository: files, cards, pushes, and which Pilot belongs to it."""
+"""Pairs and Copilots on the Hub: their files, cards and pushes, and which Pilot a Copilot belongs to."""

@@ -1,4 +1,4 @@
-"""What a card says beside what a pair's configuration says: measurements, settings, data; fit to be published."""
+"""What a card says beside the configuration: measurements, settings, data. Local paths and tokens stay out."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CardResult:
 
 @dataclass
 class CardFacts:
-    """What a pair does not know of itself; put into `pair.card_facts`, by a Trainer or by hand, before a push.
+    """What the card says that the configuration does not. A Trainer sets `pair.card_facts`; so can you, before a push.
 
     Args:
         results (`list` of [`CardResult`]): comparisons with the Pilot alone.

@@ -1,4 +1,4 @@
-"""What is known of a Pilot without its weights: enough to tell whether a Copilot trained beside it fits another."""
+"""A Pilot's fingerprint: it tells, without weights, whether a Copilot trained beside one Pilot fits another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done with a pair's parts: the Copilot saved alone and joined again, adapters put in and saved."""
+"""A pair's parts by themselves: the Copilot saved alone and joined again, adapters put in and saved."""
 
 from __future__ import annotations
 

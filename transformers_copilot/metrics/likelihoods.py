@@ -1,4 +1,4 @@
-"""How likely the right answers are held: the pair against its Pilot alone, on the same questions."""
+"""How probable the pair and its Pilot alone hold the right answers, on the same questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a record can teach a pair's Copilot: each thing that stands in the way by its name."""
+"""Checks that a record can teach a pair's Copilot. An error names what stands in the way."""
 
 from __future__ import annotations
 

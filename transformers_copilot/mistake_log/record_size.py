@@ -27,7 +27,7 @@ _SLACK = 0.9
 
 @dataclass(frozen=True)
 class RecordSize:
-    """What a record takes.
+    """How much disk a record takes, and how much there is.
 
     Attributes:
         tokens (`float`): tokens of all sequences, estimated.
@@ -48,7 +48,7 @@ class RecordSize:
     free: int
 
     def describe(self) -> str:
-        """What is told before the start."""
+        """The figures as one text, told before the start."""
         there = self.shards - self.missing_shards
         rest = f", {_size(self.missing)} of it still to be written ({there} of {self.shards} shards are there)"
         return (

@@ -33,7 +33,7 @@ _STATES = ("head_states", "lesson_logits")
 
 
 class RecordedMistakes(Dataset):
-    """What [`record_mistakes`] wrote, a [`MistakeRecord`] a sequence. Made by [`MistakeLog.open`].
+    """The sequences that [`record_mistakes`] wrote, a [`MistakeRecord`] each. [`MistakeLog.open`] makes it.
 
     Opening reads where each sequence begins; states are read, through memory-mapped files, when a sequence is asked
     for.
@@ -165,7 +165,7 @@ class RecordCollator:
     """Batches of recorded sequences as tensors by name; all other examples go to another collator.
 
     Args:
-        collator (callable): for other examples, of an evaluation set.
+        collator (callable): makes batches of all other examples, such as an evaluation set's.
     """
 
     def __init__(self, collator: Any) -> None:

@@ -1,4 +1,4 @@
-"""The Mistake Log as rows: one a token whose successor is known."""
+"""The Mistake Log as a table, with a row for every token whose next token is known."""
 
 from __future__ import annotations
 

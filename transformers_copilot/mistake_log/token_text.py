@@ -17,7 +17,7 @@ _DIRECTION = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u
 
 
 class TokenTexts:
-    """Names and kinds of tokens; works without a tokenizer too, then a token is called by its id.
+    """Names and kinds of tokens. Without a tokenizer, a token's name is its id.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`, *optional*): the Pilot's. Without it names are ids.

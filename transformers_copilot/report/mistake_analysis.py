@@ -32,7 +32,7 @@ COLUMNS = [
 
 @dataclass
 class MistakeAnalysis:
-    """A log in figures.
+    """A Mistake Log in figures, as [`analyse_mistakes`] counts them.
 
     Attributes:
         totals (`dict`): `rows`, `tokens` (supervised ones, which the rest is about), `wrong`, `wrong_share`,

@@ -1,4 +1,4 @@
-"""Counters that a Mistake Log's rows are put through piece by piece; used by `mistake_analysis`."""
+"""Counters for `mistake_analysis`, which are given a Mistake Log's rows piece by piece."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RoundSpan:
 
 
 class GroupCounter:
-    """Tokens, wrong ones and their sizes by some columns.
+    """Counts tokens, wrong ones and the sizes of their mistakes, grouped by some columns.
 
     Args:
         keys (list of `str`): the columns by whose values rows are counted together.

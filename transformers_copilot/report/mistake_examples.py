@@ -60,7 +60,7 @@ class LoggedSequence:
 
 @dataclass
 class MistakeInText:
-    """One mistake where it was made.
+    """One mistake, with the tokens before it.
 
     Attributes:
         round (`int`): the round in which it was made, from 0.

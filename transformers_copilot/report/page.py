@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class LookAt:
-    """Texts that the pair's work is looked at on.
+    """Texts on which the report shows what the Copilot changes.
 
     Args:
         name (`str`): what they are, in words.
@@ -87,7 +87,7 @@ def write_report(
 
 @dataclass
 class _PairWork:
-    """What the pair was seen to do."""
+    """What the pair did on those texts."""
 
     texts: str
     items: list[dict[str, list[int]]]

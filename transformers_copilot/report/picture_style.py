@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one appearance.
+    """The colours of the pictures, for a light or for a dark page.
 
     Args:
         name (`str`): the appearance: `"light"` or `"dark"`.

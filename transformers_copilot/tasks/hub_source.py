@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where a task lies on the Hub.
+    """A task's data set on the Hub, and which of its splits are ours.
 
     Args:
         path (`str`): id of the data set.

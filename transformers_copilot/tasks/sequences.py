@@ -22,7 +22,7 @@ _ID = re.compile(r"[\w-]+")
 
 
 class UserItems(NamedTuple):
-    """What one user did.
+    """The items of one user.
 
     Attributes:
         user (`str`): the user's id, which the prompt writes as `user_{id}`.

@@ -15,7 +15,7 @@ from .sequences import SequenceTask
 
 @dataclass
 class Task:
-    """A task to train on and to be tested on, no test question in a set that is trained on or chosen by.
+    """A task to train on and to be tested on. No test question stands in `train` or `dev`.
 
     Args:
         definition ([`QuestionTask`] or [`SequenceTask`]): what the task is.
@@ -66,7 +66,7 @@ class Task:
 
 @dataclass
 class RecommendationTask(Task):
-    """A recommendation task, with what decoding over valid items needs.
+    """A recommendation task, which also knows all valid items, for decoding over these only.
 
     Args:
         items (`tuple[str, ...]`): ids of all items that any user has had.
