@@ -146,22 +146,56 @@ ALL = list(documented())
 
 def test_lines_that_say_nothing_are_found() -> None:
     text = '''
-def take(pair: Pair, weight: float, folder: str) -> None:
+def take(pair: Pair, tokens, weight: float, source: TextRows, part: str, model: Any, folder: str, *rest: int) -> None:
     """Take it.
 
     Args:
         pair ([`Pair`]): the pair.
+        tokens (`PreTrainedTokenizerBase`): the tokenizer.
         weight (`float`): λ, from 0 to 20.
+        source: the text rows.
+        part (`str`): `"str"`.
+        model: any model.
         folder (`str`): the folder
             that it is written into.
+        *rest: this is
+            a number.
 
     Returns:
         pair: the pair.
     """
+
+
+@dataclass
+class Box:
+    """A box.
+
+    Attributes:
+        lines: the text of the lines."""
+
+    lines: list[str]
 '''
     assert [text.splitlines()[number].strip() for number in docstrings.empty_lines(text)] == [
-        "pair ([`Pair`]): the pair."
+        "pair ([`Pair`]): the pair.",
+        "tokens (`PreTrainedTokenizerBase`): the tokenizer.",
+        "source: the text rows.",
+        "*rest: this is",
+        'lines: the text of the lines."""',
     ]
+
+
+def test_a_folder_has_few_lines_that_say_little() -> None:
+    def module(short: int, long: int) -> str:
+        entries = [f"        a{place}: how far" for place in range(short)]
+        entries += [f"        b{place}: how far it is, in metres" for place in range(long)]
+        return "\n".join(["def go():", '    """Go.', "", "    Args:", *entries, '    """'])
+
+    little = f"{docstrings.SHARE:.0%} are allowed"
+    assert list(docstrings.findings({"hub/push.py": module(1, 20), "tasks/base.py": module(0, 9)})) == []
+    *lines, reason = docstrings.findings({"hub/push.py": module(2, 0), "hub/deep/card.py": module(0, 8)})
+    assert lines == ["hub/push.py:5: a0: how far (it says little)", "hub/push.py:6: a1: how far (it says little)"]
+    assert reason.startswith("hub: 2 of 10 descriptions") and little in reason
+    assert any(little in line for line in docstrings.findings({"registration.py": module(1, 1)}))
 
 
 def test_there_is_much_to_check() -> None:
