@@ -32,19 +32,24 @@ def cost_figure(experiments: dict[str, list[dict[str, Any]]], titles: dict[str, 
     """Gain over the finished Pilot against all training time, for Copilots and rivals, a panel an experiment.
 
     Args:
-        experiments: Results of Copilots that learn after their Pilots, by experiment.
+        experiments: Results of Copilots that learn after their Pilots, by experiment; those without a rival are left
+            out.
         titles: What each panel is called.
         path: The PNG file.
     """
+    experiments = {name: lines for name, lines in experiments.items() if any("control" in x["results"] for x in lines)}
     figure, axes = plt.subplots(
         1, len(experiments), figsize=(1.5 + 4.6 * len(experiments), 4.4), layout="constrained", squeeze=False
     )
     for panel, (name, lines) in zip(axes[0], experiments.items(), strict=True):
-        for label, minutes, gain, color in points(with_likelihoods(lines)[-1]):
+        shown = sorted(points(with_likelihoods(lines)[-1]), key=lambda point: point[2])
+        for place, (label, minutes, gain, color) in enumerate(shown):
             panel.scatter(minutes, gain, color=color, s=28, zorder=3)
-            panel.annotate(label, (minutes, gain), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            # Neighbours in height have their names on either side.
+            beside = {"xytext": (5, -3), "ha": "left"} if place % 2 else {"xytext": (-5, -3), "ha": "right"}
+            panel.annotate(label, (minutes, gain), textcoords="offset points", fontsize=8, **beside)
         panel.axhline(0.0, color="#888888", linewidth=0.8)
-        panel.margins(x=0.25, y=0.15)
+        panel.margins(x=0.6, y=0.15)
         panel.set_title(titles[name], fontsize=9)
         panel.set_xlabel("all training, processor minutes a seed")
         panel.grid(alpha=0.3)
