@@ -102,6 +102,7 @@ class StopOnInterrupt(TrainerCallback):
         before = signal.getsignal(signal.SIGINT)
 
         def stop(number: int, frame: Any) -> None:
+            """Ask for the end once; the next time Python's own way holds."""
             self.stopped = True
             signal.signal(signal.SIGINT, before)
             say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")

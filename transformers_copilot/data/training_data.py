@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
+from ..tasks.answering import item_length, training_items
 from .chat import check_template, questions, render, use_template
 from .formats import Columns, Format, NoAssistantTurn, PlainText, PromptTarget, RowError, Text, format_of
 from .reading import RawRow, open_source
@@ -29,7 +30,7 @@ class Account:
     Attributes:
         skipped (`Counter`): how many rows or items were left out, by reason.
         first_bad (`str`, *optional*): what is wrong with the first broken row.
-        joined (`Counter`): rows whose prompt and target run together, under `"rows"`.
+        joined (`int`): rows whose prompt and target run together.
         first_joined (`str`, *optional*): where that is first.
     """
 
@@ -272,7 +273,7 @@ class Encoder:
         except RowError as error:
             count_or_raise(place, error, self.skip_bad_rows, self.account)
             return []
-        kept = [item for item in made if max(map(len, item.values())) <= self.max_length]
+        kept = [item for item in made if item_length(item) <= self.max_length]
         self.account.skipped[_LONG] += len(made) - len(kept)
         return kept
 
@@ -299,12 +300,8 @@ class Encoder:
         self.account.first_joined = self.account.first_joined or f"{place}: …{around}…"
 
     def _pair_of(self, text: PromptTarget) -> dict[str, list[int]]:
-        """Prompt and target are tokenized apart, as they are when the model generates."""
-        prompt = list(self.tokenizer(text.prompt).input_ids)
-        target = [*self.tokenizer(text.target, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
-        if self.is_encoder_decoder:
-            return {"input_ids": prompt, "labels": target}
-        return {"input_ids": prompt + target, "labels": [-100] * len(prompt) + target}
+        (item,) = training_items(self.tokenizer, [(text.prompt, text.target)], self.is_encoder_decoder)
+        return item
 
     def _pieces(self, text: str) -> list[dict[str, list[int]]]:
         if self.is_encoder_decoder:

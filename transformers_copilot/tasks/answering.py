@@ -28,22 +28,47 @@ def encode_items(
     Raises:
         ValueError: None of them fits.
     """
-    # Prompt and target are tokenized apart, as they are when the model generates.
-    prompts = tokenizer([prompt for prompt, _ in texts]).input_ids
-    targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
-    items: list[dict[str, list[int]]] = []
-    for prompt, target in zip(prompts, targets, strict=True):
-        ended = [*target, tokenizer.eos_token_id]
-        if is_encoder_decoder:
-            length, item = max(len(prompt), len(ended)), {"input_ids": prompt, "labels": ended}
-        else:
-            length = len(prompt) + len(ended)
-            item = {"input_ids": prompt + ended, "labels": [-100] * len(prompt) + ended}
-        if length <= max_length:
-            items.append(item)
+    made = training_items(tokenizer, texts, is_encoder_decoder)
+    items = [item for item in made if item_length(item) <= max_length]
     if not items:
         raise ValueError(f"None of {len(texts)} items fits into {max_length} tokens: give a larger `--max_length`.")
     return items, len(texts) - len(items)
+
+
+def training_items(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], is_encoder_decoder: bool
+) -> list[dict[str, list[int]]]:
+    """Prompts and targets as items, of any length. They are tokenized apart, as they are when the model generates.
+
+    Args:
+        tokenizer: The Pilot's, with an end-of-text token.
+        texts: For each item the prompt and the target.
+        is_encoder_decoder: Whether the prompt goes to an encoder instead of standing before the target.
+
+    Returns:
+        An item of `input_ids` and `labels` for each text.
+    """
+    prompts = tokenizer([prompt for prompt, _ in texts]).input_ids
+    targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
+    ended = [[*target, tokenizer.eos_token_id] for target in targets]
+    if is_encoder_decoder:
+        return [{"input_ids": asked, "labels": told} for asked, told in zip(prompts, ended, strict=True)]
+    return [
+        {"input_ids": asked + told, "labels": [-100] * len(asked) + told}
+        for asked, told in zip(prompts, ended, strict=True)
+    ]
+
+
+def item_length(item: dict[str, list[int]]) -> int:
+    """How long an item is for a model; of an encoder-decoder's, its longer side.
+
+    Args:
+        item: `input_ids` and `labels`.
+
+    Returns:
+        A number of tokens.
+    """
+    return max(len(item["input_ids"]), len(item["labels"]))
 
 
 @torch.no_grad()
