@@ -42,6 +42,13 @@ def test_training_stops_in_the_round(tmp_path: Path, copilot: dict[str, Any], va
     assert trainer.state.global_step == 2
 
 
+def test_a_further_step_of_the_round_stops_too(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_pair(copilot={"form": "linear"}), max_steps=6, copilot_steps_per_round=2)
+    trainer.callback_handler.callbacks.insert(0, SpoilAfter(3, float("nan")))  # before the further step, not after it
+    with pytest.raises(ValueError, match="round 3: the Copilot's loss is nan"):
+        trainer.train()
+
+
 def test_training_from_a_record_stops_in_the_round(tmp_path: Path) -> None:
     pair, rows = make_pair(copilot={"form": "linear"}), reversal_rows(12)
     record_mistakes(pair.eval(), rows, tmp_path / "record", data_collator=collate, progress=False)

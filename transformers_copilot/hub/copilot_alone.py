@@ -23,7 +23,7 @@ from ..adapters.adapters import adapter_names, plain_state
 from ..pair.configuration_copilot import CopilotConfig
 from ..pair.loading import check_finite, check_kinds
 from ..pair.options import PAIR_OPTIONS
-from ..pair.provenance import check_fingerprint, hub_id, is_newer, unknown_fields, upgrade_advice
+from ..pair.provenance import check_unchanged, hub_id, is_newer, unknown_fields, upgrade_advice
 from ..pair.version import __version__
 from .card_facts import publishable
 from .pilot_fingerprint import (
@@ -149,7 +149,7 @@ class CopilotCheckpoint:
         revision = resolve_revision(copilot, revision, **where)  # one commit for every file
         try:
             found, _ = PreTrainedConfig.get_config_dict(copilot, revision=revision, **hub)
-            found = check_fingerprint(found)
+            found = check_unchanged(found)
         except OSError as error:
             raise OSError(f"{copilot}, given for the Copilot, could not be read: {error}") from error
         model_type = found.get("model_type")

@@ -150,7 +150,7 @@ def with_fingerprint(file: str) -> str:
     return json.dumps({**values, FINGERPRINT: _digits(values)}, indent=2, sort_keys=True) + "\n"
 
 
-def check_fingerprint(values: dict[str, Any]) -> dict[str, Any]:
+def check_unchanged(values: dict[str, Any]) -> dict[str, Any]:
     """Refuse a configuration that was changed after its weights were saved. What reads it would read others.
 
     Args:
@@ -209,7 +209,7 @@ class Fingerprinted:
         Raises:
             ValueError: a field can't be used, or was changed after the weights were saved; the message names it.
         """
-        values = check_fingerprint(config_dict)
+        values = check_unchanged(config_dict)
         try:
             return super().from_dict(values, **kwargs)  # type: ignore[misc]
         except (ValueError, TypeError, StrictDataclassError) as error:
@@ -231,7 +231,7 @@ def _digits(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 __all__ = [
     "Fingerprinted",
-    "check_fingerprint",
+    "check_unchanged",
     "commit_of",
     "hub_id",
     "is_newer",

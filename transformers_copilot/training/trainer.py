@@ -470,7 +470,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             if record is None:  # only a round's first draw can be the round under way
                 break
             self.model_wrapped.train()
-            with self.compute_loss_context_manager():
+            with self.compute_loss_context_manager(), self._round_named():
                 loss = self.model_wrapped(mistake_round=record.to_batch(self.args.device)).loss
             self.accelerator.backward(loss)
             self.accelerator.unscale_gradients()
