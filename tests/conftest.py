@@ -24,6 +24,12 @@ from tests.helpers.hub_fixtures import hub, hub_server  # noqa: F401 (fixtures)
 from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A case of bytes takes its argument's name: what is in the bytes (a time, in gzip's) may differ between two
+    workers, and they must collect the same tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 VOCAB, WIDTH = 64, 32
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _SIZES = {

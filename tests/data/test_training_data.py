@@ -216,7 +216,7 @@ FILES = {
     "own.csv": TABLE.format(",").encode(),
     "excel.csv": TABLE.format(";").replace("\n", "\r\n").encode(),
     "own.tsv": TABLE.format("\t").encode(),
-    "own.jsonl.gz": gzip.compress(LINES.encode()),
+    "own.jsonl.gz": gzip.compress(LINES.encode(), mtime=0),
     "own.csv.bz2": bz2.compress(TABLE.format(",").encode()),
     "own.jsonl.xz": lzma.compress(LINES.encode()),
 }
@@ -363,7 +363,7 @@ def test_a_prompt_and_target_that_run_together_are_warned_of(prompt, target, tog
         ("empty.jsonl", b"", "is empty"),
         ("blank.jsonl", b"\n\n", "no row that can be used"),
         ("head.csv", b"prompt,target\n", "no row that can be used"),
-        ("cut.jsonl.gz", gzip.compress(LINES.encode())[:-12], "is damaged or not whole"),
+        ("cut.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-12], "is damaged or not whole"),
         ("no.jsonl.gz", LINES.encode(), "no.jsonl.gz is damaged"),
         ("list.json", b'[{"prompt": "a"', "is no JSON"),
         ("latin.csv", "prompt,target\nä,b\n".encode("latin-1"), "line 2 is no UTF-8 text"),
