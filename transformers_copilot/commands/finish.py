@@ -40,7 +40,8 @@ def finish_and_teach(
         tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
         data ([`TextData`]): with `dev`, and `train` where the Pilot is to be trained.
         share (`float`): the part of `train` that is the Copilot's.
-        new_texts ([`TextRows`], *optional*): texts for the Copilot, in the place of a share.
+        new_texts ([`TextRows`], *optional*): texts for the Copilot, in the place of a share; `data.train` itself where
+            both learn from all of them.
         epochs (`float`): how often the Copilot reads its texts.
     """
     config = AutoConfig.from_pretrained(choices.pilot)
@@ -57,6 +58,9 @@ def finish_and_teach(
     sets: dict[str, Any] = {}
     for name, rows in (("train_dataset", data.train), ("copilot_dataset", new_texts), ("eval_dataset", data.dev)):
         if rows is None:
+            continue
+        if name == "copilot_dataset" and rows is data.train:
+            sets[name] = sets["train_dataset"]
             continue
         sets[name], too_long = encode(tokenizer, rows, choices, seq2seq, tell=name != "eval_dataset")
         if too_long and not isinstance(rows, TextRows):

@@ -24,6 +24,7 @@ from .train_options import (
     DESCRIPTION,
     EXAMPLES,
     NOTES,
+    SAME_TEXTS,
     TRAINER_DEFAULTS,
     WAYS,
     DataArguments,
@@ -129,9 +130,10 @@ def _after_each_other(
             "is to be made. Leave one of them out."
         )
     new_texts = None
-    if options.copilot_data is None or data_options.task is not None or data_options.dataset is not None:
+    if options.copilot_data in (None, SAME_TEXTS) or data_options.task is not None or data_options.dataset is not None:
         data = load_texts(choices, data_options, training.seed)
-        new_texts = new_texts_of(options.copilot_data, data_options)
+        same = options.copilot_data == SAME_TEXTS
+        new_texts = data.train if same else new_texts_of(options.copilot_data, data_options)
     else:
         data = load_texts(choices, beside(data_options, options.copilot_data), training.seed)
         new_texts, data.train = data.train, None

@@ -24,8 +24,8 @@ correction is used, is chosen on dev texts. Options can be in a YAML file: --con
 WAYS = """\
 The Pilot learns what it would learn alone. Both learn together, from all texts. With --copilot_share the Pilot is
 finished first, on a part of the texts; its mistakes on the others, which are new to it, are recorded, and the Copilot
-learns from those. With --copilot_data it learns from mistakes on further texts, beside a Pilot that may stay as it is;
-either goes on after a stop when the same command is given. With --record only the Copilot learns, from what
+learns from those. With --copilot_data it learns from mistakes on further texts, beside a Pilot that may stay as it is,
+or on the Pilot's own texts (--copilot_data same), all of which both then read; each goes on after a stop when the same command is given. With --record only the Copilot learns, from what
 `transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
 OUTPUT_DIR` shows the mistakes."""
 # Where the command differs from Trainer.
@@ -107,6 +107,10 @@ class PairArguments:
     max_length: int = field(default=1024, metadata={"help": "Longest text in tokens; longer ones are left out."})
 
 
+# What `--copilot_data` is where the Copilot learns from the Pilot's own texts.
+SAME_TEXTS = "same"
+
+
 @dataclass
 class TrainArguments:
     """What a training has besides the pair's choices."""
@@ -117,7 +121,7 @@ class TrainArguments:
         default=0.0, metadata={"help": "Finish the Pilot first; the Copilot learns from this part of the texts."}
     )
     copilot_data: str | None = field(
-        default=None, metadata={"help": "Or from these, which are new to it; without data the Pilot stays as it is."}
+        default=None, metadata={"help": "Or from these (or same: the Pilot's); without data the Pilot stays as it is."}
     )
     copilot_epochs: float = field(default=4.0, metadata={"help": "How often a Copilot that learns so reads its texts."})
     resume: bool = field(default=False, metadata={"help": "Go on from the output folder's last checkpoint, if any."})

@@ -1,7 +1,7 @@
-"""Finish, then record: fine-tune the Pilot, stop, read it over questions that it has not trained on, teach the Copilot.
+"""Finish, then record: fine-tune the Pilot, stop, read it once more, and teach the Copilot what it then gets wrong.
 
-A Pilot that still learns makes mistakes that it soon no longer makes. One that is finished, and read on text that is
-new to it, makes those that it will make in use.
+A Pilot that still learns makes mistakes that it soon no longer makes. One that is finished makes those that it will make
+in use: on text that is new to it, and, where it has read its texts once or twice, on those as well.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def finish_then_record(
         copilot: as `from_pilot` takes it: a configuration, or fields of one.
         copilot_share (`float`, *optional*, defaults to 0.5): share of `train_dataset` that the Pilot does not train on
             and the Copilot learns from, chosen by `args.seed`. Not used with `copilot_dataset`.
-        copilot_dataset (map-style dataset, *optional*): what the Copilot learns from, in the place of a share. It has
-            to be new to the Pilot.
+        copilot_dataset (map-style dataset, *optional*): what the Copilot learns from, in the place of a share: texts
+            that are new to the Pilot, or `train_dataset` once more.
         copilot_epochs (`float`, *optional*, defaults to 4.0): how often the Copilot reads the record.
         eval_dataset (map-style dataset, *optional*): λ is chosen on it. Without, it stays as it is.
         data_collator (callable, *optional*): as a Trainer takes it.
