@@ -25,9 +25,9 @@ WAYS = """\
 The Pilot learns what it would learn alone. Both learn together, from all texts. With --copilot_share the Pilot is
 finished first, on a part of the texts; its mistakes on the others, which are new to it, are recorded, and the Copilot
 learns from those. With --copilot_data it learns from mistakes on further texts, beside a Pilot that may stay as it is,
-or on the Pilot's own texts (--copilot_data same), all of which both then read; each goes on after a stop when the same command is given. With --record only the Copilot learns, from what
-`transformers-copilot record` wrote; the data then serve to choose λ and may be left out. `transformers-copilot report
-OUTPUT_DIR` shows the mistakes."""
+or on the Pilot's own texts (--copilot_data same), all of which both then read; each goes on after a stop when the same
+command is given. With --record only the Copilot learns, from what `transformers-copilot record` wrote; the data then
+serve to choose λ and may be left out. `transformers-copilot report OUTPUT_DIR` shows the mistakes."""
 # Where the command differs from Trainer.
 TRAINER_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 16,

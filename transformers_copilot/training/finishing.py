@@ -1,7 +1,7 @@
 """Finish, then record: fine-tune the Pilot, stop, read it once more, and teach the Copilot what it then gets wrong.
 
-A Pilot that still learns makes mistakes that it soon no longer makes. One that is finished makes those that it will make
-in use: on text that is new to it, and, where it has read its texts once or twice, on those as well.
+A Pilot that still learns makes mistakes that it soon no longer makes. One that is finished makes those that it will
+make in use: on text that is new to it, and, where it has read its texts once or twice, on those as well.
 """
 
 from __future__ import annotations
