@@ -166,6 +166,26 @@ def test_a_tokenizer_without_a_template_says_what_to_give():
     assert learnt([{"messages": ASK}], None, chat_template="plain") == ["User: 2+2?\nAssistant:⟦ 4</s>⟧\n"]
 
 
+@pytest.mark.parametrize(
+    ("row", "template"),
+    [
+        ({"prompt": "a", "target": "b"}, None),
+        ({"text": "a"}, None),
+        ({"messages": ASK}, CHATML.replace("</s>", "{{ eos_token }}")),
+        ({"messages": ASK}, PLAIN_TEMPLATE),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"streaming": True}])
+def test_a_tokenizer_without_an_end_token_is_refused(row, template, options):
+    made = tokenizer(template)
+    made.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-text token, so no answer would learn to end"):
+        list(load_training_data([row], made, **options))
+    if template is not None:  # a template may have its own
+        made.chat_template = CHATML
+        assert len(list(load_training_data([row], made, **options))) == 1
+
+
 def test_a_conversation_may_begin_with_the_assistant():
     rows = [{"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}]
     assert learnt(rows) == ["<|assistant|>⟦a</s>⟧\n<|user|>b</s>\n"]

@@ -152,7 +152,7 @@ def test_malformed_data_stops_the_script_before_training(tmp_path: Path) -> None
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text('{"question": "1 and 2 ?", "answer": "3"}\n{"question": \n')
     (folder / "test.jsonl").write_text('{"question": "1 and 5 ?", "answer": "6"}\n')
-    with pytest.raises(ValueError, match=r"train\.jsonl:2"):
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 2"):
         finetune_task.main(common_arguments("mawps", tmp_path / "no_pilot", tmp_path, tmp_path / "out"))
 
 

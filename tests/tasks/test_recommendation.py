@@ -86,7 +86,7 @@ def test_data_set_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ("row", "message"),
     [
         ({"user": 9}, "needs an object with `user` and a list `items`"),
-        ([1, 2, 3], "needs an object"),
+        ([1, 2, 3], "expected an object"),
         ({"user": 9, "items": "1 2 3"}, "a list `items`"),
         ({"user": 9, "items": [1, 2, 3.5]}, "3.5 is no id"),
         ({"user": 9, "items": [1, 2, "a b"]}, "'a b' is no id"),
@@ -99,7 +99,7 @@ def test_malformed_users_are_refused_with_their_line(tmp_path: Path, row: Any, m
     write_users(tmp_path, [USERS[0], row])
     with pytest.raises(ValueError, match=message) as error:
         tasks.load("lastfm", data_dir=tmp_path)
-    assert "lastfm.jsonl:2: " in str(error.value)
+    assert "lastfm.jsonl, line 2: " in str(error.value)
 
 
 def test_users_without_an_item_to_train_on(tmp_path: Path) -> None:

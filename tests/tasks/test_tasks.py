@@ -11,7 +11,7 @@ from transformers_copilot import tasks
 from transformers_copilot.tasks.arithmetic import plain_equation
 from transformers_copilot.tasks.base import Question
 from transformers_copilot.tasks.catalogue import QUESTION_TASKS
-from transformers_copilot.tasks.reading import read_jsonl
+from transformers_copilot.tasks.reading import read_rows
 
 
 def write_lines(path: Path, rows: list) -> Path:
@@ -88,8 +88,8 @@ def test_task_that_is_neither_local_nor_on_the_hub(tmp_path: Path, monkeypatch: 
 def test_malformed_line_names_file_and_line(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(json.dumps(sum_row(1)).encode() + b"\n\n" + line + b"\n")
-    with pytest.raises(ValueError, match=r"train\.jsonl:3: not a line of JSON"):
-        list(read_jsonl(path))
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 3: is no (JSON|UTF-8)"):
+        list(read_rows(path))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_row_that_the_task_cannot_have_is_refused(tmp_path: Path, task: str, row
     write_lines(folder / "train.jsonl", [row_of(task, 2), row])
     with pytest.raises(ValueError, match=message) as error:
         tasks.load(task, data_dir=tmp_path)
-    assert str(error.value).startswith(f"{folder}/train.jsonl:2: ")
+    assert str(error.value).startswith(f"{folder}/train.jsonl, line 2: ")
 
 
 def test_zero_is_an_answer() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..tasks.answering import end_token
 from .formats import Conversation, PromptTarget, RowError
 
 
@@ -76,7 +77,7 @@ def check_template(tokenizer: Any) -> None:
     """Refuse a tokenizer that can't write conversations.
 
     Raises:
-        ValueError: it has no chat template.
+        ValueError: it has no chat template, or no token with which that ends a turn.
     """
     if not tokenizer.chat_template:
         raise ValueError(
@@ -84,6 +85,8 @@ def check_template(tokenizer: Any) -> None:
             "`--chat_template plain` or `--chat_template FILE.jinja` (`chat_template=` in Python), take the model's "
             "instruction-tuned version, or give the data as `prompt` and `completion`."
         )
+    if "eos_token" in str(tokenizer.chat_template):  # others end a turn by a token of their own
+        end_token(tokenizer)
 
 
 def render(tokenizer: Any, conversation: Conversation) -> list[Rendered]:

@@ -139,7 +139,7 @@ def read_file(path: Path) -> Iterator[RawRow]:
     if kind in TABLE_KINDS:
         return _of_table(path, TABLE_KINDS[kind])
     readers = {".json": _of_json, ".csv": _of_csv, ".tsv": _of_csv, ".txt": _of_text}
-    return readers.get(str(kind), _of_json_lines)(path)
+    return readers.get(str(kind), read_json_lines)(path)
 
 
 @contextmanager
@@ -170,13 +170,22 @@ def _decoded(line: bytes, first: bool) -> tuple[str, str | None]:
     return text, "holds NUL bytes, so the file is damaged or no UTF-8 text" if "\0" in text else None
 
 
-def _of_json_lines(path: Path) -> Iterator[RawRow]:
+def read_json_lines(path: Path, name: str | None = None) -> Iterator[RawRow]:
+    """The rows of a file with a JSON object a line; blank lines are skipped.
+
+    Args:
+        path (`Path`): UTF-8 text, perhaps compressed.
+        name (`str`, *optional*): what the file is called in a row's place; its name without the folder by default.
+
+    Yields:
+        [`RawRow`]
+    """
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             text, fault = _decoded(line, number == 1)
             if fault is None and not text.strip():
                 continue
-            place = f"{path.name}, line {number}"
+            place = f"{name or path.name}, line {number}"
             yield RawRow(place, None, fault) if fault is not None else _of_json_line(place, text)
 
 
@@ -191,7 +200,7 @@ def _of_json_line(place: str, text: str) -> RawRow:
 def _of_value(place: str, value: Any) -> RawRow:
     if isinstance(value, dict):
         return RawRow(place, value)
-    return RawRow(place, None, f'is {_shown(json.dumps(value))}; expected an object such as {{"prompt": …}}')
+    return RawRow(place, None, f'is {_shown(json.dumps(value))}; expected an object, {{"column": …}}')
 
 
 def _of_json(path: Path) -> Iterator[RawRow]:
@@ -200,14 +209,14 @@ def _of_json(path: Path) -> Iterator[RawRow]:
         content = file.read()
     text, fault = _decoded(content, True)
     if fault is not None:
-        yield from _of_json_lines(path)
+        yield from read_json_lines(path)
         return
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("["):
             raise ValueError(f"{path} is no JSON: {error}") from error
-        yield from _of_json_lines(path)
+        yield from read_json_lines(path)
         return
     for number, row in enumerate(_rows_of_json(value), start=1):
         yield _of_value(f"{path.name}, row {number}", row)
@@ -365,4 +374,4 @@ def _shown(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-__all__ = ["ALL", "RawRow", "Source", "kind_of", "open_source", "read_file", "split_of"]
+__all__ = ["ALL", "RawRow", "Source", "kind_of", "open_source", "read_file", "read_json_lines", "split_of"]

@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
-from ..tasks.answering import item_length, training_items
+from ..tasks.answering import end_token, item_length, training_items
 from .chat import check_template, questions, render, use_template
 from .formats import Columns, Format, NoAssistantTurn, PlainText, PromptTarget, RowError, Text, format_of
 from .reading import RawRow, open_source
@@ -309,7 +309,7 @@ class Encoder:
                 "the data are plain texts, and the model has an encoder, which needs something to read; give `prompt` "
                 "and `target`."
             )
-        ids = [*self.tokenizer(text).input_ids, self.tokenizer.eos_token_id]
+        ids = [*self.tokenizer(text).input_ids, end_token(self.tokenizer)]
         pieces = [ids[start : start + self.max_length] for start in range(0, len(ids), self.max_length)]
         return [{"input_ids": piece, "labels": list(piece)} for piece in pieces if len(piece) > 1]
 
@@ -399,7 +399,8 @@ def load_training_data(
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: a row is broken, the layout is unknown, nothing is left, or a chat template is missing.
+        ValueError: a row is broken, the layout is unknown, nothing is left, or the tokenizer has no chat template or no
+            end-of-text token, where the data needs one.
     """
     use_template(tokenizer, chat_template)
     source = open_source(data, config, streaming)

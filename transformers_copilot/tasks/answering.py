@@ -47,16 +47,39 @@ def training_items(
 
     Returns:
         An item of `input_ids` and `labels` for each text.
+
+    Raises:
+        ValueError: The tokenizer has no end-of-text token.
     """
+    end = end_token(tokenizer)
     prompts = tokenizer([prompt for prompt, _ in texts]).input_ids
     targets = tokenizer([target for _, target in texts], add_special_tokens=False).input_ids
-    ended = [[*target, tokenizer.eos_token_id] for target in targets]
+    ended = [[*target, end] for target in targets]
     if is_encoder_decoder:
         return [{"input_ids": asked, "labels": told} for asked, told in zip(prompts, ended, strict=True)]
     return [
         {"input_ids": asked + told, "labels": [-100] * len(asked) + told}
         for asked, told in zip(prompts, ended, strict=True)
     ]
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a text, which a model has to learn to write.
+
+    Args:
+        tokenizer: The Pilot's.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if tokenizer.eos_token_id is None:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise ValueError(
+            f"the tokenizer of {name} has no end-of-text token, so no answer would learn to end. Give it the one that "
+            "the model was trained with, and save it: `tokenizer.eos_token = '</s>'`, "
+            "`tokenizer.save_pretrained(FOLDER)`."
+        )
+    return int(tokenizer.eos_token_id)
 
 
 def item_length(item: dict[str, list[int]]) -> int:

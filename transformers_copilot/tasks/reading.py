@@ -7,13 +7,13 @@ data set. `datasets.load_dataset` also takes a local folder by name, which is ho
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import load_dataset
 
+from ..data.reading import read_json_lines
 from .base import QuestionTask
 from .hub_source import HubSource
 from .sequences import SequenceTask
@@ -23,28 +23,22 @@ from .sequences import SequenceTask
 Reader = Callable[[QuestionTask | SequenceTask, str], list[tuple[str, Any]] | None]
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    """Read JSON lines.
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read a task's file of JSON lines.
 
     Args:
         path (`Path`): a UTF-8 file; blank lines are skipped.
 
     Yields:
-        `tuple[str, Any]`: where the line stands (`file:line`), and its value.
+        `tuple[str, dict]`: where the line stands (`"train.jsonl, line 3"`, with the folder), and its object.
 
     Raises:
-        ValueError: a line is not UTF-8 or not JSON; the message names file and line.
+        ValueError: a line is not UTF-8 or no JSON object; the message names file and line.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            try:
-                text = line.decode("utf-8").strip()
-                row = json.loads(text) if text else None
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise ValueError(f"{where}: not a line of JSON in UTF-8 ({error}). Mend or remove the line.") from error
-            if text:
-                yield where, row
+    for row in read_json_lines(path, str(path)):
+        if row.values is None:
+            raise ValueError(f"{row.place}: {row.fault}. Mend or remove the line.")
+        yield row.place, row.values
 
 
 def local_file(data_dir: Path, task: QuestionTask | SequenceTask, split: str) -> Path:
@@ -77,7 +71,7 @@ def local_reader(data_dir: Path) -> Reader:
     def read(task: QuestionTask | SequenceTask, split: str) -> list[tuple[str, Any]] | None:
         """The rows of a file, `None` where there is no such file."""
         path = local_file(data_dir, task, split)
-        return list(read_jsonl(path)) if path.is_file() else None
+        return list(read_rows(path)) if path.is_file() else None
 
     return read
 
@@ -137,4 +131,4 @@ def _load(name: str, source: HubSource) -> Any:
         ) from error
 
 
-__all__ = ["Reader", "hub_reader", "local_file", "local_reader", "read_jsonl"]
+__all__ = ["Reader", "hub_reader", "local_file", "local_reader", "read_rows"]
