@@ -40,8 +40,9 @@ REQUIREMENTS = [
 
 MATPLOTLIB = "matplotlib>=3.10,<4"
 LM_EVAL = "lm_eval>=0.4.13,<0.5"  # lm-evaluation-harness: 0.4.13 is the first tested with transformers 5.23
-# `transformers-copilot serve`: what transformers' own `serving` extra asks for, which is one openai too old.
-SERVING = ["fastapi>=0.115,<1", "openai>=1.99.1,<4", "pydantic>=2.7,<3", "uvicorn>=0.30,<1"]
+# `transformers-copilot serve`: what transformers' own `serving` extra asks for, which is one openai too old; and typer,
+# which transformers brings, for its command line.
+SERVING = ["fastapi>=0.115,<1", "openai>=1.99.1,<4", "pydantic>=2.7,<3", "typer>=0.29,<0.30", "uvicorn>=0.30,<1"]
 EXTRAS = {
     # A Pilot in 8 or 4 bits on a CPU, through transformers: 0.18 is the first tested with torch 2.13, and it was tried
     # with no older torch. On a GPU bitsandbytes does as well.

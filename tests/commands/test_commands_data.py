@@ -13,7 +13,8 @@ from tests.helpers.paths import ROOT
 from tests.helpers.training_helpers import make_pilot
 from transformers_copilot import CopilotTrainingArguments
 from transformers_copilot.building.pair_building import DEFAULT_COPILOT_LAYERS
-from transformers_copilot.commands import train_options
+from transformers_copilot.commands import option_names, train_options
+from transformers_copilot.commands.arguments import make_parser
 from transformers_copilot.commands.main import main
 from transformers_copilot.training.finishing import COPILOT_EPOCHS
 
@@ -99,16 +100,31 @@ def test_cut_weights_are_an_error_without_a_traceback(folder, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
-def test_help_takes_less_than_a_second_of_processor_time(words):
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, "commands:"),
+        (["train", "--help"], 0, "examples:"),
+        (["train", "--pilot", "x", "--learnin_rate", "1"], 2, "did you mean --learning_rate?"),
+        (["trian"], 2, "Did you mean 'train'?"),
+    ],
+)
+def test_an_answer_takes_less_than_a_second_of_processor_time(words, code, said):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-m", "transformers_copilot", *words], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "transformers_copilot", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-    assert "examples:" in done.stdout or "commands:" in done.stdout
+    assert done.returncode == code and said in done.stdout + done.stderr
     assert len(done.stdout.splitlines()) < 60
+
+
+def test_the_names_that_are_read_off_the_source_are_the_parsers():
+    kinds = (train_options.PairArguments, train_options.TrainArguments, train_options.DataArguments)
+    parser = make_parser("train", (*kinds, CopilotTrainingArguments), "…", short_help=train_options.short_help)
+    read = option_names.train_options()
+    assert {name for name in parser.names if name.startswith("--")} <= set(read)
+    assert {name for name in read if not name.startswith(("--no_", "--no-"))} <= set(parser.names)
 
 
 def test_the_short_help_says_what_holds(capsys):

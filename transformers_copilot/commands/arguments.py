@@ -6,12 +6,13 @@ import json
 import sys
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+
+from .option_names import wrong_option
 
 
 class CommandParser(HfArgumentParser):
@@ -47,15 +48,9 @@ class CommandParser(HfArgumentParser):
         Args:
             words (iterable of `str`): the command line.
         """
-        for word in words:
-            name = word.partition("=")[0]
-            if word == "--":
-                return
-            if not name.startswith("--") or any(known.startswith(name) for known in self.names):
-                continue
-            near = get_close_matches(name.replace("-", "_").replace("__", "--", 1), self.names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists them"
-            self.error(f"there is no option {name}: {hint}")
+        wrong = wrong_option(words, self.names, self.prog)
+        if wrong is not None:
+            self.error(wrong)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, once every option is known by name.

@@ -61,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "train" and any(word in ("-h", "--help") for word in rest):  # without all that training imports
         print(import_module(".train_options", __package__).short_help())  # noqa: T201
         return 0
+    if name == "train" and (wrong := _mistyped(rest)) is not None:
+        sys.stderr.write(f"transformers-copilot train: error: {wrong}\n")
+        return 2
     try:
         _register()
         return int(import_module(f".{name}", __package__).run(rest) or 0)
@@ -79,6 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", []))
         sys.stderr.write(f"transformers-copilot {name}: {error}{notes}\n")
         return 1
+
+
+def _mistyped(words: list[str]) -> str | None:
+    """What is wrong with an option of `train` that there isn't, so far as its names can be read."""
+    from .option_names import train_options, wrong_option
+
+    known = train_options()
+    return wrong_option(words, known, "transformers-copilot train") if known else None
 
 
 def _register() -> None:

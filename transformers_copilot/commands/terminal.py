@@ -11,23 +11,23 @@ from typing import TextIO
 from transformers.utils import logging
 
 
-def is_terminal(stream: TextIO = sys.stdout) -> bool:
+def is_terminal(stream: TextIO | None = None) -> bool:
     """Whether somebody looks on.
 
     Args:
-        stream: where it is printed.
+        stream (`TextIO`, *optional*): where it is printed; the standard output by default.
 
     Returns:
         `bool`
     """
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return (stream or sys.stdout).isatty() and os.environ.get("TERM") != "dumb"
 
 
-def uses_colour(stream: TextIO = sys.stdout) -> bool:
+def uses_colour(stream: TextIO | None = None) -> bool:
     """Whether colour may be printed: in a terminal, unless `NO_COLOR` is set.
 
     Args:
-        stream: where it is printed.
+        stream (`TextIO`, *optional*): where it is printed; the standard output by default.
 
     Returns:
         `bool`
