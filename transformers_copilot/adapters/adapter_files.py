@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from ..pair.loading import check_finite, check_kinds
+from ..pair.provenance import hub_id
 from .adapters import (
     PARTS,
     adapter_name,
@@ -54,7 +55,7 @@ def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> 
     save_file(state, folder / _WEIGHTS, {"format": "pt"})
     config = copy.deepcopy(model.peft_config[adapter_name(model)])
     # A Hub id or nothing: PEFT would write the folder that the Pilot was loaded from.
-    config.base_model_name_or_path = pair.config.pilot_name_or_path if part == "pilot" else None
+    config.base_model_name_or_path = hub_id(pair.config.pilot_name_or_path) if part == "pilot" else None
     config.revision = pair.config.pilot_revision if part == "pilot" else None
     config.inference_mode = True
     config.save_pretrained(folder)

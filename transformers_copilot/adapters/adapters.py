@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import find_adapter_config_file
 
+from ..pair.installed_package import advice_for_own_code
 from ..pair.options import chosen
 from ..pair.pilot import has_adapter
 from ..pair.rationale import RationaleRecorder
@@ -172,7 +173,8 @@ def adapter_of_trainer(model: Any, config: Any, seed: int, pilot_is_frozen: bool
         return
     if not isinstance(model, PilotCopilotPreTrainedModel):
         raise ValueError(
-            f"`peft_config` goes into the Pilot of a pair, and `model` is a {type(model).__name__}. Give the pair "
+            advice_for_own_code(model)
+            or f"`peft_config` goes into the Pilot of a pair, and `model` is a {type(model).__name__}. Give the pair "
             "itself (`PilotCopilotForCausalLM.from_pretrained(...)`); with `model_init`, call "
             "`pair.add_adapters(pilot=config)` in it."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from ..pair.provenance import hub_id
+from ..pair.published_text import as_plain_text, publishable
 
-
-_TOKEN = re.compile(r"\b(hf|api)_[A-Za-z0-9]{8,}")
 
 Interval = tuple[float, float]
 
@@ -88,7 +86,7 @@ def eval_results(result: CardResult, task: str) -> list[EvalResult]:
     Returns:
         `list` of `huggingface_hub.EvalResult`
     """
-    name = publishable(result.test_set) or "a test set"
+    name, metric = publishable(result.test_set) or "a test set", publishable(result.metric) or "a metric"
     entries = []
     for who, value, interval in (
         ("", result.pair, result.pair_interval),
@@ -104,10 +102,10 @@ def eval_results(result: CardResult, task: str) -> list[EvalResult]:
                 task_type=task,
                 dataset_type=hub_id(result.dataset) or re.sub(r"\W+", "-", name).strip("-"),
                 dataset_name=name,
-                dataset_config=result.dataset_config,
-                dataset_split=result.dataset_split,
-                metric_type=result.metric,
-                metric_name=f"{result.metric}{who}",
+                dataset_config=publishable(result.dataset_config),
+                dataset_split=publishable(result.dataset_split),
+                metric_type=metric,
+                metric_name=f"{metric}{who}",
                 metric_value=value,
                 metric_args=details,
             )
@@ -122,7 +120,7 @@ def result_row(result: CardResult) -> dict[str, Any]:
         result ([`CardResult`]): what the pair and its Pilot reached on one test set.
 
     Returns:
-        `dict`: the table's texts by column.
+        `dict`: the table's texts by column, names in them without markup.
     """
 
     def shown(value: float, interval: Interval | None, sign: str = "") -> str:
@@ -132,7 +130,8 @@ def result_row(result: CardResult) -> dict[str, Any]:
 
     return {
         **asdict(result),
-        "test_set": publishable(result.test_set) or "",
+        "test_set": as_plain_text(publishable(result.test_set) or ""),
+        "metric": as_plain_text(publishable(result.metric) or ""),
         "count": f"{result.count:,}",
         "pilot": shown(result.pilot, result.pilot_interval),
         "pair": shown(result.pair, result.pair_interval),
@@ -141,23 +140,4 @@ def result_row(result: CardResult) -> dict[str, Any]:
     }
 
 
-def without_tokens(text: str) -> str:
-    """A text without anything that looks like an access token."""
-    return _TOKEN.sub("[removed]", text)
-
-
-def publishable(text: str | None) -> str | None:
-    """A text that may stand in a card: no folder of this machine, no token.
-
-    Args:
-        text (`str`, *optional*): what a user or a configuration gave.
-
-    Returns:
-        `str`, or `None` where nothing is to be said.
-    """
-    if not text or os.path.isabs(text) or text.startswith(("~", "." + os.sep, ".." + os.sep)) or os.path.exists(text):
-        return None
-    return without_tokens(text)
-
-
-__all__ = ["CardFacts", "CardResult", "eval_results", "publishable", "result_row", "without_tokens"]
+__all__ = ["CardFacts", "CardResult", "eval_results", "result_row"]

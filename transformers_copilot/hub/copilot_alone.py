@@ -24,8 +24,8 @@ from ..pair.configuration_copilot import CopilotConfig
 from ..pair.loading import check_finite, check_kinds
 from ..pair.options import PAIR_OPTIONS
 from ..pair.provenance import check_unchanged, hub_id, is_newer, unknown_fields, upgrade_advice
+from ..pair.published_text import publishable_fit
 from ..pair.version import __version__
-from .card_facts import publishable
 from .pilot_fingerprint import (
     differences,
     pair_fingerprint,
@@ -274,7 +274,16 @@ def write_copilot(
         pilot (`str`, *optional*): the Hub id to record.
         pilot_revision (`str`, *optional*): the commit of `pilot`; not used without it.
         with_adapters (`bool`, *optional*, defaults to `False`): write adapters of both parts too.
+
+    Raises:
+        ValueError: `pilot` is no Hub id.
     """
+    if pilot is not None and hub_id(pilot) is None:
+        raise ValueError(
+            f"`pilot` is {pilot!r}, which is no id on the Hub, or a folder here: a folder of this machine says nothing "
+            "on another. Push the Pilot and give its id, or leave `pilot` out; whoever loads the Copilot then gives "
+            "his own."
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = hub_id(pair.config.pilot_name_or_path) if pilot is None else pilot
@@ -290,7 +299,7 @@ def write_copilot(
         pilot_revision=revision,
         fingerprint={**pair_fingerprint(pair), "tokenizer_hash": spelling},
         options=pair.config.option_values(),
-        copilot_weight_fit=fit and {**fit, "set_name": publishable(fit.get("set_name"))},
+        copilot_weight_fit=publishable_fit(fit),
         adapters=adapter_names(pair) if with_adapters else {},
         transformers_copilot_version=__version__,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from ..pair.installed_package import install_advice
 from ..pair.options import chosen
 from ..pair.provenance import hub_id
+from ..pair.published_text import as_plain_text, publishable, without_secrets
 from ..pair.version import __version__
-from .card_facts import CardFacts, eval_results, publishable, result_row, without_tokens
+from .card_facts import CardFacts, eval_results, result_row
 
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 MARK = "<!-- Written by transformers_copilot"
 _TAGS = ("transformers_copilot", "pilot_copilot", "arxiv:2505.16270")
+_REVISION = re.compile(r"[\w./-]+")  # a commit, branch or tag as it may stand in a line of code
 # Where the template lies: in the installed package, or beside it in a clone.
 _TEMPLATES = tuple(folder / "model_cards" / "README_TEMPLATE.md" for folder in Path(__file__).resolve().parents[1:3])
 
@@ -55,11 +58,11 @@ def make_card(
     card = ModelCard.from_template(
         _card_data(pair, facts, base, title, alone),
         template_path=str(_template()),
-        title=title,
+        title=as_plain_text(title),
         summary=_summary(alone),
         pilot=_pilot_text(pair, base),
         pilot_id=base,
-        pilot_revision=revision if base else None,
+        pilot_revision=revision if base and _REVISION.fullmatch(revision or "") else None,
         copilot=_copilot_text(pair),
         copilot_weight=f"{config.copilot_weight:g}",
         copilot_weight_fit=_fit_text(config.copilot_weight_fit),
@@ -70,13 +73,13 @@ def make_card(
         pair_class=type(pair).__name__,
         auto_class="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
         tokenizer_id=repo_id if has_tokenizer else base,
-        training={name: value for name, value in facts.training.items() if publishable(str(value)) is not None},
+        training=_settings(facts.training),
         results=[result_row(result) for result in facts.results],
         limits=publishable(facts.limits),
         install_advice=install_advice(),
         version=__version__,
     )
-    card.content = without_tokens(card.content)
+    card.content = without_secrets(card.content)
     return card
 
 
@@ -85,6 +88,12 @@ def _template() -> Path:
         if file.is_file():
             return file
     raise OSError(f"the card's template is missing ({_TEMPLATES[0].name}); install the package again.")
+
+
+def _settings(training: dict[str, Any]) -> dict[str, str]:
+    """What is said of a training, as the card's table takes it."""
+    told = {name: publishable(str(value)) for name, value in training.items()}
+    return {as_plain_text(name): as_plain_text(value) for name, value in told.items() if value is not None}
 
 
 def _card_data(
@@ -96,7 +105,7 @@ def _card_data(
         "base_model_relation": None if base is None else "adapter" if alone else "finetune",
         "library_name": "transformers_copilot" if alone else "transformers",
         "pipeline_tag": task,
-        "tags": list(dict.fromkeys([*_TAGS, *facts.tags])),
+        "tags": list(dict.fromkeys([*_TAGS, *filter(None, map(publishable, facts.tags))])),
         "license": facts.license,
         "language": facts.language,
         "datasets": [name for name in facts.datasets if hub_id(name)] or None,
@@ -137,9 +146,12 @@ def _copilot_text(pair: PilotCopilotPreTrainedModel) -> str:
 def _fit_text(fit: dict[str, Any] | None) -> str | None:
     if not fit:
         return None
-    name = publishable(fit.get("set_name"))
-    where = f"{name} ({fit['set_size']:,} examples)" if name else f"{fit['set_size']:,} examples"
-    return f"fitted on {where} by {fit['criterion'].replace('_', ' ')} ({fit['method'].replace('_', ' ')})"
+    # A pair that was loaded brings the fit of whoever wrote its checkpoint: any value may be anything.
+    name, size = publishable(str(fit.get("set_name") or "")), fit.get("set_size")
+    criterion, method = (as_plain_text(str(fit.get(key)).replace("_", " ")) for key in ("criterion", "method"))
+    examples = f"{size:,} examples" if isinstance(size, int) else "examples"
+    where = f"{as_plain_text(name)} ({examples})" if name else examples
+    return f"fitted on {where} by {criterion} ({method})"
 
 
 def is_ours(text: str) -> bool:

@@ -17,6 +17,7 @@ from ..adapters.adapters import (
     put_adapter,
 )
 from ..pair.options import chosen
+from ..pair.provenance import hub_id
 from .copilot_alone import CopilotCheckpoint, write_copilot
 from .model_card import write_card
 from .push import hub_api, push_errors_explained, push_folder
@@ -89,7 +90,7 @@ def join_recorded_pilot(
         options (`dict`): of the pair, and of the Pilot's `from_pretrained`.
 
     Raises:
-        ValueError: there is no Copilot, or it names no Pilot.
+        ValueError: there is no Copilot, or it names no Pilot, or a folder.
         OSError: the Pilot is not to be had.
     """
     checkpoint, joins = CopilotCheckpoint.find(copilot, revision, options), f"{pair_class.__name__}.from_pilot"
@@ -103,6 +104,12 @@ def join_recorded_pilot(
         raise ValueError(
             f"the Copilot in {copilot} does not say which Pilot it belongs to (it was trained beside one that is on no "
             f"Hub); give it: {joins}(pilot, copilot={copilot!r})."
+        )
+    if hub_id(name) is None:
+        raise ValueError(
+            f"the Copilot in {copilot} names {name!r} as its Pilot, which is a folder here, or no id on the Hub. A "
+            "folder that a checkpoint names is not followed; give the Pilot yourself: "
+            f"{joins}(pilot, copilot={copilot!r})."
         )
     at = f"revision {commit}" if commit else "its latest revision, none being recorded"
     logger.warning(f"{copilot} was trained beside {name}: loading that Pilot at {at}.")

@@ -11,6 +11,7 @@ from .compat import CACHE_NAMES
 from .configuration_copilot import CopilotConfig
 from .options import COPILOT_OPTIONS, OPTION_VALUES, PAIR_OPTIONS, Option, check_copilot_weight, check_option
 from .provenance import Fingerprinted, hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
+from .published_text import publishable_fit
 from .version import __version__
 
 
@@ -175,6 +176,7 @@ class PilotCopilotConfig(Fingerprinted, PreTrainedConfig):
         values = super().to_dict()
         values["transformers_copilot_version"] = __version__
         values["pilot_name_or_path"] = hub_id(self.pilot_name_or_path)
+        values["copilot_weight_fit"] = publishable_fit(self.copilot_weight_fit)
         for part in ("pilot", "copilot"):
             if isinstance(values.get(part), dict):
                 values[part] = without_paths(values[part])

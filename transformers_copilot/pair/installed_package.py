@@ -71,4 +71,24 @@ def needs_package() -> str:
     return f"the code of a checkpoint ({version}) loads a pair and generates with it; for more {advice}."
 
 
-__all__ = ["install_advice", "needs_package", "package_only"]
+def advice_for_own_code(model: Any) -> str | None:
+    """What to do where the package is given a pair that it did not load.
+
+    Args:
+        model: anything.
+
+    Returns:
+        `str`: for a pair whose class came with its checkpoint, by `trust_remote_code=True`. `None` for anything else.
+    """
+    foreign = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.partition(".")[0] != _PACKAGE]
+    if "PilotCopilotPreTrainedModel" not in foreign:
+        return None
+    return (
+        f"the model is a {type(model).__name__} of its checkpoint's own code: it was loaded with "
+        f"`trust_remote_code=True` before {_PACKAGE} was imported. That code loads and generates only. "
+        f"`import {_PACKAGE}` first, and load the pair again with the package's class: "
+        f"`{_PACKAGE}.{type(model).__name__}.from_pretrained(...)`."
+    )
+
+
+__all__ = ["advice_for_own_code", "install_advice", "needs_package", "package_only"]

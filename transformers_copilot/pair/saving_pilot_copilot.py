@@ -55,7 +55,7 @@ class PairSavingMixin(_PairBase):
             pilot_revision (`str`, *optional*): the commit of `pilot`.
 
         Raises:
-            ValueError: an adapter would be lost; see `save_adapters`.
+            ValueError: an adapter would be lost, see `save_adapters`; or `pilot` is no Hub id.
         """
         try:
             from transformers_copilot.hub.saving_parts import save_copilot_alone
@@ -125,7 +125,7 @@ class PairSavingMixin(_PairBase):
             The pair.
 
         Raises:
-            ValueError: there is no Copilot, or it names no Pilot.
+            ValueError: there is no Copilot, or it names no Pilot, or a folder of this machine.
             OSError: the Pilot is not to be had.
         """
         try:

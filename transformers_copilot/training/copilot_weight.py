@@ -18,6 +18,7 @@ from ..pair.fusion import named_weight, rectify
 from ..pair.mistakes import mistake_size
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.options import MAX_COPILOT_WEIGHT, check_copilot_weight, check_option, chosen
+from ..pair.published_text import publishable
 
 
 logger = logging.get_logger(__name__)
@@ -78,7 +79,7 @@ def fit_copilot_weight(
         criterion (`str`, *optional*, defaults to `"loss"`): the grid's measure on tokens: `"loss"`, the mean
             log-likelihood, or `"mistake_size"`, E‖p − p̃‖².
         metric (callable, *optional*): `metric(pair, weight)` gives a number, larger is better; searched over the grid.
-        set_name (`str`, *optional*): the set's name, kept with λ.
+        set_name (`str`, *optional*): the set's name, kept with λ. Of a file's path its own name is kept.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
 
     Returns:
@@ -114,7 +115,7 @@ def fit_copilot_weight(
         weight=best,
         method="least_squares" if least_squares else "grid",
         criterion=criterion,
-        set_name=set_name,
+        set_name=publishable(set_name),
         set_size=len(dataset),
         scores={f"{weight:g}": score for weight, score in scores.items()},
     )

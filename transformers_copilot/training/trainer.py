@@ -19,6 +19,7 @@ from ..mistake_log.record_checks import record_for_pair
 from ..mistake_log.record_size import batch_lessons
 from ..mistake_log.recorded_mistakes import RecordCollator, RecordedMistakes
 from ..pair.fusion import named_weight
+from ..pair.installed_package import advice_for_own_code
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.options import chosen
@@ -131,7 +132,8 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if not isinstance(model, PilotCopilotPreTrainedModel):
             raise TypeError(
-                f"the model is a {type(model).__name__}; give a pair, for instance "
+                advice_for_own_code(model)
+                or f"the model is a {type(model).__name__}; give a pair, for instance "
                 "PilotCopilotForCausalLM.from_pilot(model, {'num_hidden_layers': 6})."
             )
         return model
