@@ -92,12 +92,15 @@ def test_what_a_copilots_repository_holds(pushed: tuple[Hub, Path, Ran]):
     card = files["README.md"].decode()
     for text in (
         *(f"base_model: {hub.repo('llama')}", "base_model_relation: adapter", "library_name: transformers_copilot"),
-        *("| 0.5, fitted on 40 examples by loss (grid) |", f'from_copilot("{hub.repo("llama-copilot")}")'),
+        *(
+            "| 0.5, fitted on held-out.jsonl (40 examples) by loss (grid) |",
+            f'from_copilot("{hub.repo("llama-copilot")}")',
+        ),
         *("| sums | accuracy | 200 | 0.25 | 0.5 | +0.25 [+0.1, +0.4] |", "value: 0.5", "examples: 200"),
     ):
         assert text in card, (text, card)
     for name, data in files.items():
-        for secret in (str(home), hub.token, "held-out"):
+        for secret in (str(home), hub.token):
             assert secret.encode() not in data, (name, secret)
     assert hub.token not in ran.output
 

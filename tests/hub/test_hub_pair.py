@@ -128,6 +128,20 @@ asked = {
     "merge_copilot": lambda: pair.merge_copilot(),
 }
 report(errors={name: error_of(call) for name, call in asked.items()})
+if WITH_PACKAGE:
+    from peft import LoraConfig
+    from transformers_copilot import CopilotTrainer, CopilotTrainingArguments
+
+    name = f"{os.environ['HUB_USER']}/pair"
+    args, lora = CopilotTrainingArguments("run", report_to=[]), LoraConfig(target_modules=["q_proj"])
+    again = type(pair).from_pretrained(name)  # the class of before stays what it is
+    trainers = {
+        "trainer": error_of(CopilotTrainer, pair, args),
+        "trainer with peft_config": error_of(CopilotTrainer, pair, args, peft_config=lora),
+        "another of its class": error_of(CopilotTrainer, again, args),
+    }
+    mended = CopilotTrainer(AutoModelForCausalLM.from_pretrained(name), args)
+    report(trainers=trainers, mended=type(mended.pair).__module__)
 """
 
 
@@ -136,9 +150,19 @@ def test_a_checkpoints_code_says_what_only_the_package_does(
     pushed: tuple[Hub, Path, Ran], tmp_path: Path, with_package: bool
 ):
     hub = pushed[0]
-    errors = run_in_process(NOT_IMPORTED, hub, tmp_path, with_package=with_package, HUB_USER=hub.user).values["errors"]
+    found = run_in_process(NOT_IMPORTED, hub, tmp_path, with_package=with_package, HUB_USER=hub.user).values
+    errors = found["errors"]
     advice = "`import transformers_copilot` before the pair is loaded" if with_package else "pip install .` in a clone"
     assert len(errors) == 5 and all(error.startswith("ImportError") and advice in error for error in errors.values())
+    if with_package:
+        for error in found["trainers"].values():
+            for text in (
+                "PilotCopilotForCausalLM of its checkpoint's own code",
+                "`import transformers_copilot` first, and load the pair again with the package's class",
+                "`transformers_copilot.PilotCopilotForCausalLM.from_pretrained(...)`",
+            ):
+                assert text in error, (error, text)
+        assert found["mended"] == "transformers_copilot.pair.modeling_pilot_copilot"
 
 
 def test_what_a_push_uploads(pushed: tuple[Hub, Path, Ran]):

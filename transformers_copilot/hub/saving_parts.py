@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils import logging
+from transformers import PreTrainedConfig
+from transformers.utils import find_adapter_config_file, logging
 
 from ..adapters.adapter_methods import start_that_changes_base
 from ..adapters.adapters import (
@@ -16,6 +19,7 @@ from ..adapters.adapters import (
     learns_outside_adapter,
     put_adapter,
 )
+from ..pair.foreign_code import refuse_kernel_method, refuse_kernels
 from ..pair.options import chosen
 from ..pair.provenance import hub_id
 from .copilot_alone import CopilotCheckpoint, write_copilot
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+# Keywords of `from_pretrained` that say where a Pilot's files are.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _COPIED = ("layers.", "norm.")  # the Copilot's parts that a decoder has too; all others are new
 
 
@@ -111,6 +117,9 @@ def join_recorded_pilot(
             "folder that a checkpoint names is not followed; give the Pilot yourself: "
             f"{joins}(pilot, copilot={copilot!r})."
         )
+    where = {key: value for key, value in {"revision": commit, **options}.items() if key in _WHERE}
+    if not trust_remote_code:
+        _check_named_pilot(name, where, joins)
     at = f"revision {commit}" if commit else "its latest revision, none being recorded"
     logger.warning(f"{copilot} was trained beside {name}: loading that Pilot at {at}.")
     options = {"trust_remote_code": trust_remote_code, "revision": commit, **options}
@@ -121,6 +130,40 @@ def join_recorded_pilot(
             f"the Pilot {name} ({at}) that {copilot} was trained beside could not be loaded: {error}\nIf it has moved, "
             f"give its new place: {joins}('new/id', copilot={copilot!r})."
         ) from error
+
+
+def _check_named_pilot(pilot: str, where: dict[str, Any], joins: str) -> None:
+    """Refuse a Pilot that a checkpoint names, where transformers would fetch code for it, or follow a folder.
+
+    Args:
+        pilot (`str`): its id on the Hub.
+        where (`dict`): `revision`, `token` and the like.
+        joins (`str`): what the caller may use in place.
+
+    Raises:
+        ValueError: its configuration asks for it.
+    """
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(pilot, **where)
+        adapter = find_adapter_config_file(pilot, **where)
+    except OSError:  # loading it says why
+        return
+    refuse_kernels(found, pilot)
+    refuse_kernel_method(found, pilot)
+    if adapter is not None and hub_id(_base_of(adapter)) is None:
+        raise ValueError(
+            f"the Pilot {pilot} has an adapter whose base is {_base_of(adapter)!r}, a folder or no id on the Hub, "
+            f"which is not followed. Load both and give the PeftModel: {joins}(model, copilot=...)."
+        )
+
+
+def _base_of(adapter_config: str) -> Any:
+    """The model that an adapter's file names as the one below it; `None` where it can't be read."""
+    try:
+        values = json.loads(Path(adapter_config).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return values.get("base_model_name_or_path") if isinstance(values, dict) else None
 
 
 def put_adapters(pair: PilotCopilotPreTrainedModel, pilot: Any, copilot: Any, train_new_parts: bool) -> None:

@@ -91,7 +91,7 @@ def check_head(pilot: PreTrainedModel, copilot_config: CopilotConfig) -> None:
         )
 
 
-def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> None:
+def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> dict[str, Any]:
     """Refuse a checkpoint of something other than a pair.
 
     Args:
@@ -99,13 +99,16 @@ def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> None:
         source: id or folder, for the message.
         hub (`dict`): `revision`, `token` and the like.
 
+    Returns:
+        `dict`: the values of its config.json.
+
     Raises:
         ValueError: it holds a Pilot, a Copilot alone, or a pair of the other form.
     """
     found, _ = PreTrainedConfig.get_config_dict(source, **hub)
     kind, expected = found.get("model_type"), pair_class.config_class.model_type
     if kind == expected:
-        return
+        return found
     if kind == CopilotConfig.model_type:
         mend = f"It is a Copilot alone; with the Pilot that it names: {pair_class.__name__}.from_copilot(...)."
     else:

@@ -17,7 +17,12 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+    find_adapter_config_file,
+)
 
 
 # Keywords of `from_pretrained` that say where a checkpoint's files are.
@@ -56,6 +61,30 @@ def check_weight_files(source: Any, config: Any, keywords: dict[str, Any]) -> No
     for name in {index, named}:
         if name is not None and not name.endswith(".safetensors"):
             _check_index(source, name, where)
+
+
+def refuse_adapter_beside(source: Any, followed: dict[str, Any] | None, hub: dict[str, Any]) -> None:
+    """Refuse a checkpoint with an adapter's configuration beside the pair's: transformers would load, in the pair's
+    place, the model that it names as its base, which may be a folder of this machine.
+
+    Args:
+        source: id or folder.
+        followed (`dict`, *optional*): `adapter_kwargs` of `from_pretrained`, in which an Auto class says that it has
+            gone there already.
+        hub (`dict`): `revision`, `token` and the like.
+
+    Raises:
+        ValueError: there is one.
+    """
+    beside = (followed or {}).get("_adapter_model_path")
+    if beside is None and find_adapter_config_file(source, **hub) is not None:
+        beside = source
+    if beside is not None:
+        raise ValueError(
+            f"{beside} has an adapter_config.json beside its config.json, which names another model in the pair's "
+            "place; it is not followed. A pair keeps its adapters in folders of their own: save the pair again with "
+            "its own `save_pretrained`, or take the file away."
+        )
 
 
 def check_weight_types(source: Any, own: Mapping[str, Tensor], keywords: dict[str, Any]) -> None:
@@ -207,4 +236,11 @@ def _note(source: Any, error: BaseException | None) -> str | None:
     return None
 
 
-__all__ = ["check_finite", "check_kinds", "check_weight_files", "check_weight_types", "load_errors_explained"]
+__all__ = [
+    "check_finite",
+    "check_kinds",
+    "check_weight_files",
+    "check_weight_types",
+    "load_errors_explained",
+    "refuse_adapter_beside",
+]

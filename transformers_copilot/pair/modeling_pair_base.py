@@ -37,11 +37,18 @@ from .correction import (
     reads_mistakes,
     run_copilot,
 )
+from .foreign_code import refuse_kernel_method
 from .fused_head import GeneratedStep, correct_before_head, share_head
 from .fusion import make_room_for_weight, rectify, rectify_shift, weight_of_pass
 from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
 from .installed_package import needs_package, package_only
-from .loading import check_finite, check_weight_files, check_weight_types, load_errors_explained
+from .loading import (
+    check_finite,
+    check_weight_files,
+    check_weight_types,
+    load_errors_explained,
+    refuse_adapter_beside,
+)
 from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PairCall, PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, round_loss
@@ -186,7 +193,8 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             The pair, or the pair and the loading information.
 
         Raises:
-            ValueError: it is no pair, or not whole, or names files outside itself.
+            ValueError: it is no pair, or not whole, or names files outside itself, or asks for code that has to be
+                fetched.
             OSError: a file of it is missing or can't be reached.
         """
         source = pretrained_model_name_or_path
@@ -197,8 +205,12 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         }
         with load_errors_explained(source):
             check_weight_files(source, kwargs.get("config"), kwargs)
-            if kwargs.get("config") is None and source is not None:
-                check_holds_pair(cls, source, hub)
+            config = kwargs.get("config")
+            if source is not None:
+                refuse_adapter_beside(source, kwargs.get("adapter_kwargs"), hub)
+                values = check_holds_pair(cls, source, hub) if config is None else vars(config)
+                if not kwargs.get("trust_remote_code") and kwargs.get("quantization_config") is None:
+                    refuse_kernel_method(values, source)
             kwargs["use_safetensors"] = True
             model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
             check_whole(cls, source, info)

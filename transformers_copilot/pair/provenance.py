@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from packaging.version import InvalidVersion, Version
 from transformers import PreTrainedConfig
 
+from .foreign_code import refuse_kernels
 from .installed_package import install_advice
 from .version import __version__
 
@@ -122,7 +123,7 @@ def unknown_fields(values: dict[str, Any], config_class: type[PreTrainedConfig])
 
 
 def without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration's values without `_name_or_path`, at any depth.
+    """A configuration's values without the place that it was loaded from, at any depth.
 
     Args:
         values (`dict`): of a configuration inside a pair's.
@@ -133,7 +134,7 @@ def without_paths(values: dict[str, Any]) -> dict[str, Any]:
     return {
         name: without_paths(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if name != "_name_or_path"
+        if name not in ("_name_or_path", "name_or_path")
     }
 
 
@@ -207,9 +208,13 @@ class Fingerprinted:
             The configuration.
 
         Raises:
-            ValueError: a field can't be used, or was changed after the weights were saved; the message names it.
+            ValueError: a field can't be used, or was changed after the weights were saved, or asks for code that has to
+                be fetched; the message names it.
         """
         values = check_unchanged(config_dict)
+        refuse_kernels(values)
+        # A place that a file names is never followed.
+        values = {name: without_paths(value) if isinstance(value, dict) else value for name, value in values.items()}
         try:
             return super().from_dict(values, **kwargs)  # type: ignore[misc]
         except (ValueError, TypeError, StrictDataclassError) as error:
