@@ -97,7 +97,11 @@ def test_evaluate_then_report(trained):
     done = run_command("report", run, "-o", page, *own)
     assert done.returncode == 0, done.stderr
     text = page.read_text(encoding="utf-8")
-    assert "test questions of test" in text and "12 of 12" not in done.stdout and str(page) in done.stdout
+    assert (
+        "12 test questions of “test”, which training has not read" in text
+        and "12 of 12" not in done.stdout
+        and str(page) in done.stdout
+    )
 
 
 def test_generate_reads_standard_input_and_shows_changes(trained):

@@ -15,8 +15,9 @@ from tests.helpers.mistake_counting import brute_force, rows_of
 from tests.helpers.training_helpers import VOCAB, make_pair, make_trainer
 from transformers_copilot import MistakeLog
 from transformers_copilot.mistake_log.token_text import TokenTexts, visible
-from transformers_copilot.report.page import LookAt, write_report
+from transformers_copilot.report.page import write_report
 from transformers_copilot.report.run_folder import RunFolder
+from transformers_copilot.report.texts import LookAt
 
 
 # Tokens that would do harm if they were not escaped, or that cannot be seen.
@@ -107,10 +108,11 @@ def test_numbers_are_those_of_the_raw_log(run, text):
     for (right, predicted), sizes in expected:
         row = found[tokens.name(right), tokens.name(predicted)]
         counts = [true["tenth_pairs"][right, predicted, tenth] for tenth in range(10)]
-        assert row[2:4] == [tokens.class_of(right), f"{len(sizes):,}"]
-        assert float(row[4]) == pytest.approx(sum(sizes) / len(sizes), abs=0.006)
-        assert float(row[5].removesuffix(" %")) == pytest.approx(100 * sum(sizes) / cost, abs=0.06)
-        assert row[6:8] == [str(counts[0]), str(counts[9])]
+        assert [row[2], row[6]] == [f"{len(sizes):,}", tokens.class_of(right)]
+        assert float(row[7]) == pytest.approx(sum(sizes) / len(sizes), abs=0.006)
+        assert float(row[3].removesuffix(" %")) == pytest.approx(100 * sum(sizes) / cost, abs=0.06)
+        assert row[8:10] == [str(counts[0]), str(counts[9])]
+        assert (row[4] == "–") == (row[5] == "–") == (len(sizes) < 5)  # no trend of what is noise
     for row in table_rows(text, "classes"):
         values = true["by_class"][row[0]]
         assert row[1:3] == [f"{len(values):,}", f"{sum(wrong for wrong, _ in values):,}"]
@@ -147,7 +149,6 @@ def test_nothing_of_the_data_is_markup(text):
     assert len(re.findall(r"<script", outside)) == 2
     addresses = re.findall(r"(?:src|href|srcset)=\"([^\"]*)\"", outside) + re.findall(r"url\(", outside)
     assert all(address.startswith(("#", "data:")) or not address for address in addresses)
-    assert "mended" in outside and "spoilt" in outside and "4.0" not in [row[4] for row in table_rows(text, "answers")]
 
 
 # ---- in a browser ----
@@ -189,7 +190,7 @@ def test_the_page_in_chromium(browser, page):
         pictures = browser.execute_script(
             "return [...document.images].map(i => [i.complete && i.naturalWidth, i.alt, i.currentSrc])"
         )
-        assert len(pictures) >= 8 and all(size > 300 and len(alt) > 30 for size, alt, _ in pictures)
+        assert len(pictures) >= 5 and all(size > 300 and len(alt) > 30 for size, alt, _ in pictures)
         sources[scheme] = {source for *_, source in pictures}
         wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert wide[0] <= wide[1]  # only tables and wide pictures scroll sideways, each by itself
@@ -197,9 +198,9 @@ def test_the_page_in_chromium(browser, page):
         assert all(name.startswith("data:") for name in loaded)
     assert not sources["light"] & sources["dark"]
     check_structure(browser)
-    # By the keyboard alone: to the field, type, to the button of the fourth column, press it twice.
+    # By the keyboard alone: to the field, type, to the button of the third column, press it twice.
     field = browser.find_element("id", "mistakes-filter")
-    times = "return [...document.querySelectorAll('#mistakes tbody tr')].map(r => Number(r.cells[3].dataset.value))"
+    times = "return [...document.querySelectorAll('#mistakes tbody tr')].map(r => Number(r.cells[2].dataset.value))"
     before = browser.execute_script(times)
     field.send_keys(Keys.TAB)
     for _ in range(9):

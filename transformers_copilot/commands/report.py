@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from ..report.page import LookAt, write_report
+from ..report.page import write_report
 from ..report.run_folder import RunFolder
+from ..report.texts import LookAt
 from ..tasks.answering import encode_items
 from .arguments import CommandParser
 from .data import DataArguments, load_test_data
@@ -77,7 +78,7 @@ def _texts(options: Any, tokenizer_name: str, seq2seq: bool) -> tuple[Any, LookA
     rows = test.take(min(options.texts, len(test)))
     texts = list(zip(rows["prompt"][:], rows["target"][:], strict=True))
     items, _ = encode_items(tokenizer, texts, 100_000, seq2seq)
-    return tokenizer, LookAt(f"test questions of {data.name}", items)
+    return tokenizer, LookAt(f"test questions of “{data.name}”", items)
 
 
 __all__ = ["run"]

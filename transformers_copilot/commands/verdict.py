@@ -6,12 +6,8 @@ from typing import Any
 
 from transformers import DataCollatorForSeq2Seq
 
-from ..metrics.likelihoods import LossGain, item_losses, loss_gain
+from ..metrics.likelihoods import FEW_TEXTS, FEWEST_TEXTS, LossGain, item_losses, loss_gain
 from ..pair.options import MAX_COPILOT_WEIGHT
-
-
-# Below the first, an interval of texts drawn anew is too narrow to be believed; below the second, it is very wide.
-FEWEST_TEXTS, FEW_TEXTS = 10, 30
 
 
 def verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int) -> list[str]:
@@ -72,4 +68,4 @@ def _warnings(gain: LossGain, fit: dict[str, Any]) -> list[str]:
     return found
 
 
-__all__ = ["FEWEST_TEXTS", "FEW_TEXTS", "in_words", "verdict"]
+__all__ = ["in_words", "verdict"]

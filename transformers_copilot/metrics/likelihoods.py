@@ -13,6 +13,10 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedToke
 from ..tasks.answering import encode_items
 
 
+# Below the first, an interval of texts drawn anew is too narrow to be believed; below the second, it is very wide.
+FEWEST_TEXTS, FEW_TEXTS = 10, 30
+
+
 @dataclass(frozen=True)
 class LossGain:
     """The loss of the right answers, in nats a token, before and after, with a 95 % interval of the difference.
@@ -126,4 +130,4 @@ def loss_gain(
     return LossGain(*means, float(low), float(high), int(count), len(tokens))
 
 
-__all__ = ["LossGain", "item_losses", "loss_gain", "target_losses"]
+__all__ = ["FEWEST_TEXTS", "FEW_TEXTS", "LossGain", "item_losses", "loss_gain", "target_losses"]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TENTHS = 10
+# Of fewer cases than these no share, no trend and no picture is shown: it would be noise.
+FEWEST = 5
 _PAIR = ["true_token_id", "predicted_token_id"]
 
 
@@ -211,4 +213,4 @@ class ConfusionCounter:
         }
 
 
-__all__ = ["TENTHS", "ConfusionCounter", "GroupCounter", "RoundSpan", "with_shares"]
+__all__ = ["FEWEST", "TENTHS", "ConfusionCounter", "GroupCounter", "RoundSpan", "with_shares"]

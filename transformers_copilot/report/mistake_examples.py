@@ -47,8 +47,14 @@ class LoggedSequence:
         """The rows of the supervised tokens."""
         return self.rows[self.rows["supervised"]]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the rows hold every token: those of a Copilot that reads no mistakes lack the prompts."""
+        position = self.rows["position"].to_numpy()
+        return bool((position == np.arange(len(position))).all())
+
     def item(self) -> dict[str, list[int]]:
-        """The sequence as a pair's `forward` takes it; a decoder-only Pilot's only.
+        """The sequence as a pair's `forward` takes it; a decoder-only Pilot's only, and a whole one.
 
         Returns:
             `dict` with `input_ids` and `labels`

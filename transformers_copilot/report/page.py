@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,28 @@ from transformers.utils import logging
 
 from ..mistake_log.token_text import TokenTexts, printable
 from .mistake_analysis import MistakeAnalysis, analyse_mistakes
+from .mistake_counters import FEWEST
 from .mistake_examples import LogExamples, collect_examples
 from .pair_inspection import LayerView, PairInspection, inspect_pair, layer_view
 from .picture_style import check_matplotlib
 from .report_pictures import pictures_of_inspection, pictures_of_log
-from .report_tables import changed_replies, changed_tokens, confusion_rows, findings, models_table, plain
+from .report_tables import (
+    changed_replies,
+    changed_tokens,
+    confusion_rows,
+    findings,
+    models_table,
+    pair_sentences,
+    plain,
+    running_text,
+)
 from .run_folder import RunFolder
+from .texts import LookAt, count_read, logged_items
+from .token_cells import layer_lines, reply_lines
+from .verdict import Verdict, evidence_of_evaluation, evidence_of_fit, evidence_of_inspection, judge
 
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class LookAt:
-    """Texts on which the report shows what the Copilot changes.
-
-    Args:
-        name (`str`): what they are, in words.
-        items (list of `dict`): tokenised texts with `input_ids` and `labels`.
-    """
-
-    name: str
-    items: list[dict[str, list[int]]]
 
 
 def write_report(
@@ -74,10 +75,10 @@ def write_report(
     _check_output(output)
     run = RunFolder.read(folder)
     tokens = _token_texts(run, tokenizer)
-    analysis = analyse_mistakes(run.source, tokens)
-    examples = collect_examples(run.source, analysis.confusions, sequences=max(12, most_texts))
-    work = _pair_work(run, tokens, examples, look_at, most_texts, progress) if with_pair else "it was left out."
-    examples.first, examples.last = examples.first[:12], examples.last[:12]
+    analysis = analyse_mistakes(run.source, tokens, round_bins=20)
+    examples = collect_examples(run.source, analysis.confusions, sequences=max(8, most_texts))
+    work = _pair_work(run, examples, look_at, most_texts, progress) if with_pair else "it was left out."
+    examples.first, examples.last = examples.first[:8], examples.last[:8]
     text = page.render(**_contents(run, analysis, examples, tokens, work))
     partial = output.with_name(output.name + ".partial")
     partial.write_text(text, encoding="utf-8")
@@ -87,9 +88,10 @@ def write_report(
 
 @dataclass
 class _PairWork:
-    """What the pair did on those texts."""
+    """What the pair did on those texts, of which training has read some."""
 
     texts: str
+    read: int
     items: list[dict[str, list[int]]]
     inspection: PairInspection
     view: LayerView | None
@@ -98,7 +100,6 @@ class _PairWork:
 
 def _pair_work(
     run: RunFolder,
-    tokens: TokenTexts,
     examples: LogExamples,
     look_at: LookAt | None,
     most_texts: int,
@@ -110,22 +111,29 @@ def _pair_work(
     seq2seq = bool(run.config.get("is_encoder_decoder", False))
     if look_at is None and seq2seq:
         return "the log has no source texts of an encoder-decoder. Give a task's questions with `--task`."
-    name, items = "sequences of the log's last rounds, which training has read", []
     if look_at is not None:
         name, items = look_at.name, look_at.items[:most_texts]
+        read = 0 if seq2seq else count_read(items, run.logs)
     else:
-        items = [sequence.item() for sequence in examples.last[:most_texts]]
+        name, items = "texts of the last rounds", logged_items(examples.last, run.logs)[:most_texts]
+        read = len(items)
+    if not items:
+        return "the log's rows have the replies without their prompts. Give texts with `--task` or `--dataset`."
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     pair = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(run.model)
     inspection = inspect_pair(pair, items, _collator(pair), batch_size=2, progress=progress)
+    view = None if seq2seq else _view(pair, items, inspection)
+    return _PairWork(name, read, items, inspection, view, float(pair.config.copilot_weight))
+
+
+def _view(pair: Any, items: list[dict[str, list[int]]], inspection: PairInspection) -> LayerView:
+    """The token that the Copilot mended most, or failing that made likelier by most."""
     frame = inspection.tokens
     mended = (frame["pair_token_id"] == frame["true_token_id"]) & (frame["pilot_token_id"] != frame["true_token_id"])
     gain = frame["pair_probability"] - frame["pilot_probability"]
     best = frame.loc[(gain[mended] if mended.any() else gain).idxmax()]
-    item = items[int(best["item"])]
-    view = None if seq2seq else layer_view(pair, item, int(best["position"]), inspection.weight)
-    return _PairWork(name, items, inspection, view, float(pair.config.copilot_weight))
+    return layer_view(pair, items[int(best["item"])], int(best["position"]), inspection.weight)
 
 
 def _collator(pair: Any) -> Any:
@@ -149,36 +157,64 @@ def _collator(pair: Any) -> Any:
 def _contents(
     run: RunFolder, analysis: MistakeAnalysis, examples: LogExamples, tokens: TokenTexts, work: _PairWork | str
 ) -> dict[str, Any]:
-    inspection, pictures, changed = None, pictures_of_log(analysis, examples, tokens), None
-    if isinstance(work, _PairWork):
-        inspection = work.inspection
-        pictures += pictures_of_inspection(inspection, work.view, tokens, work.weight)
-        changed = changed_tokens(inspection, work.items, tokens)
-    confusions = confusion_rows(analysis, examples, tokens)
+    measured = work if isinstance(work, _PairWork) else None
+    inspection = None if measured is None else measured.inspection
     figures = {
         "analysis": plain(asdict(analysis)),
         "pair": None if inspection is None else plain({"weight": inspection.weight, "by_weight": inspection.by_weight}),
     }
     return {
         "name": printable(run.path.resolve().name),
+        "verdict": _verdict(run, measured),
+        "models": models_table(run.results),
+        "task": printable(str(run.results.get("task", ""))),
         "kept_rounds": run.kept_rounds,
         "totals": analysis.totals,
         "recurrence": analysis.recurrence,
-        "findings": findings(analysis, inspection, tokens),
-        "pictures": pictures,
-        "confusions": confusions,
+        "fewest": FEWEST,
+        "findings": findings(analysis, tokens),
         "by_class": plain(analysis.by_class),
+        "replies": [
+            ("first-replies", f"in the first round ({analysis.totals['first_round'] + 1})", examples.first),
+            ("last-replies", f"in the last rounds (up to {analysis.totals['last_round'] + 1})", examples.last),
+        ],
+        "reply_lines": partial(reply_lines, tokens=tokens),
+        "pictures": pictures_of_log(analysis),
+        "confusions": confusion_rows(analysis, examples, tokens),
+        "whole_texts": all(sequence.whole for sequence in examples.last),
         "without_text": tokens.tokenizer is None,
-        "without_pair": work if isinstance(work, str) else None,
-        "texts": work.texts if isinstance(work, _PairWork) else "",
-        "texts_count": len(work.items) if isinstance(work, _PairWork) else 0,
-        "inspection": inspection,
-        "changed_tokens": changed,
         "weight": run.config.get("copilot_weight"),
-        "models": models_table(run.results),
-        "task": printable(str(run.results.get("task", ""))),
-        "replies": changed_replies(run.results),
+        "without_pair": work if isinstance(work, str) else None,
+        "pair": None if measured is None else _pair_contents(measured, tokens),
+        "changed": changed_replies(run.results),
+        "picked": bool(run.results.get("changed")),
         "figures": figures,
+    }
+
+
+def _verdict(run: RunFolder, work: _PairWork | None) -> Verdict:
+    evidence = evidence_of_evaluation(run.results) + evidence_of_fit(run.config)
+    if work is not None:
+        evidence.append(evidence_of_inspection(work.inspection, work.texts, work.read))
+    for one in evidence:
+        one.texts = printable(one.texts)
+    return judge(evidence, run.results, run.config.get("copilot_weight"))
+
+
+def _pair_contents(work: _PairWork, tokens: TokenTexts) -> dict[str, Any]:
+    return {
+        "texts": printable(work.texts),
+        "count": len(work.items),
+        "read": work.read,
+        "tokens": len(work.inspection.tokens),
+        "weight": work.inspection.weight,
+        "sentences": pair_sentences(work.inspection, work.weight),
+        "pictures": pictures_of_inspection(work.inspection, tokens, work.weight),
+        "view": work.view,
+        "layers": [] if work.view is None else layer_lines(work.view, tokens),
+        "view_text": "" if work.view is None else running_text(work.view.before[-48:], tokens),
+        "view_true": "" if work.view is None else tokens.name(work.view.true),
+        "changed": changed_tokens(work.inspection, work.items, tokens),
     }
 
 
@@ -219,4 +255,4 @@ def _check_output(output: Path) -> None:
         raise type(error)(f"the report cannot be written to {output} ({error}); choose another `-o`.") from error
 
 
-__all__ = ["LookAt", "write_report"]
+__all__ = ["write_report"]

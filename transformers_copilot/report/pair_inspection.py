@@ -33,10 +33,10 @@ class PairInspection:
             probable), `mistake_size` (mean ‖p − p̃‖²) and `loss` (mean −log p̃ of the true token).
         tokens (`DataFrame`): per supervised token: `item`, `position` (of the token that is predicted),
             `true_token_id`, `pilot_token_id` and `pair_token_id` (most probable), `pilot_probability` and
-            `pair_probability` (of the true one), `pilot_confidence` and `pair_confidence` (of the most probable one),
-            `pilot_size` and `pair_size` (‖p − p̂‖², ‖p − p̃‖²), `noticeable` (entries of the vocabulary with a
-            probability above 0.001 before or after), and `corrected` and `harmed` (how many of them moved towards and
-            away from the truth).
+            `pair_probability` (of the true one), `pilot_loss` and `pair_loss` (their −log), `pilot_confidence` and
+            `pair_confidence` (of the most probable one), `pilot_size` and `pair_size` (‖p − p̂‖², ‖p − p̃‖²),
+            `noticeable` (entries of the vocabulary with a probability above 0.001 before or after), and `corrected`
+            and `harmed` (how many of them moved towards and away from the truth).
     """
 
     weight: float
@@ -118,6 +118,8 @@ def _token_table(logits: Tensor, rectified: Tensor, true: Tensor) -> pd.DataFram
         "pair_token_id": after.argmax(dim=-1),
         "pilot_probability": before.gather(-1, chosen).squeeze(-1),
         "pair_probability": after.gather(-1, chosen).squeeze(-1),
+        "pilot_loss": nn.functional.cross_entropy(logits, true, reduction="none"),
+        "pair_loss": nn.functional.cross_entropy(rectified.float(), true, reduction="none"),
         "pilot_confidence": before.amax(dim=-1),
         "pair_confidence": after.amax(dim=-1),
         "pilot_size": (truth - before).square().sum(dim=-1),

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from ..mistake_log.token_text import TOKEN_CLASSES, TokenTexts
+from .mistake_counters import FEWEST
 from .mistake_examples import LoggedSequence
-from .picture_style import LIGHT, MARKERS, Theme, drawn, png
+from .picture_style import LIGHT, MARKERS, Theme, drawn, legend_above, png
 
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def short_name(tokens: TokenTexts, token_id: int, most: int = CELL) -> str:
 
 
 def sizes_over_rounds(by_round: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
-    """Mean mistake size over training, a line a kind of token.
+    """Mean mistake size over training, a line a kind of token; stretches with fewer than five of a kind are left out.
 
     Args:
         by_round (`DataFrame`): the table of that name in [`MistakeAnalysis`].
@@ -115,24 +116,25 @@ def sizes_over_rounds(by_round: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     Returns:
         `bytes`: a PNG.
     """
-    with drawn(theme) as figure:
+    shown = by_round[by_round["tokens"] >= FEWEST]
+    with drawn(theme, height=3.6) as figure:
         axes = figure.add_subplot()
         for kind, colour, marker in zip(TOKEN_CLASSES, theme.series, MARKERS, strict=True):
-            line = by_round[by_round["token_class"] == kind].sort_values("first_round")
+            line = shown[shown["token_class"] == kind].sort_values("first_round")
             if len(line):
-                every = max(1, len(line) // 12)
                 axes.plot(
                     line["first_round"] + 1,
                     line["mean_size"],
                     color=colour,
                     marker=marker,
-                    markevery=every,
+                    markevery=max(1, len(line) // 12),
                     markersize=4,
                     label=kind,
+                    clip_on=False,
                 )
         axes.set(xlabel="round of training", ylabel="mean size of the mistake", ylim=(0, None))
         axes.grid(axis="y", linewidth=0.6)
-        axes.legend(fontsize=8, ncols=3, loc="upper right")
+        legend_above(figure)
         return png(figure)
 
 
@@ -144,9 +146,9 @@ def places_in_reply(by_position: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
-        `bytes`: a PNG; places that fewer than one in fifty replies reach are left out.
+        `bytes`: a PNG; places that fewer than one in twenty replies reach, or fewer than five, are left out.
     """
-    reached = by_position["tokens"] >= max(1.0, 0.02 * by_position["tokens"].max())
+    reached = by_position["tokens"] >= max(FEWEST, 0.05 * by_position["tokens"].max())
     # The last place gathers all later ones, so it is none of its own.
     shown = by_position[reached & ((by_position["place"] < PLACES - 1) | (by_position["place"] == 0))]
     with drawn(theme, height=3.0) as figure:
@@ -166,16 +168,15 @@ def after_first_wrong(table: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
         theme ([`Theme`], *optional*): colours for a light or for a dark page; light by default.
 
     Returns:
-        `bytes`: a PNG.
+        `bytes`: a PNG; distances that fewer than five replies reach are left out.
     """
+    table = table[table["tokens"] >= FEWEST]
     with drawn(theme, height=4.4) as figure:
         upper, lower = figure.subplots(2, sharex=True)
         upper.bar(table["distance"], 100 * table["wrong_share"], color=theme.series[0], width=0.8)
         upper.set(ylabel="wrong tokens, %", ylim=(0, 105))
         lower.plot(table["distance"], table["mean_total"], color=theme.series[1], marker="s", markersize=3)
-        lower.set(
-            ylabel="mistakes so far,\nadded up", xlabel="tokens after the reply's first wrong one", ylim=(0, None)
-        )
+        lower.set(ylabel="mistakes so far,\nadded up", xlabel="tokens after the first wrong one", ylim=(0, None))
         for axes in (upper, lower):
             axes.grid(axis="y", linewidth=0.6)
             axes.set_axisbelow(True)

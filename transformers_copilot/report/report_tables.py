@@ -10,8 +10,10 @@ import pandas as pd
 
 from ..mistake_log.token_text import TokenTexts, printable
 from .mistake_analysis import MistakeAnalysis
+from .mistake_counters import FEWEST
 from .mistake_examples import LogExamples
 from .pair_inspection import PairInspection
+from .run_folder import MODEL_FIGURES
 
 
 VERDICTS = {
@@ -39,14 +41,14 @@ class ChangedReply:
     verdict: str
 
 
-def changed_replies(results: dict[str, Any]) -> list[ChangedReply]:
+def changed_replies(results: dict[str, Any]) -> dict[str, list[ChangedReply]]:
     """The replies that the Copilot changed, of a run's test results.
 
     Args:
         results (`dict`): what `transformers-copilot evaluate` wrote (`rows`), or a file with a list `changed`.
 
     Returns:
-        list of [`ChangedReply`], the mended and the spoilt ones first
+        `dict` of lists of [`ChangedReply`] by verdict, the mended and the spoilt ones first
     """
     made = []
     for row in results.get("rows", []):
@@ -55,9 +57,11 @@ def changed_replies(results: dict[str, Any]) -> list[ChangedReply]:
             made.append((row["question"], row["expected"], row["pilot_reply"], row["pair_reply"], verdict))
     for row in results.get("changed", []):
         made.append((row["question"], row["expected"], row["before"], row["after"], row["verdict"]))
-    order = list(VERDICTS.values())
-    made.sort(key=lambda values: order.index(values[-1]) if values[-1] in order else len(order))
-    return [ChangedReply(*(printable("none" if value is None else str(value)) for value in row)) for row in made]
+    found: dict[str, list[ChangedReply]] = {verdict: [] for verdict in VERDICTS.values()}
+    for row in made:
+        reply = ChangedReply(*(printable("none" if value is None else str(value)) for value in row))
+        found.setdefault(reply.verdict, []).append(reply)
+    return {verdict: replies for verdict, replies in found.items() if replies}
 
 
 def models_table(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -69,11 +73,10 @@ def models_table(results: dict[str, Any]) -> list[dict[str, Any]]:
     Returns:
         list of `dict`: `name`, `correct`, `total`, `share`, `low`, `high`
     """
-    names = ("correct", "total", "share", "low", "high")
     rows = []
     for name, model in results.get("models", {}).items():
-        if all(key in model for key in names):
-            rows.append({"name": printable(name), **{key: model[key] for key in names}})
+        if all(key in model for key in MODEL_FIGURES):
+            rows.append({"name": printable(name), **{key: model[key] for key in MODEL_FIGURES}})
     return rows
 
 
@@ -86,7 +89,8 @@ def confusion_rows(analysis: MistakeAnalysis, examples: LogExamples, tokens: Tok
         tokens ([`TokenTexts`]): writes each token so that it can be read.
 
     Returns:
-        list of `dict` with the names of both tokens, the figures and `examples`
+        list of `dict` with the names of both tokens, the figures and `examples`; `trend` is `None` where there are
+        fewer than five cases
     """
     rows = []
     for row in analysis.confusions.to_dict("records"):
@@ -98,7 +102,7 @@ def confusion_rows(analysis: MistakeAnalysis, examples: LogExamples, tokens: Tok
                 "predicted_token_id": key[1],
                 "mean_size": float(row["mean_size"]),
                 "cost": float(row["cost"]),
-                "trend": float(row["trend"]),
+                "trend": float(row["trend"]) if row["count"] >= FEWEST else None,
                 "true": tokens.name(key[0]),
                 "predicted": tokens.name(key[1]),
                 "kind": tokens.class_of(key[0]),
@@ -148,21 +152,21 @@ def changed_tokens(
         context (`int`, *optional*, defaults to 24): tokens before that are shown.
 
     Returns:
-        `dict`: counts `mended` and `spoilt` of all tokens, and `rows`
+        `dict`: for `"mended"` and `"spoilt"` the `count` of all such tokens, and `rows`
     """
     frame = inspection.tokens
     frame = frame.assign(change=(frame["pair_probability"] - frame["pilot_probability"]).abs())
     before = frame["pilot_token_id"] == frame["true_token_id"]
     after = frame["pair_token_id"] == frame["true_token_id"]
-    rows = []
+    found = {}
     for verdict, chosen in (("mended", ~before & after), ("spoilt", before & ~after)):
+        rows = []
         for row in frame[chosen].nlargest(most, "change").itertuples():
             # An encoder-decoder's text is its source; its positions are the decoder's.
             ids = items[int(row.item)]
             written = ids["input_ids"] if len(ids["input_ids"]) == len(ids["labels"]) else []
             rows.append(
                 {
-                    "verdict": verdict,
                     "before": running_text(written[max(0, row.position - context) : row.position], tokens),
                     "true": tokens.name(row.true_token_id),
                     "pilot": tokens.name(row.pilot_token_id),
@@ -171,37 +175,18 @@ def changed_tokens(
                     "pair_probability": float(row.pair_probability),
                 }
             )
-    return {"mended": int((~before & after).sum()), "spoilt": int((before & ~after).sum()), "rows": rows}
+        found[verdict] = {"count": int(chosen.sum()), "rows": rows}
+    return found
 
 
-def findings(analysis: MistakeAnalysis, inspection: PairInspection | None, tokens: TokenTexts) -> list[str]:
-    """What stands out, in sentences.
+def findings(analysis: MistakeAnalysis, tokens: TokenTexts) -> list[str]:
+    """What stands out in a log, in sentences. Nothing is said of fewer than five cases.
 
     Args:
         analysis ([`MistakeAnalysis`]): the log in figures.
-        inspection ([`PairInspection`], *optional*): what the Copilot changes.
         tokens ([`TokenTexts`]): writes each token so that it can be read.
     """
-    totals, back = analysis.totals, analysis.recurrence
-    said = []
-    if len(analysis.confusions):
-        top = analysis.confusions.iloc[0]
-        true, predicted = (tokens.name(int(top[f"{which}_token_id"])) for which in ("true", "predicted"))
-        said.append(
-            f"The confusion that costs most: where “{true}” is right, the Pilot holds “{predicted}” likeliest. "
-            f"{top['count']:,} times, {_percent(top['cost'] / totals['cost'], 1)} of all mistake; "
-            f"{top['first_tenth']} of them in the first tenth of training, {top['last_tenth']} in the last: "
-            f"{_direction(top['first_tenth'], top['last_tenth'])}."
-        )
-    if back["first_tenth_tokens"] and back["last_tenth_tokens"]:
-        first, last = (back[f"{part}_tenth"] / back[f"{part}_tenth_tokens"] for part in ("first", "last"))
-        said.append(
-            f"{_percent(first, 1)} of the tokens were wrong in the first tenth of training and {_percent(last, 1)} in "
-            "the last. "
-            f"{back['came_back']:,} of the last tenth's {back['last_tenth']:,} wrong tokens "
-            f"({_percent(back['came_back_share'], 0)}) repeat a confusion of the first tenth; {back['cured']:,} of its "
-            f"{back['kinds_first']:,} confusions are gone."
-        )
+    totals, said = analysis.totals, [*_top_confusion(analysis, tokens), *_recurrence(analysis.recurrence)]
     kind = analysis.by_class.sort_values("cost").iloc[-1]
     said.append(
         f"{_class_words(kind['token_class'])} make {_percent(kind['cost_share'], 0)} of all mistake and "
@@ -209,7 +194,7 @@ def findings(analysis: MistakeAnalysis, inspection: PairInspection | None, token
         "are wrong."
     )
     after = analysis.after_first_wrong
-    next_one = after[after["distance"] == 1]
+    next_one = after[(after["distance"] == 1) & (after["tokens"] >= FEWEST)]
     if len(next_one) and len(analysis.first_wrong):
         place = int(analysis.first_wrong.sort_values("replies").iloc[-1]["place"])
         share = float(next_one["wrong_share"].iloc[0])
@@ -217,24 +202,67 @@ def findings(analysis: MistakeAnalysis, inspection: PairInspection | None, token
             f"A reply's first wrong token is most often its token {place + 1}. Right after a first wrong token "
             f"{_percent(share, 0)} of the tokens are wrong, against {_percent(totals['wrong_share'], 0)} of all."
         )
-    if inspection is not None:
-        said.append(_pair_sentence(inspection))
     return said
 
 
-def _pair_sentence(inspection: PairInspection) -> str:
+def _top_confusion(analysis: MistakeAnalysis, tokens: TokenTexts) -> list[str]:
+    enough = analysis.confusions[analysis.confusions["count"] >= FEWEST]
+    if not len(enough):
+        return []
+    top = enough.iloc[0]
+    true, predicted = (tokens.name(int(top[f"{which}_token_id"])) for which in ("true", "predicted"))
+    first, last = int(top["first_tenth"]), int(top["last_tenth"])
+    return [
+        f"The confusion that costs most: where “{true}” is right, the Pilot holds “{predicted}” likeliest. "
+        f"{top['count']:,} times, {_percent(top['cost'] / analysis.totals['cost'], 1)} of all mistake; {first} of them "
+        f"in the first tenth of training, {last} in the last{_direction(first, last)}."
+    ]
+
+
+def _recurrence(back: dict[str, Any]) -> list[str]:
+    if min(back["first_tenth_tokens"], back["last_tenth_tokens"]) < FEWEST:
+        return []
+    first, last = (back[f"{part}_tenth"] / back[f"{part}_tenth_tokens"] for part in ("first", "last"))
+    shares = f"{_percent(first, 1)} of the tokens were wrong in the first tenth of training and {_percent(last, 1)}"
+    said = [f"{shares} in the last."]
+    if back["last_tenth"] >= FEWEST:
+        said.append(
+            f"{back['came_back']:,} of the last tenth's {back['last_tenth']:,} wrong tokens "
+            f"({_percent(back['came_back_share'], 0)}) repeat a confusion of the first tenth; {back['cured']:,} of its "
+            f"{back['kinds_first']:,} confusions are gone."
+        )
+    return [" ".join(said)]
+
+
+def pair_sentences(inspection: PairInspection, chosen: float) -> list[str]:
+    """What the Copilot does on the texts looked at: right tokens and loss together, and whether they agree.
+
+    Args:
+        inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
+        chosen (`float`): the pair's own λ.
+    """
     table = inspection.by_weight.set_index("weight")
-    alone = table.loc[0.0] if 0.0 in table.index else None
     used = table.loc[inspection.weight]
-    best = float(table["mistake_size"].idxmin())
-    if alone is None or not alone["mistake_size"]:
-        return f"On the texts looked at, the mean mistake is smallest at λ = {best:g}."
-    removed = 1.0 - used["mistake_size"] / alone["mistake_size"]
-    changed = "removes" if removed >= 0 else "adds"
-    return (
-        f"On the texts looked at, the Copilot {changed} {_percent(abs(removed), 1)} of the mean mistake at λ = "
-        f"{inspection.weight:g}; it would be smallest at λ = {best:g}."
-    )
+    said = [] if chosen else ["The pair's own λ is 0, which changes nothing; another is looked at here."]
+    if 0.0 in table.index:
+        alone = table.loc[0.0]
+        said.append(
+            f"At λ = {inspection.weight:g}, {_percent(used['token_accuracy'], 1)} of the tokens are right, against "
+            f"{_percent(alone['token_accuracy'], 1)} of the Pilot alone; the loss is {used['loss']:.4f} against "
+            f"{alone['loss']:.4f}."
+        )
+        more_right = used["token_accuracy"] - alone["token_accuracy"]
+        if (used["loss"] - alone["loss"]) * more_right > 0:
+            how = "more tokens are right, yet the true ones are less likely"
+            if more_right < 0:
+                how = "the true tokens are likelier, yet fewer of them come first"
+            said.append(
+                f"These two disagree: {how}, taken together. Go by the loss where replies are drawn at random, by the "
+                "right tokens where the likeliest token is always taken."
+            )
+    best = float(table["loss"].idxmin())
+    said.append(f"Here the loss is lowest at λ = {best:g}.")
+    return said
 
 
 def _percent(share: float, digits: int) -> str:
@@ -242,9 +270,10 @@ def _percent(share: float, digits: int) -> str:
 
 
 def _direction(first: int, last: int) -> str:
-    if last > 1.5 * first and last - first > 2:
-        return "training does not unlearn it, it grows"
-    return "it goes away" if 2 * last < first else "it stays"
+    """Whether a count grew or shrank by more than chance would make it."""
+    if abs(last - first) > 2 * math.sqrt(first + last):
+        return ": training does not unlearn it, it grows" if last > first else ": it goes away"
+    return ": it stays" if min(first, last) >= FEWEST else ""
 
 
 def _class_words(kind: str) -> str:
@@ -278,6 +307,7 @@ __all__ = [
     "confusion_rows",
     "findings",
     "models_table",
+    "pair_sentences",
     "plain",
     "running_text",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,12 @@ from ..training.checkpoints import last_whole_checkpoint
 
 EVALUATION_NAME = "evaluation.json"
 RESULTS_NAMES = (EVALUATION_NAME, "results.json")
+# What the page takes from test results.
+LOSS_FIGURES, GAIN_FIGURES = ("before", "after", "low", "high", "total"), ("difference", "low", "high")
+MODEL_FIGURES = ("correct", "total", "share", "low", "high")
+ROW_NAMES = {"question", "expected", "pilot_reply", "pair_reply", "pilot_correct", "pair_correct"}
+CHANGED_NAMES = {"question", "expected", "before", "after", "verdict"}
+AGAIN = "Run `transformers-copilot evaluate` again, or move the file away."
 
 
 @dataclass
@@ -29,6 +36,7 @@ class RunFolder:
         path (`Path`): the folder that was asked for.
         source: the log's rows, as [`analyse_mistakes`] takes them.
         kept_rounds (`str`): which rounds those are, in words.
+        logs (list of `Path`): the files of the log itself; empty if only exported rows are there.
         model (`Path`, *optional*): the folder of the pair's weights.
         tokenizer (`Path`, *optional*): the folder of the tokenizer.
         state (`dict`): what the Trainer wrote: `global_step`, `log_history` and more; empty if there is none.
@@ -39,6 +47,7 @@ class RunFolder:
     path: Path
     source: MistakeSource
     kept_rounds: str
+    logs: list[Path] = field(default_factory=list)
     model: Path | None = None
     tokenizer: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +70,8 @@ class RunFolder:
             raise FileNotFoundError(f"there is no folder {folder}; give the `output_dir` of a run.")
         found = last_whole_checkpoint(str(folder))
         places = [folder, *([] if found is None else [Path(found)])]
-        source, kept = _rows(folder, places)
+        logs = next((files for place in places if (files := sorted(place.glob("mistake_log*.safetensors")))), [])
+        source, kept = _rows(folder, logs)
         model = _first_with(places, SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
         state, config = _first_with(places, TRAINER_STATE_NAME), _first_with(places, CONFIG_NAME)
         results = next((folder / name for name in RESULTS_NAMES if (folder / name).is_file()), None)
@@ -69,10 +79,11 @@ class RunFolder:
             path=folder,
             source=source,
             kept_rounds=kept,
+            logs=logs,
             model=model,
             tokenizer=_first_with(places, "tokenizer_config.json"),
             state={} if state is None else _json(state / TRAINER_STATE_NAME),
-            results={} if results is None else _json(results),
+            results={} if results is None else _results(results),
             config={} if config is None else _json(config / CONFIG_NAME),
         )
 
@@ -81,20 +92,47 @@ def _first_with(places: list[Path], *names: str) -> Path | None:
     return next((place for place in places for name in names if (place / name).is_file()), None)
 
 
-def _rows(folder: Path, places: list[Path]) -> tuple[MistakeSource, str]:
+def _rows(folder: Path, logs: list[Path]) -> tuple[MistakeSource, str]:
     if any((folder / ROWS_FOLDER).rglob("*.parquet")):
         return folder / ROWS_FOLDER, "all rounds of the run (its exported rows)"
-    for place in places:
-        files = sorted(place.glob("mistake_log*.safetensors"))
-        if files:
-            # The rows alone are kept: hidden states of a whole log may take as much memory as the pair.
-            sources = [MistakeLog.load(file, max_bytes=2**62, max_rounds=2**62).to_dataset() for file in files]
-            return sources, f"the rounds that the log in {place.name} keeps"
+    if logs:
+        # The rows alone are kept: hidden states of a whole log may take as much memory as the pair.
+        sources = [MistakeLog.load(file, max_bytes=2**62, max_rounds=2**62).to_dataset() for file in logs]
+        return sources, f"the rounds that the log in {logs[0].resolve().parent.name} keeps"
     raise FileNotFoundError(
         f"there is no Mistake Log in {folder}: neither {ROWS_FOLDER}/*.parquet nor mistake_log.safetensors there or in "
         f"its last {PREFIX_CHECKPOINT_DIR} folder. Train with `use_mistake_log=True`, and save a checkpoint or set "
         "`mistake_log_export_rows`."
     )
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """Test results whose figures are figures: a page of half of them would say something wrong."""
+    results = _json(path)
+    sections = {name: results.get(name) or {} for name in ("loss", "gain", "models")}
+    for name, section in [*sections.items(), *(("models", model) for model in _values(sections["models"]))]:
+        if not isinstance(section, dict):
+            raise ValueError(f"{path}: `{name}` holds {section!r}; expected an object. {AGAIN}")
+    figures = [("copilot_weight", results.get("copilot_weight", 1.0))]
+    for name, needed in (("loss", LOSS_FIGURES), ("gain", GAIN_FIGURES)):
+        figures += [(f"{name}.{key}", sections[name].get(key)) for key in needed if sections[name]]
+    for model in sections["models"].values():
+        figures += [(f"models.{key}", model[key]) for key in MODEL_FIGURES if key in model]
+    for key, value in figures:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{path}: `{key}` is {value!r}; expected a number. {AGAIN}")
+    for name, wanted in (("rows", ROW_NAMES), ("changed", CHANGED_NAMES)):
+        rows = results.get(name, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and wanted <= row.keys() for row in rows):
+            raise ValueError(f"{path}: `{name}` must be a list of objects with {', '.join(sorted(wanted))}. {AGAIN}")
+    marks = [row[f"{model}_correct"] for row in results.get("rows", []) for model in ("pilot", "pair")]
+    if not all(isinstance(mark, bool) for mark in marks):
+        raise ValueError(f"{path}: `pilot_correct` and `pair_correct` of a row must be true or false. {AGAIN}")
+    return results
+
+
+def _values(section: Any) -> list[Any]:
+    return list(section.values()) if isinstance(section, dict) else []
 
 
 def _json(path: Path) -> dict[str, Any]:

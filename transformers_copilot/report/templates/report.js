@@ -24,6 +24,7 @@ for (const table of document.querySelectorAll("table.lively")) {
     });
   }
 
+  if (!field) continue;  // a short table has none
   const filter = () => {
     const wanted = field.value.toLowerCase();
     let shown = 0;
