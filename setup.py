@@ -29,6 +29,7 @@ REQUIREMENTS = [
     # pair puts adapters in through PEFT itself, and is tested with 0.21 in both releases of transformers.
     "peft>=0.21,<0.22",
     "jinja2>=3.1.6,<4",  # cards and reports from templates; transformers asks for 3.1.6 where it fills a chat template
+    "filelock>=3.16,<5",  # one run owns its folder; huggingface_hub brings it and may ask for an older one
     "fsspec>=2024.6,<2027",  # compressed files of data; datasets brings it and may ask for an older one
     "numpy>=2.0,<3",
     "packaging>=23.0",  # named by the year: no release of it is a major one
@@ -57,7 +58,6 @@ EXTRAS = {
         LM_EVAL,
         *SERVING,
         "coverage>=7.13,<8",  # 7.13 is the first that installs what measures the processes that a test starts
-        "filelock>=3.16,<5",  # two runs of experiments side by side
         "mypy>=2.4,<3",
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",

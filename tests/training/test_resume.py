@@ -149,7 +149,9 @@ def test_a_log_that_is_cut_off_is_refused(tmp_path, share):
     path = tmp_path / "checkpoint-3" / LOG
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"mistake_log.safetensors cannot be read as a Mistake Log .* cut off"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-3 is not whole \(mistake_log.safetensors: .*resume_from_checkpoint=True"
+    ):
         run(tmp_path, make_pair(), resume=str(path.parent))
 
 

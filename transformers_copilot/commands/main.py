@@ -32,7 +32,7 @@ A first round, from a folder with a task's JSON lines to a page that shows the m
   echo "Question: What is 12 + 30?" | transformers-copilot generate runs/mawps --compare
 
 `transformers-copilot COMMAND --help` lists a command's options. `--traceback` shows where an error came from.
-Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 stopped.
+Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (list of `str`, *optional*): the words after the program's name; defaults to the process's own.
 
     Returns:
-        `int`: 0 done, 1 an error, 2 a wrong command line, 130 stopped by Ctrl-C.
+        `int`: 0 done, 1 an error, 2 a wrong command line, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words

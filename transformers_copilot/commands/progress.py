@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,14 +70,20 @@ class LogLines(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Ends a training with a whole checkpoint when Ctrl-C was pressed; a second time ends it at once.
+    """Ends a training with a whole checkpoint when Ctrl-C was pressed, or the process was told to end (SIGTERM, as
+    schedulers of clusters do); a second time ends it at once.
 
     Attributes:
-        stopped (`bool`): whether it was pressed.
+        stopped_by (`int`, *optional*): the signal that came, if one came.
     """
 
     def __init__(self) -> None:
-        self.stopped = False
+        self.stopped_by: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What shells say of a process that ended by the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (self.stopped_by or 0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop.
@@ -86,32 +92,41 @@ class StopOnInterrupt(TrainerCallback):
             args, state, **kwargs: the Trainer's; not used.
             control (`TrainerControl`): told to save and to stop.
         """
-        if self.stopped:
+        if self.stopped_by is not None:
             control.should_save = control.should_training_stop = True
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take Ctrl-C, in a training of one process; several would stop at different steps.
+    def listening(self, besides: Collection[int] = ()) -> Iterator[None]:
+        """Take the signals, in a training of one process; several would stop at different steps.
+
+        Args:
+            besides (collection of `int`, *optional*): signals that are left to others.
 
         Yields:
             Nothing.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            yield
-            return
-        before = signal.getsignal(signal.SIGINT)
+        alone = int(os.environ.get("WORLD_SIZE", "1")) <= 1
+        taken = [number for number in (signal.SIGINT, signal.SIGTERM) if alone and number not in besides]
+        before = {number: signal.getsignal(number) for number in taken}
 
         def stop(number: int, frame: Any) -> None:
-            """Ask for the end once; the next time Python's own way holds."""
-            self.stopped = True
-            signal.signal(signal.SIGINT, before)
-            say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+            """Ask for the end once; the next time the system's own way holds."""
+            self.stopped_by = number
+            give_back()
+            again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            say(f"stopping after this step, with a checkpoint; {again} again stops at once")
 
-        signal.signal(signal.SIGINT, stop)
+        def give_back() -> None:
+            """What was done on these signals before."""
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        for number in taken:
+            signal.signal(number, stop)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            give_back()
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import time
 from typing import Any
 
@@ -90,10 +91,10 @@ def run(arguments: list[str]) -> int:
     if not progress:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(LogLines())
-    if not _train(trainer, options.resume):
+    if stopped := _train(trainer, options.resume):
         on = [*arguments, *(() if options.resume else ("--resume",))]
         say("To go on:", f"  transformers-copilot train {shlex.join(on)}")
-        return 130
+        return stopped
     if dev_items is not None:
         _choose_weight(trainer, dev_items, f"{name} dev", progress)
     else:
@@ -155,22 +156,23 @@ def _only_the_copilot_learns(training: CopilotTrainingArguments) -> None:
         training.mistake_log_export_rows = 0
 
 
-def _train(trainer: CopilotTrainer, resume: bool) -> bool:
-    """Train; whether it came to its end, and was not stopped by Ctrl-C."""
+def _train(trainer: CopilotTrainer, resume: bool) -> int:
+    """Train; the exit code where it was stopped by Ctrl-C or SIGTERM, and 0 where it came to its end."""
     checkpoint = trainer.args.resume_from_checkpoint
-    if checkpoint is None and resume:
-        checkpoint = last_whole_checkpoint(trainer.args.output_dir)
+    if checkpoint is None and resume and last_whole_checkpoint(trainer.args.output_dir) is not None:
+        checkpoint = True
     started = time.perf_counter()
     interrupt = StopOnInterrupt()
     trainer.add_callback(interrupt)
-    with interrupt.listening():
+    # With `--enable_jit_checkpoint` the Trainer itself saves on SIGTERM.
+    with interrupt.listening((signal.SIGTERM,) if trainer.args.enable_jit_checkpoint else ()):
         trainer.train(resume_from_checkpoint=checkpoint)
-    if interrupt.stopped:
+    if interrupt.stopped_by is not None:
         folder = f"{trainer.args.output_dir}/checkpoint-{trainer.state.global_step}"
         say(f"stopped after step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; checkpoint: {folder}")
-        return False
+        return interrupt.exit_code
     say(f"trained in {duration(time.perf_counter() - started)}")
-    return True
+    return 0
 
 
 def _choose_weight(trainer: Any, dev_items: list[dict[str, list[int]]], name: str, progress: bool) -> None:

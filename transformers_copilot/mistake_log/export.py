@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,9 +36,42 @@ logger = logging.get_logger(__name__)
 ROWS_FOLDER = "mistake_rows"
 _STRIDE = b"transformers_copilot.stride"
 _FILE = re.compile(r"rounds-(\d+)-(\d+)\.parquet")
+_PARTIAL = ".partial"
+# Thinning doubles the stride, so a reader that is overtaken once is hardly overtaken a second time.
+_TRIES = 10
+T = TypeVar("T")
 
 # What rows can be read from, see `row_streams`.
 MistakeSource: TypeAlias = "Dataset | list[Dataset] | str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class RowsFile:
+    """A Parquet file of rows, as it was when the folder was looked through.
+
+    Attributes:
+        path (`Path`): the file.
+        stride (`int`): the folder's; rows of rounds between its multiples are no longer of the set.
+        stamp (`tuple`): tells whether the file has been replaced since.
+    """
+
+    path: Path
+    stride: int = 1
+    stamp: tuple[int, int, int] | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether another file, or none, has its name by now."""
+        return self.stamp is not None and self.stamp != _stamp(self.path)
+
+
+RowStream: TypeAlias = "Dataset | RowsFile"
 
 
 class MistakeRowsWriter:
@@ -44,26 +80,46 @@ class MistakeRowsWriter:
     The rows are bounded: when there would be more than `max_rows`, every second round is dropped, and only every
     second one is written from then on; so the kept rounds are spread evenly over the whole run however long it is.
 
+    A process may be killed anywhere. Each file is replaced as a whole and keeps its name, and says which rounds were
+    dropped when it was written: the largest *stride* of a folder holds for all its files, so a set that was thinned by
+    half is one that is thinned.
+
     Args:
         folder (`str` or `Path`): the run's folder, such as the Trainer's `output_dir`.
         max_rows (`int`): rows that are kept at most.
         rank (`int`, *optional*, defaults to 0): this process's number; each writes files of its own.
-        rounds_per_file (`int`, *optional*, defaults to 64): rounds that are collected before a file is written; a
-            crash loses those that were not written yet.
+        rounds_per_file (`int`, *optional*, defaults to 64): rounds that are collected before a file is written. Those
+            of a checkpoint are written with it.
+        world_size (`int`, *optional*, defaults to 1): how many processes there are. Rows of an earlier part of the run
+            that had more are cared for by the first ones.
 
     Raises:
         ValueError: a number is below 1.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], max_rows: int, rank: int = 0, rounds_per_file: int = 64) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        max_rows: int,
+        rank: int = 0,
+        rounds_per_file: int = 64,
+        world_size: int = 1,
+    ) -> None:
         check_positive("max_rows", max_rows)
         check_positive("rounds_per_file", rounds_per_file)
         self.folder = Path(folder) / ROWS_FOLDER / f"rank-{rank:05d}"
+        self.rank, self.world_size = rank, world_size
         self.max_rows = max_rows
         self.rounds_per_file = rounds_per_file
         self.stride = 1
         self.rows = 0
         self._waiting: list[tuple[int, pa.Table]] = []
+        self._written: Counter[int] = Counter()
+
+    @property
+    def rows_on_disk(self) -> dict[str, int]:
+        """What [`count_rows`] would give of this process's files, without reading them."""
+        return _as_counts(self._written)
 
     def start(self, next_round: int) -> None:
         """Make ready for a run, or for going on with one: rows of rounds that will come again are dropped.
@@ -71,14 +127,14 @@ class MistakeRowsWriter:
         Args:
             next_round (`int`): number of the first round to come; 0 for a new run.
         """
-        self._waiting, self.stride, self.rows = [], 1, 0
-        for path in _files(self.folder):
-            table = pq.read_table(path)
-            self.stride = max(self.stride, int((table.schema.metadata or {}).get(_STRIDE, b"1")))
-            kept = table.filter(pc.less(table["round"], next_round))
-            if len(kept) < len(table):
-                self._replace(path, kept)
-            self.rows += len(kept)
+        self._waiting = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in self.folder.parent.glob("rank-" + "[0-9]" * 5):
+            rank = int(folder.name.removeprefix("rank-"))
+            if rank >= self.world_size and rank % self.world_size == self.rank:
+                _keep(folder, next_round)
+        self.stride, self._written = _keep(self.folder, next_round)
+        self.rows = self._written.total()
 
     def add(self, number: int, record: MistakeRecord) -> None:
         """Take one round.
@@ -99,45 +155,157 @@ class MistakeRowsWriter:
 
     def flush(self) -> None:
         """Write what was collected."""
-        if self._waiting:
-            self._write(pa.concat_tables([table for _, table in self._waiting]))
-            self._waiting = []
+        table = pa.concat_tables([table for _, table in self._waiting]) if self._waiting else None
+        if table is not None and len(table):
+            bounds = pc.min_max(table["round"]).as_py()
+            _write(self.folder / f"rounds-{bounds['min']:09d}-{bounds['max']:09d}.parquet", table, self.stride)
+            for number, rows in self._waiting:
+                self._written[_twos(number)] += len(rows)
+        self._waiting = []
 
     def _thin(self) -> None:
         """Keep every second of the kept rounds."""
         self.flush()
         self.stride *= 2
-        self.rows = 0
-        for path in _files(self.folder):
-            table = pq.read_table(path)
-            kept = table.filter(pa.array(table["round"].to_numpy() % self.stride == 0))
-            self._replace(path, kept)
-            self.rows += len(kept)
+        _, self._written = _keep(self.folder, stride=self.stride)
+        self.rows = self._written.total()
 
-    def _replace(self, path: Path, kept: pa.Table) -> None:
-        written = self._write(kept)
-        if written != path:
+
+def _keep(folder: Path, below: int | None = None, stride: int = 1) -> tuple[int, Counter[int]]:
+    """Keep a folder's rows of rounds below a number that the stride leaves. Done once more it changes nothing, so it
+    may be cut short anywhere.
+
+    Returns:
+        The stride, which is the largest that a file names, and how many rows are kept, as [`count_rows`] counts them.
+    """
+    for partial in folder.glob(f"*{_PARTIAL}"):
+        partial.unlink()
+    files = _files(folder)
+    stride = max([stride, *(_stride_of(path) for path in files)])
+    counts: Counter[int] = Counter()
+    last = -1
+    for path in files:
+        table = pq.read_table(path)
+        numbers = table["round"].to_numpy()
+        wanted = (numbers % stride == 0) & (numbers > last)  # a former version may have left a round in two files
+        if below is not None:
+            wanted &= numbers < below
+        kept = table if wanted.all() else table.filter(pa.array(wanted))
+        if not len(kept):
             path.unlink()
+            continue
+        if len(kept) < len(table) or _stride_of(path) < stride:
+            _write(path, kept, stride)
+        counts += _count_rounds(numbers[wanted])
+        last = int(numbers[wanted].max())
+    return stride, counts
 
-    def _write(self, table: pa.Table) -> Path | None:
-        """One file, whole or not at all; none without rows."""
-        if not len(table):
-            return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        bounds = pc.min_max(table["round"]).as_py()
-        path = self.folder / f"rounds-{bounds['min']:09d}-{bounds['max']:09d}.parquet"
-        partial = path.with_suffix(".partial")
-        metadata = {**(table.schema.metadata or {}), _STRIDE: str(self.stride).encode()}
-        pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
-        os.replace(partial, path)
-        return path
+
+def _write(path: Path, table: pa.Table, stride: int) -> None:
+    """One file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(_PARTIAL)
+    metadata = {**(table.schema.metadata or {}), _STRIDE: str(stride).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
+    os.replace(partial, path)
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if _FILE.fullmatch(path.name))
 
 
-def row_streams(source: MistakeSource) -> list[Dataset | Path]:
+def _stride_of(path: Path) -> int:
+    return int((pq.read_schema(path).metadata or {}).get(_STRIDE, b"1"))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def count_rows(folder: str | os.PathLike[str], below: int) -> dict[str, int]:
+    """How many rows of a run lie on disk, in a form that thinning does not change for the rows that it leaves.
+
+    Args:
+        folder (`str` or `Path`): one process's, such as `mistake_rows/rank-00000`.
+        below (`int`): only rounds below this number count.
+
+    Returns:
+        `dict`: by how often 2 divides a round's number, as text, the number of rows; round 0 counts as 63. With a
+        stride of 2ⁿ, the numbers of n and more are left.
+
+    Raises:
+        ValueError: a file can't be read; it is named.
+    """
+    counts: Counter[int] = Counter()
+    for path in _files(Path(folder)):
+        try:
+            numbers = pq.read_table(path, columns=["round"])["round"].to_numpy()
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{ROWS_FOLDER}/{path.parent.name}/{path.name}: {error}") from error
+        counts += _count_rounds(numbers[numbers < below])
+    return _as_counts(counts)
+
+
+def _count_rounds(numbers: np.ndarray) -> Counter[int]:
+    """Rows by how often 2 divides their round's number."""
+    counts: Counter[int] = Counter()
+    for number, rows in zip(*np.unique(numbers, return_counts=True), strict=True):
+        counts[_twos(int(number))] += int(rows)
+    return counts
+
+
+def _as_counts(counts: Counter[int]) -> dict[str, int]:
+    return {str(twos): counts[twos] for twos in sorted(counts)}
+
+
+def missing_rows(folder: str | os.PathLike[str], below: int, expected: dict[str, int]) -> int:
+    """How many rows are gone of those that a checkpoint was written with; thinned ones are not missing.
+
+    Args:
+        folder (`str` or `Path`): one process's, as of [`count_rows`].
+        below (`int`): the checkpoint's step.
+        expected (`dict`): what [`count_rows`] gave then.
+
+    Raises:
+        ValueError: a file can't be read; it is named.
+    """
+    found = count_rows(folder, below)
+    stride = max((_stride_of(path) for path in _files(Path(folder))), default=1)
+    kept = {twos: rows for twos, rows in expected.items() if int(twos) >= _twos(stride)}
+    return sum(max(0, rows - found.get(twos, 0)) for twos, rows in kept.items())
+
+
+def _twos(number: int) -> int:
+    """How often 2 divides a number."""
+    return (number & -number).bit_length() - 1 if number else 63
+
+
+def set_rows_aside(folder: str | os.PathLike[str]) -> Path | None:
+    """Give the rows of an earlier run another name, for a new run in its folder. Pushes leave that name out.
+
+    Args:
+        folder (`str` or `Path`): the run's.
+
+    Returns:
+        `Path`: where they are now; `None` where there were none.
+    """
+    rows = Path(folder) / ROWS_FOLDER
+    if not any(rows.rglob("*.parquet")):
+        return None
+    taken = {path.name for path in Path(folder).glob(f"_{ROWS_FOLDER}-*")}
+    aside = next(rows.with_name(name) for n in count(1) if (name := f"_{ROWS_FOLDER}-{n}") not in taken)
+    try:
+        os.rename(rows, aside)
+    except FileNotFoundError:  # another node's first process has done it
+        return None
+    return aside
+
+
+def row_streams(source: MistakeSource) -> list[RowStream]:
     """The streams of rows that a source is made of; within each the rows are in the log's order.
 
     Args:
@@ -145,7 +313,7 @@ def row_streams(source: MistakeSource) -> list[Dataset | Path]:
             folder of Parquet files, a run's folder, or a folder that `Dataset.save_to_disk` wrote.
 
     Returns:
-        list of `Dataset` and `Path`
+        list of `Dataset` and [`RowsFile`]
 
     Raises:
         FileNotFoundError: there is no such file or no Parquet file in the folder.
@@ -156,47 +324,98 @@ def row_streams(source: MistakeSource) -> list[Dataset | Path]:
         return [source]
     path = Path(source)
     if path.is_file():
-        return [path]
+        return [RowsFile(path)]
     if (path / "dataset_info.json").is_file():
         from datasets import load_from_disk
 
         return [load_from_disk(str(path))]
     if (path / ROWS_FOLDER).is_dir():
         path = path / ROWS_FOLDER
-    files = sorted(path.rglob("*.parquet"))
-    if not files:
+    found = _look_through(path)
+    if not found:
         raise FileNotFoundError(
             f"{source} is no Parquet file and holds none, so there are no rows of mistakes to read."
         )
-    return list(files)
+    return found
 
 
-def row_tables(source: Dataset | Path, columns: list[str], batch_rows: int) -> Iterator[pa.Table]:
+def _look_through(folder: Path) -> list[RowStream]:
+    """A folder's files, with the stride that holds for those of each process."""
+    found: list[tuple[Path, tuple[int, int, int] | None, int]] = []
+    for path in sorted(folder.rglob("*.parquet")):
+        stamp = _stamp(path)
+        try:
+            found.append((path, stamp, _stride_of(path)))
+        except FileNotFoundError:  # a training has dropped its rows just now
+            continue
+    strides: dict[Path, int] = {}
+    for path, _, stride in found:
+        strides[path.parent] = max(stride, strides.get(path.parent, 1))
+    return [RowsFile(path, strides[path.parent], stamp) for path, stamp, _ in found]
+
+
+def read_rows(source: MistakeSource, read: Callable[[list[RowStream]], T]) -> T:
+    """Read rows as they were at one moment, though a training may be writing or thinning them meanwhile.
+
+    Args:
+        source (`datasets.Dataset`, a list of them, or a path): as [`row_streams`] takes it.
+        read (callable): reads the streams, as often as it likes. It is called again where files were replaced
+            meanwhile.
+
+    Returns:
+        What `read` returns.
+
+    Raises:
+        FileNotFoundError: there are no rows.
+        OSError: the files were replaced each time.
+    """
+    for _ in range(_TRIES):
+        streams = row_streams(source)
+        try:
+            result = read(streams)
+        except FileNotFoundError:
+            if not _are_changed(streams):
+                raise
+            continue
+        if not _are_changed(streams):
+            return result
+    raise OSError(f"the rows of {source} were replaced {_TRIES} times while they were read; try again in a while.")
+
+
+def _are_changed(streams: list[RowStream]) -> bool:
+    return any(isinstance(stream, RowsFile) and stream.is_changed for stream in streams)
+
+
+def row_tables(source: RowStream, columns: list[str], batch_rows: int) -> Iterator[pa.Table]:
     """One stream's rows, some at a time.
 
     Args:
-        source (`datasets.Dataset` or `Path`): one of the streams that [`row_streams`] gives.
+        source (`datasets.Dataset` or [`RowsFile`]): one of the streams that [`row_streams`] gives.
         columns (list of `str`): the columns that are wanted.
         batch_rows (`int`): rows at a time.
 
     Raises:
         ValueError: the source lacks a column.
     """
-    if isinstance(source, Path):
-        with pq.ParquetFile(source) as file:
+    if isinstance(source, RowsFile):
+        with pq.ParquetFile(source.path) as file:
             _check_columns(str(source), columns, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=batch_rows, columns=columns):
-                yield pa.Table.from_batches([batch])
+            read = columns if source.stride == 1 else list({*columns, "round"})
+            for batch in file.iter_batches(batch_size=batch_rows, columns=read):
+                table = pa.Table.from_batches([batch])
+                if source.stride > 1:
+                    table = table.filter(pa.array(table["round"].to_numpy() % source.stride == 0))
+                yield table.select(columns)
         return
     _check_columns("the dataset", columns, source.column_names)
     yield from source.select_columns(columns).with_format("arrow").iter(batch_size=batch_rows)
 
 
-def whole_sequences(source: Dataset | Path, columns: list[str], batch_rows: int) -> Iterator[pd.DataFrame]:
+def whole_sequences(source: RowStream, columns: list[str], batch_rows: int) -> Iterator[pd.DataFrame]:
     """One stream's rows, some at a time, and never a part of a sequence.
 
     Args:
-        source (`datasets.Dataset` or `Path`): one of the streams that [`row_streams`] gives.
+        source (`datasets.Dataset` or [`RowsFile`]): one of the streams that [`row_streams`] gives.
         columns (list of `str`): the columns that are wanted, `round`, `sequence` and `position` among them.
         batch_rows (`int`): rows at a time; more where a sequence is longer.
     """
@@ -243,8 +462,14 @@ __all__ = [
     "ROWS_FOLDER",
     "MistakeRowsWriter",
     "MistakeSource",
+    "RowStream",
+    "RowsFile",
+    "count_rows",
+    "missing_rows",
+    "read_rows",
     "row_streams",
     "row_tables",
     "sequence_starts",
+    "set_rows_aside",
     "whole_sequences",
 ]

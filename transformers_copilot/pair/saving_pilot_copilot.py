@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from .modeling_pair_base import PilotCopilotPreTrainedModel
 
-_ONE_WRITER = threading.Lock()
+# Saving changes the configuration for a while, and puts a hook on the pair: one thread after the other.
+_ONE_WRITER = threading.RLock()
 
 # A mixin of the pair; type checkers are told so.
 _PairBase: Any = PreTrainedModel if TYPE_CHECKING else object
@@ -240,15 +241,16 @@ class PairSavingMixin(_PairBase):
             ValueError: the Pilot was quantized in a way that cannot be saved.
         """
         check_saveable(self)
-        before = vars(self.config).get("auto_map")
-        if type(self).__module__ != "__main__":  # a class of a script has no file that could go along
-            self.config.auto_map = self._auto_map()
-        try:
-            self._save_whole(save_directory, is_main_process, state_dict, **kwargs)
-        finally:  # saving leaves the pair as it is
-            self.config.auto_map = before
-            if before is None:
-                del self.config.auto_map
+        with _ONE_WRITER:
+            before = vars(self.config).get("auto_map")
+            if type(self).__module__ != "__main__":  # a class of a script has no file that could go along
+                self.config.auto_map = self._auto_map()
+            try:
+                self._save_whole(save_directory, is_main_process, state_dict, **kwargs)
+            finally:  # saving leaves the pair as it is
+                self.config.auto_map = before
+                if before is None:
+                    del self.config.auto_map
 
     def _save_whole(
         self, folder: str | os.PathLike, is_main_process: bool, state_dict: dict[str, Tensor] | None, **kwargs: Any
@@ -284,16 +286,14 @@ class PairSavingMixin(_PairBase):
                 state.clear()
                 state.update(plain)
 
-        # A hook, because quantizers take the weights themselves whatever is given here. One thread after the other:
-        # torch can't go through a module's hooks while another thread puts one there.
+        # A hook, because quantizers take the weights themselves whatever is given here.
         writer = threading.get_ident()
-        with _ONE_WRITER:
-            hook = self.register_state_dict_post_hook(leave_adapters_out)
-            try:
-                state_dict = None if state_dict is None else without_adapters(self, state_dict)
-                super().save_pretrained(folder, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
-            finally:
-                hook.remove()
+        hook = self.register_state_dict_post_hook(leave_adapters_out)
+        try:
+            state_dict = None if state_dict is None else without_adapters(self, state_dict)
+            super().save_pretrained(folder, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        finally:
+            hook.remove()
 
     def _auto_map(self) -> dict[str, str]:
         """Which class of which file each Auto class finds in the repository; transformers itself would name one."""

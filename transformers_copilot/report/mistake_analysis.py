@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..mistake_log.export import MistakeSource, row_streams, whole_sequences
+from ..mistake_log.export import MistakeSource, RowStream, read_rows, whole_sequences
 from ..mistake_log.token_text import TokenTexts
 from ..pair.options import check_positive
 from .mistake_counters import TENTHS, ConfusionCounter, GroupCounter, RoundSpan
@@ -77,7 +77,7 @@ def analyse_mistakes(
     batch_rows: int = 250_000,
     max_confusions: int = 500_000,
 ) -> MistakeAnalysis:
-    """Count a log's mistakes.
+    """Count a log's mistakes. A training may be writing them meanwhile: they are counted as they were at one moment.
 
     Args:
         source (`datasets.Dataset`, a list of them, or a path): rows in the log's order: [`MistakeLog.to_dataset`]'s, a
@@ -101,7 +101,20 @@ def analyse_mistakes(
     for name, value in {**given, "max_confusions": max_confusions}.items():
         check_positive(name, value)
     tokens = TokenTexts() if tokens is None else tokens
-    streams = row_streams(source)
+    return read_rows(
+        source, lambda streams: _count(streams, tokens, top, round_bins, places, batch_rows, max_confusions)
+    )
+
+
+def _count(
+    streams: list[RowStream],
+    tokens: TokenTexts,
+    top: int,
+    round_bins: int,
+    places: int,
+    batch_rows: int,
+    max_confusions: int,
+) -> MistakeAnalysis:
     span = RoundSpan.of(streams, batch_rows)
     confusions = ConfusionCounter(max_confusions)
     by_class, by_round = GroupCounter(["token_class"]), GroupCounter(["stretch", "token_class"])

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..mistake_log.export import row_tables
+from ..mistake_log.export import RowStream, row_tables
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 TENTHS = 10
 # Of fewer cases than these no share, no trend and no picture is shown: it would be noise.
@@ -36,7 +32,7 @@ class RoundSpan:
     rows: int
 
     @classmethod
-    def of(cls, streams: list[Dataset | Path], batch_rows: int) -> RoundSpan:
+    def of(cls, streams: list[RowStream], batch_rows: int) -> RoundSpan:
         """Look through the round numbers.
 
         Args:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..mistake_log.export import MistakeSource, row_streams, sequence_starts, whole_sequences
+from ..mistake_log.export import MistakeSource, RowStream, read_rows, sequence_starts, whole_sequences
 from .mistake_counters import RoundSpan
 
 
@@ -119,7 +119,19 @@ def collect_examples(
         context (`int`, *optional*, defaults to 48): tokens before the mistake that an example shows.
         batch_rows (`int`, *optional*, defaults to 250,000): rows in memory at a time.
     """
-    streams = row_streams(source)
+    return read_rows(
+        source, lambda streams: _look_for(streams, confusions, sequences, per_confusion, context, batch_rows)
+    )
+
+
+def _look_for(
+    streams: list[RowStream],
+    confusions: pd.DataFrame,
+    sequences: int,
+    per_confusion: int,
+    context: int,
+    batch_rows: int,
+) -> LogExamples:
     first_round = RoundSpan.of(streams, batch_rows).first
     found = LogExamples()
     wanted = confusions[["true_token_id", "predicted_token_id"]].astype("int64")

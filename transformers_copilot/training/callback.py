@@ -13,6 +13,7 @@ from ..mistake_log.export import MistakeRowsWriter
 from ..mistake_log.log import MistakeLog
 from ..mistake_log.record import MistakeRecord
 from ..mistake_log.token_text import TokenTexts
+from .checkpoints import write_rows_count
 from .live_metrics import live_statistics, token_texts_of
 
 
@@ -78,15 +79,6 @@ class MistakeLogCallback(TrainerCallback):
         if self.rows is not None:
             self.rows.start(state.global_step)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the rows that were collected, so that they are as new as the checkpoint.
-
-        Args:
-            args, state, control, **kwargs: the Trainer's; not used.
-        """
-        if self.rows is not None:
-            self.rows.flush()
-
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -95,8 +87,7 @@ class MistakeLogCallback(TrainerCallback):
         Args:
             args, state, control, **kwargs: the Trainer's; not used.
         """
-        if self.rows is not None:
-            self.rows.flush()
+        self.flush_rows()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -144,13 +135,21 @@ class MistakeLogCallback(TrainerCallback):
             self._next_shown = self.log.round_numbers[-1] + 1
         return numbers
 
-    def save(self, folder: str | Path, rank: int) -> None:
-        """Write the log into a checkpoint's folder.
+    def flush_rows(self) -> None:
+        """Write the rows that were collected: before a checkpoint is whole, so that it has all rows up to it."""
+        if self.rows is not None:
+            self.rows.flush()
+
+    def save(self, folder: str | Path, rank: int, step: int) -> None:
+        """Write the log into a checkpoint's folder, and how many exported rows there are.
 
         Args:
             rank (`int`): this process's number; each has a log of its own.
+            step (`int`): the checkpoint's; rows of rounds below it count.
         """
         self.log.save(log_file(folder, rank))
+        if self.rows is not None:
+            write_rows_count(folder, self.rows.rows_on_disk, rank, step)
 
     def load(self, folder: str | Path, rank: int) -> None:
         """Go on with the log of a checkpoint; where it holds none, with the one there is, and a warning.
@@ -180,7 +179,8 @@ def rows_writer(args: Any, folder: str | None = None) -> MistakeRowsWriter | Non
     """
     if not args.mistake_log_export_rows:
         return None
-    return MistakeRowsWriter(folder or args.output_dir, args.mistake_log_export_rows, args.process_index)
+    ranks = {"rank": args.process_index, "world_size": args.world_size}
+    return MistakeRowsWriter(folder or args.output_dir, args.mistake_log_export_rows, **ranks)
 
 
 def log_file(folder: str | Path, rank: int) -> Path:

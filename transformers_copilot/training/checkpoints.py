@@ -4,42 +4,87 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+
+from ..mistake_log.export import ROWS_FOLDER, missing_rows
 
 
 logger = logging.get_logger(__name__)
 
+# What a checkpoint holds: its files with their sizes in bytes, and how many rows each process had exported.
+FILES_NAME = "checkpoint_files.json"
+ROWS_NAME, _ROWS_FILES = "mistake_rows-{rank:05d}.json", "mistake_rows-*.json"
+# Not needed to go on, or written later.
+_NOT_LISTED = (FILES_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME)
+_ZIPPED = (".pt", ".pth", ".bin")
 
-def last_whole_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint that was written to its end.
 
-    Trainer writes a checkpoint's state file last, so a checkpoint with a readable one, and readable weights, is whole.
-    A warning names each newer one that is not.
+def write_files_list(folder: str | Path) -> None:
+    """Write down which files a checkpoint has, when all are there but the Trainer's state, which comes last.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint's, with folders of adapters or shards in it.
+    """
+    folder = Path(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    sizes = {name: path.stat().st_size for name, path in files.items() if name not in _NOT_LISTED}
+    (folder / FILES_NAME).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
+
+
+def write_rows_count(folder: str | Path, rows: dict[str, int], rank: int, step: int) -> None:
+    """Write down how many exported rows a process has on disk.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint's, made where it does not exist.
+        rows (`dict`): as [`count_rows`] gives them.
+        rank (`int`): the process's number, which stands in the file's name.
+        step (`int`): rounds below this number are the checkpoint's.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder) / ROWS_NAME.format(rank=rank)
+    path.write_text(json.dumps({"step": step, "rows": rows}) + "\n", encoding="utf-8")
+
+
+def last_whole_checkpoint(output_dir: str, with_rows: bool = False) -> str | None:
+    """The newest checkpoint that was written to its end, and of which nothing has gone since.
+
+    A warning names each newer one that is not whole, and what is wrong with it.
 
     Args:
         output_dir (`str`): the run's folder, in which checkpoints are folders `checkpoint-<step>`.
+        with_rows (`bool`, *optional*, defaults to `False`): the run's exported rows are looked at too. Where they are
+            missing for every checkpoint, they are gone for good: the newest that is whole otherwise is taken.
 
     Returns:
         `str`: the checkpoint's folder, or `None` if there is none.
     """
+    without_rows = None
     for folder in sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True):
-        problem = _what_is_broken(folder)
+        problem = what_is_broken(folder)
+        if problem is None and with_rows:
+            problem = what_rows_are_missing(folder)
+            without_rows = without_rows or folder
         if problem is None:
             return str(folder)
-        logger.warning(f"{folder} is not whole ({problem}); looking for an earlier checkpoint.")
-    return None
+        logger.warning_once(f"{folder} is not whole ({problem}); looking for an earlier checkpoint.")
+    if without_rows is None:
+        return None
+    logger.warning_once(f"No earlier checkpoint has all its rows: going on from {without_rows}, without those rows.")
+    return str(without_rows)
 
 
-def checkpoint_to_resume(output_dir: str) -> str:
+def checkpoint_to_resume(output_dir: str, with_rows: bool = False) -> str:
     """The checkpoint that `resume_from_checkpoint=True` means: the newest whole one of a run's folder.
 
     Args:
         output_dir (`str`): the run's folder, as of [`last_whole_checkpoint`].
+        with_rows (`bool`, *optional*, defaults to `False`): the run's exported rows have to be whole, too.
 
     Returns:
         `str`: the checkpoint's folder.
@@ -47,7 +92,7 @@ def checkpoint_to_resume(output_dir: str) -> str:
     Raises:
         ValueError: no checkpoint is whole.
     """
-    folder = last_whole_checkpoint(output_dir)
+    folder = last_whole_checkpoint(output_dir, with_rows)
     if folder is None:
         raise ValueError(
             f"there is no whole checkpoint in {output_dir} to resume from. Leave `resume_from_checkpoint` out to start "
@@ -56,23 +101,152 @@ def checkpoint_to_resume(output_dir: str) -> str:
     return folder
 
 
+def check_whole(folder: str | Path, output_dir: str | Path | None = None) -> None:
+    """Refuse a checkpoint that was named and is not whole.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint's, wherever it lies.
+        output_dir (`str` or `Path`, *optional*): the run's folder, if its rows are to be gone on with; rows of a
+            checkpoint that was brought there from elsewhere are not asked for.
+
+    Raises:
+        ValueError: a file is missing or cut off, or rows are missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"there is no checkpoint {folder} to resume from.")
+    advice = "Give another checkpoint's folder, or `resume_from_checkpoint=True` for the newest whole one"
+    if (problem := what_is_broken(folder)) is not None:
+        raise ValueError(f"{folder} is not whole ({problem}), so it can't be resumed from. {advice}.")
+    if output_dir is None or folder.resolve().parent != Path(output_dir).resolve():
+        return
+    if (problem := what_rows_are_missing(folder)) is not None:
+        raise ValueError(
+            f"{folder} can't be resumed from with all its exported rows ({problem}). {advice}. To go on without these "
+            f"rows, delete {_ROWS_FILES} there."
+        )
+
+
+def is_torn(folder: str | Path) -> bool:
+    """Whether a process died before it had written a checkpoint to its end.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint's, or one that is not there.
+    """
+    return Path(folder).is_dir() and _state_problem(Path(folder)) is not None
+
+
 def _step(folder: Path) -> int:
     match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
     return int(match.group(1)) if match else -1
 
 
-def _what_is_broken(folder: Path) -> str | None:
+def what_is_broken(folder: Path) -> str | None:
+    """What a checkpoint lacks to go on from.
+
+    Args:
+        folder (`Path`): the checkpoint's, wherever it lies.
+
+    Returns:
+        `str`: file and problem; `None` for a whole one.
+    """
+    problem = _state_problem(folder)
+    if problem is not None:
+        return problem
     try:
-        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        sizes = json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # of a former version, or of a plain Trainer
+        sizes = dict.fromkeys(_expected_files(folder), 0)
     except (OSError, ValueError) as error:
-        return f"{TRAINER_STATE_NAME}: {error}"
-    for weights in folder.glob("*.safetensors"):
-        try:
-            with safe_open(weights, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            return f"{weights.name}: {error}"
+        return f"{FILES_NAME}: {error}"
+    for name, size in sizes.items():
+        problem = _file_problem(folder / name, size)
+        if problem is not None:
+            return f"{name}: {problem}"
     return None
 
 
-__all__ = ["checkpoint_to_resume", "last_whole_checkpoint"]
+def _state_problem(folder: Path) -> str | None:
+    # Trainer writes its state last, so a checkpoint without a readable one was not written to its end.
+    try:
+        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{TRAINER_STATE_NAME}: {_in_words(error)}"
+    return None
+
+
+def _file_problem(path: Path, size: int) -> str | None:
+    """Whether a file is there to its end, as far as that can be told without reading all of it."""
+    try:
+        if path.stat().st_size < size and path.suffix not in (".json", ".safetensors"):
+            return f"it has {path.stat().st_size:,} of {size:,} bytes"
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return None
+        if path.suffix in _ZIPPED and not zipfile.is_zipfile(path):
+            return "it is cut off"
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        return _in_words(error)
+    return None
+
+
+def _expected_files(folder: Path) -> list[str]:
+    """What a checkpoint without a list of its files should have; what others than the Trainer write is not known."""
+    present = {path.name for path in folder.iterdir()}
+    names = [name for name in present if name.endswith((".safetensors", ".pt", ".pth"))]
+    if any(path.is_dir() and not path.name.endswith("_adapter") for path in folder.iterdir()):  # FSDP, DeepSpeed
+        return names
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file():
+        try:
+            names += set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            names.append(SAFE_WEIGHTS_INDEX_NAME)
+    else:
+        names.append(SAFE_WEIGHTS_NAME)
+    of_training = [OPTIMIZER_NAME, SCHEDULER_NAME]
+    logged = any(name.startswith("mistake_log") for name in present)
+    random_states = [name for name in present if name.startswith("rng_state")]
+    if logged or random_states or present.intersection(of_training):
+        names += [*of_training, *(random_states or ["rng_state.pth"])]
+    return sorted(set(names))
+
+
+def what_rows_are_missing(folder: Path) -> str | None:
+    """Whether the rows that a run had exported when it wrote a checkpoint still lie in its folder.
+
+    Args:
+        folder (`Path`): the checkpoint's, in the run's folder.
+
+    Returns:
+        `str`: how many are missing, and where; `None` for none.
+    """
+    for path in sorted(folder.glob(_ROWS_FILES)):
+        rank = path.stem.rpartition("-")[2]
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            rows = missing_rows(folder.parent / ROWS_FOLDER / f"rank-{rank}", about["step"], about["rows"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return _in_words(error)
+        if rows:
+            count = sum(about["rows"].values())
+            return f"{rows:,} of {count:,} rows are missing in {ROWS_FOLDER}/rank-{rank}"
+    return None
+
+
+def _in_words(error: Exception) -> str:
+    return "it is missing" if isinstance(error, FileNotFoundError) else str(error)
+
+
+__all__ = [
+    "check_whole",
+    "checkpoint_to_resume",
+    "is_torn",
+    "last_whole_checkpoint",
+    "what_is_broken",
+    "what_rows_are_missing",
+    "write_files_list",
+    "write_rows_count",
+]

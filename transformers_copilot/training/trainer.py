@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_optimizer import is_optimizer_factory
+from transformers.utils import logging
 
 from ..adapters.adapters import adapter_of_trainer, check_not_around_pair
 from ..hub.pilot_fingerprint import pair_fingerprint, round_contents
+from ..mistake_log.export import set_rows_aside
 from ..mistake_log.log import MistakeLog, check_fingerprint
 from ..mistake_log.record import MistakeRecord
 from ..mistake_log.record_checks import record_for_pair
@@ -26,7 +30,7 @@ from ..pair.options import chosen
 from ..pair.trl_trainers import check_trl_trainer, trainer_that_teaches_both
 from .argument_checks import check_arguments, check_devices, check_recorded_training
 from .callback import MistakeLogCallback, rows_writer
-from .checkpoints import checkpoint_to_resume
+from .checkpoints import check_whole, checkpoint_to_resume
 from .held_out import HeldOutCollator, hold_out, pilots_batch
 from .live_metrics import MistakePicturesCallback
 from .optimization import (
@@ -37,8 +41,12 @@ from .optimization import (
     split_parameter_groups,
 )
 from .pair_view import PairView
+from .run_lock import own_folder
 from .trainer_evaluation import CopilotEvaluationMixin
-from .trainer_saving import CopilotSavingMixin
+from .trainer_saving import STAGING, CopilotSavingMixin
+
+
+logger = logging.get_logger(__name__)
 
 
 class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
@@ -211,21 +219,46 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint's folder, or `True` for the last *whole*
                 one: a training that was killed while it wrote a checkpoint goes on from the one before.
             trial (*optional*): a trial of a hyperparameter search, which is not pushed.
-            **kwargs: as of `Trainer.train`.
+            **kwargs: handed on to `Trainer.train` as they are.
 
         Returns:
             `TrainOutput`
 
         Raises:
-            ValueError: there is no whole checkpoint to resume from.
+            ValueError: there is no whole checkpoint to resume from, or the one that was named is not whole.
+            RuntimeError: another run owns the folder.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir)
-        self._forget_rounds = None  # until the first try has begun
-        output = super().train(resume_from_checkpoint, trial, **kwargs)
-        if self.args.push_to_hub and trial is None:
-            self._push_result()
+        folder = self._get_output_dir(trial)
+        with own_folder(folder, self.is_world_process_zero()):
+            checkpoint = self._checkpoint_of(folder, resume_from_checkpoint)
+            self._clear_up(folder, checkpoint is None)
+            self._forget_rounds = None  # until the first try has begun
+            output = super().train(checkpoint, trial, **kwargs)
+            if self.args.push_to_hub and trial is None:
+                self._push_result()
         return output
+
+    def _checkpoint_of(self, folder: str, given: str | bool | None) -> str | None:
+        """The checkpoint to go on from, which is whole."""
+        with_rows = bool(self.args.mistake_log_export_rows)
+        if given is True:
+            return checkpoint_to_resume(folder, with_rows)
+        if not given:
+            return None
+        check_whole(given, folder if with_rows else None)
+        return given
+
+    def _clear_up(self, folder: str, is_new: bool) -> None:
+        """Remove what a killed run had staged for a push, and put aside rows that are not this run's."""
+        if self.is_local_process_zero():
+            for left in Path(folder).glob(f"{STAGING}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            if is_new and (aside := set_rows_aside(folder)) is not None:
+                logger.warning(
+                    f"{folder} holds the exported rows of an earlier run, and this one begins anew: they are now in "
+                    f"{aside}. `resume_from_checkpoint=True` would have gone on with that run."
+                )
+        self.accelerator.wait_for_everyone()
 
     def _hp_search_setup(self, trial: Any) -> None:
         # `train` calls this for each training, after `model_init` has made a new model, and the trial's arguments are
@@ -243,6 +276,13 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             self._forget_rounds()
         self.forget_losses()
         return super()._inner_training_loop(batch_size, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer looks whether it is done after each step: gone on with from its end, a run would make one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     # ---- one optimizer and one schedule for both parts ----
 

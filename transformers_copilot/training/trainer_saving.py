@@ -21,6 +21,7 @@ from transformers.utils import PushInProgress, logging
 from ..hub.model_card import is_ours, make_card, users_readme
 from ..hub.push import files_of, hub_api, push_errors_explained, push_files
 from .card import facts_of_training
+from .checkpoints import FILES_NAME, is_torn, write_files_list
 
 
 logger = logging.get_logger(__name__)
@@ -29,8 +30,11 @@ logger = logging.get_logger(__name__)
 _TrainerBase: Any = Trainer if TYPE_CHECKING else object
 
 # What a checkpoint holds beside the pair: needed to go on with the training, and for nothing else.
-_OF_TRAINING = ("*.pt", "*.pth", "*.bin", TRAINER_STATE_NAME, "mistake_log*", "global_step*", "latest", "zero_to*.py")
-_STAGING = "_push-"  # Trainer's own pushes leave out what begins with "_"
+_OF_TRAINING = (
+    *("*.pt", "*.pth", "*.bin", TRAINER_STATE_NAME, FILES_NAME, "mistake_log*", "mistake_rows*"),
+    *("global_step*", "latest", "zero_to*.py"),  # DeepSpeed's
+)
+STAGING = "_push-"  # Trainer's own pushes leave out what begins with "_"
 
 
 class CopilotSavingMixin(_TrainerBase):
@@ -53,13 +57,24 @@ class CopilotSavingMixin(_TrainerBase):
         # Trainer writes the state last. Where a checkpoint is written over, the old state would call a torn one whole.
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
+            if is_torn(folder):
+                shutil.rmtree(folder)
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        self.mistake_callback.flush_rows()
+        self.accelerator.wait_for_everyone()  # the folder is cleared, and every process's rows are on disk
         super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.keeps_log:
-            self.mistake_callback.save(output_dir, self.args.process_index)
+            self.mistake_callback.save(output_dir, self.args.process_index, self.state.global_step)
         super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # The last that each process writes; then the first one writes the state, and the checkpoint counts as whole.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_files_list(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.keeps_log:
@@ -187,7 +202,7 @@ class CopilotSavingMixin(_TrainerBase):
         if busy and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        staging = tempfile.mkdtemp(prefix=_STAGING, dir=self.args.output_dir)
+        staging = tempfile.mkdtemp(prefix=STAGING, dir=self.args.output_dir)
         _stage(Path(checkpoint_folder), Path(staging), self.args.hub_strategy, Path(self.args.output_dir) / "README.md")
         job = hub_api().run_as_future(
             _push_staged,
@@ -261,4 +276,4 @@ def _push_staged(staging: str, repo_id: str, **options: Any) -> CommitInfo | Non
         shutil.rmtree(staging, ignore_errors=True)
 
 
-__all__ = ["CopilotSavingMixin"]
+__all__ = ["STAGING", "CopilotSavingMixin"]
