@@ -20,6 +20,7 @@ from transformers.utils import PushInProgress, logging
 
 from ..hub.model_card import is_ours, make_card, users_readme
 from ..hub.push import files_of, hub_api, push_errors_explained, push_files
+from ..mistake_log.export import ROWS_FOLDER
 from .card import facts_of_training
 from .checkpoints import FILES_NAME, is_torn, write_files_list
 
@@ -33,6 +34,13 @@ _TrainerBase: Any = Trainer if TYPE_CHECKING else object
 _OF_TRAINING = (
     *("*.pt", "*.pth", "*.bin", TRAINER_STATE_NAME, FILES_NAME, "mistake_log*", "mistake_rows*"),
     *("global_step*", "latest", "zero_to*.py"),  # DeepSpeed's
+)
+# What a run's folder holds beside the pair, for this machine only: rows are training texts, and trackers write down the
+# arguments, folders and host of a run.
+_OF_RUN = (
+    *(*_OF_TRAINING, f"{PREFIX_CHECKPOINT_DIR}-*", "run-[0-9]*", ROWS_FOLDER, "_*", ".*"),
+    *("runs", "wandb", "mlruns", "mlflow*", "trackio", "aim", "dvclive", "swanlog", "comet*", "neptune", "codecarbon*"),
+    "emissions.csv",
 )
 STAGING = "_push-"  # Trainer's own pushes leave out what begins with "_"
 
@@ -176,17 +184,52 @@ class CopilotSavingMixin(_TrainerBase):
         with push_errors_explained(self.args.hub_model_id or Path(self.args.output_dir).name):
             super().init_hf_repo(token, private)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> CommitInfo:
-        """Upload the pair as it is now.
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Upload the pair as it is now, and what else lies in `output_dir`, in one commit.
+
+        Left out are checkpoints, what resuming needs, exported rows, which are your training texts, and the folders of
+        trackers (`runs`, `wandb`, …), which hold this machine's name and folders.
 
         Args:
-            *args, **kwargs: as of `Trainer.push_to_hub`.
+            commit_message (`str`, *optional*, defaults to `"End of training"`): the commit's first line.
+            blocking (`bool`, *optional*, defaults to `True`): wait until it is there.
+            token (`str`, *optional*): of the Hub. Defaults to the arguments' `hub_token`.
+            revision (`str`, *optional*): a branch. Defaults to the arguments' `hub_revision`.
+            private (`bool`, *optional*): whether only you see a new repository. Defaults to `hub_private_repo`.
+            **kwargs: as of [`create_model_card`].
 
         Returns:
-            `CommitInfo`
+            `CommitInfo`, or a `Future` of it where `blocking` is `False`; `None` in all processes but the first.
         """
-        with push_errors_explained(self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name):
-            return super().push_to_hub(*args, **kwargs)
+        args, tags = self.args, kwargs.pop("tags", None)
+        token = args.hub_token if token is None else token
+        with push_errors_explained(self.hub_model_id or args.hub_model_id or Path(args.output_dir).name):
+            self.callback_handler.on_push_begin(args, self.state, self.control)
+            if self.hub_model_id is None:
+                self.init_hf_repo(token=token, private=private)
+            self.save_model(_internal_call=True)
+            if not self.is_world_process_zero():
+                return None
+            kwargs.setdefault("model_name", (args.hub_model_id or Path(args.output_dir).name).split("/")[-1])
+            self.create_model_card(tags=[*_as_list(tags), *_as_list(self.pair.model_tags)], **kwargs)
+            self._finish_current_push()
+            push = hub_api().run_as_future(
+                push_files,
+                _files_of_run(args.output_dir),
+                self.hub_model_id,
+                commit_message=commit_message,
+                token=token,
+                revision=args.hub_revision if revision is None else revision,
+            )
+            return push.result() if blocking else push
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Write the card, and push a checkpoint in the background: from a folder of links, as Trainer may delete the
@@ -230,6 +273,12 @@ class CopilotSavingMixin(_TrainerBase):
 
 def _as_list(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _files_of_run(folder: str) -> dict[str, Path]:
+    """What a run's folder holds for others, by its name in the repository."""
+    files = files_of(folder)
+    return {name: file for name, file in files.items() if not any(fnmatch(name.split("/")[0], one) for one in _OF_RUN)}
 
 
 def _stage(checkpoint: Path, staging: Path, strategy: HubStrategy, card: Path) -> None:
