@@ -4,7 +4,10 @@ import bz2
 import gzip
 import json
 import lzma
+import zipfile
+from io import BytesIO
 
+import fsspec
 import pytest
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorForSeq2Seq
@@ -226,6 +229,16 @@ ROWS = [{"prompt": f"{n}+1=", "target": str(n + 1)} for n in range(3)]
 EXPECTED = ["0+1=⟦1</s>⟧", "1+1=⟦2</s>⟧", "2+1=⟦3</s>⟧"]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 TABLE = "prompt{0}target\n" + "".join(f"{row['prompt']}{{0}}{row['target']}\n" for row in ROWS)
+
+
+def zipped(content):
+    """An archive of one file."""
+    with BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("own.jsonl", content)
+        return file.getvalue()
+
+
 FILES = {
     "own.jsonl": LINES.encode(),
     "own.ndjson": b"\xef\xbb\xbf" + LINES.encode(),  # as Windows' editors begin a file
@@ -239,6 +252,7 @@ FILES = {
     "own.jsonl.gz": gzip.compress(LINES.encode(), mtime=0),
     "own.csv.bz2": bz2.compress(TABLE.format(",").encode()),
     "own.jsonl.xz": lzma.compress(LINES.encode()),
+    "own.jsonl.zip": zipped(LINES.encode()),
 }
 
 
@@ -247,6 +261,14 @@ def test_each_kind_of_file_is_read(name, tmp_path):
     (tmp_path / name).write_bytes(FILES[name])
     assert learnt(tmp_path / name) == EXPECTED
     assert learnt(tmp_path / name, max_rows=2) == EXPECTED[:2]
+
+
+@pytest.mark.parametrize(("ending", "package"), [("zst", "zstandard"), ("lz4", "lz4")])
+def test_a_compression_whose_package_is_missing_names_it(ending, package, tmp_path, monkeypatch):
+    monkeypatch.delitem(fsspec.utils.compressions, ending, raising=False)
+    (tmp_path / f"own.jsonl.{ending}").write_bytes(b"\x28\xb5\x2f\xfd")
+    with pytest.raises(ImportError, match=f"pip install {package}"):
+        learnt(tmp_path / f"own.jsonl.{ending}")
 
 
 def test_text_files_have_a_text_a_line(tmp_path):

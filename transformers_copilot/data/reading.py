@@ -17,6 +17,8 @@ from typing import Any
 
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
+# Not Python's own: fsspec would read such a file as if it weren't compressed.
+_UNPACKED_BY = {".zst": "zstandard", ".lz4": "lz4"}
 TEXT_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 TABLE_KINDS = {".parquet": "parquet", ".arrow": "arrow"}
 # Words of a file's name, or of a split's, that say what it is for.
@@ -149,7 +151,11 @@ def _opened(path: Path) -> Iterator[Any]:
     import zlib
 
     import fsspec
+    from fsspec.utils import infer_compression
 
+    package = _UNPACKED_BY.get(path.suffix.lower())
+    if package is not None and infer_compression(path.name.lower()) is None:
+        raise ImportError(f"{path} is compressed by a method that needs a package: `python -m pip install {package}`.")
     try:
         with fsspec.open(str(path), "rb", compression="infer") as file:
             yield file
