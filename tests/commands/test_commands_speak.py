@@ -17,6 +17,7 @@ from transformers_copilot.commands.main import main
 from transformers_copilot.commands.verdict import _warnings, in_words
 from transformers_copilot.metrics import paired_gain
 from transformers_copilot.metrics.likelihoods import LossGain, loss_gain
+from transformers_copilot.training.checkpoints import what_is_broken
 
 
 @pytest.fixture
@@ -62,23 +63,28 @@ def test_a_line_is_asked_for_after_long_silence(monkeypatch, folder, capsys):
     assert "step 1 of 6: loss" in capsys.readouterr().out
 
 
-class _PressesCtrlC(TrainerCallback):
+class _IsTold(TrainerCallback):
+    def __init__(self, number):
+        self.number = number
+
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
 
 
-def test_ctrl_c_leaves_a_whole_checkpoint_and_says_how_to_go_on(monkeypatch, folder, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_a_whole_checkpoint_and_say_how_to_go_on(monkeypatch, folder, capsys, number, code):
     class Stopped(CopilotTrainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.add_callback(_PressesCtrlC())
+            self.add_callback(_IsTold(number))
 
-    before = signal.getsignal(signal.SIGINT)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         patch.setattr(train, "CopilotTrainer", Stopped)
-        assert main(TRAIN) == 130
-    assert signal.getsignal(signal.SIGINT) is before
+        assert main(TRAIN) == code
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert what_is_broken(folder / "run" / "checkpoint-3") is None
     printed = capsys.readouterr().out
     assert "stopped after step 3 of 6; checkpoint: run/checkpoint-3" in printed
     command = printed.rpartition("transformers-copilot train ")[2].split()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tests.conftest import make_tokenizer
 from tests.helpers.paths import ROOT
 from tests.helpers.training_helpers import (
     largest_difference,
@@ -23,7 +26,12 @@ from tests.helpers.training_helpers import (
     state,
 )
 from transformers_copilot import MistakeLog, PilotCopilotForCausalLM
-from transformers_copilot.training.checkpoints import last_whole_checkpoint
+from transformers_copilot.training.checkpoints import (
+    check_whole,
+    last_whole_checkpoint,
+    what_is_broken,
+    what_rows_are_missing,
+)
 
 
 LOG = "mistake_log.safetensors"
@@ -220,6 +228,114 @@ def test_a_checkpoint_that_is_written_anew_is_not_whole_meanwhile(tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-3")
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    """A run with three checkpoints, exported rows and a tokenizer; tests change a copy of it."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer = make_trainer(folder, make_pair(), **A_RUN, trainer_kwargs={"processing_class": make_tokenizer()})
+    trainer.train()
+    return folder, state(trainer.pair)
+
+
+A_RUN = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "mistake_log_export_rows": 1000}
+# Without its list of files, a checkpoint is one of a former version: what it should have is not known of all of them.
+KNOWN = ["config.json", "mistake_log.safetensors", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt"]
+
+
+def copy_of(run, folder, listed=True):
+    shutil.copytree(run, folder)
+    if not listed:
+        (folder / "checkpoint-6" / "checkpoint_files.json").unlink()
+    return folder / "checkpoint-6"
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "of a former version"])
+def test_a_checkpoint_of_which_a_file_is_missing_or_cut_is_passed_over(tmp_path, a_run, caplog, listed):
+    names = sorted(path.name for path in (a_run[0] / "checkpoint-6").iterdir())
+    names = [name for name in names if not name.endswith(".py") or name == "options.py"]  # one for all the code
+    names.remove("training_args.bin")
+    names = names if listed else [*KNOWN, "trainer_state.json"]
+    assert set(KNOWN) < set(names) or not listed
+    for place, name in enumerate(names):
+        for share in (None, 0.0, 0.4, 0.999):
+            folder = tmp_path / f"{place}-{share}"
+            file = copy_of(a_run[0], folder, listed) / name
+            content = file.read_bytes()
+            if share is None:
+                file.unlink()
+            else:
+                file.write_bytes(content[: min(int(share * len(content)), len(content) - 3)])
+            known_to_be_needed = listed or share is not None or name != "mistake_log.safetensors"
+            if name == "checkpoint_files.json" and share is None or not known_to_be_needed:
+                assert what_is_broken(file.parent) is None  # as in a former version
+                continue
+            caplog.clear()
+            assert last_whole_checkpoint(str(folder)) == str(folder / "checkpoint-4"), (name, share)
+            (warning,) = caplog.messages
+            assert f"{file.parent} is not whole ({name}: " in warning
+            with pytest.raises(ValueError, match=rf"checkpoint-6 is not whole \({name}: .*resume_from_checkpoint=True"):
+                check_whole(file.parent)
+            shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_training_goes_on_from_the_newest_whole_checkpoint(tmp_path, a_run, name):
+    (copy_of(a_run[0], tmp_path / "run") / name).unlink()
+    again = make_trainer(tmp_path / "run", make_pair(), **A_RUN)
+    with pytest.raises(ValueError, match=rf"checkpoint-6 is not whole \({name}: it is missing\)"):
+        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    again.train(resume_from_checkpoint=True)
+    assert len(again.drawn) == 2
+    assert largest_difference(a_run[1], state(again.pair)) == 0.0
+
+
+def change_rows(folder, how):
+    first, second, *_ = sorted((folder / "mistake_rows").rglob("*.parquet"))
+    cut = second.read_bytes()[:-9]
+    {"missing": second.unlink, "cut": lambda: second.write_bytes(cut)}.get(how, first.unlink)()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "the first ones missing"])
+def test_rows_that_are_missing_or_cut_are_noticed(tmp_path, a_run, caplog, how):
+    folder = tmp_path / "run"
+    newest = copy_of(a_run[0], folder)
+    change_rows(folder, how)
+    assert what_is_broken(newest) is None  # the pair in it is whole
+    with pytest.raises(ValueError, match=r"checkpoint-6 can't be resumed from with all its exported rows \(.*delete"):
+        make_trainer(folder, make_pair(), **A_RUN).train(resume_from_checkpoint=str(newest))
+    trainer = make_trainer(folder, make_pair(), **A_RUN)
+    trainer.train(resume_from_checkpoint=True)
+    told = r"mistake_rows/rank-00000/rounds-\S+: " if how == "cut" else "rows are missing in mistake_rows/rank-00000"
+    assert re.search(rf"checkpoint-6 is not whole \(.*{told}", caplog.text)
+    assert largest_difference(a_run[1], state(trainer.pair)) == 0.0
+    if how != "the first ones missing":  # those of rounds 2 and 3 are made again
+        assert len(trainer.drawn) == 4 and what_rows_are_missing(newest) is None
+    else:  # no checkpoint is from before them
+        assert len(trainer.drawn) == 0 and "without those rows" in caplog.text
+
+
+def test_rows_may_be_gone_where_none_are_asked_for_or_they_are_elsewhere(tmp_path, a_run):
+    folder = tmp_path / "run"
+    newest = copy_of(a_run[0], folder)
+    change_rows(folder, "missing")
+    elsewhere = make_trainer(tmp_path / "other", make_pair(), **A_RUN)
+    elsewhere.train(resume_from_checkpoint=str(newest))
+    without = make_trainer(folder, make_pair(), **{**A_RUN, "mistake_log_export_rows": 0})
+    without.train(resume_from_checkpoint=True)
+    for trainer in (elsewhere, without):
+        assert trainer.state.global_step == 6 and len(trainer.drawn) == 0
+
+
+def test_a_run_that_is_done_is_done(tmp_path):
+    """Trainer makes one more step of a run that is gone on with from its end."""
+    given = {"lr_scheduler_type": "constant", "mistake_log_export_rows": 1000}
+    whole = run(tmp_path, make_pair(), **given)
+    again = run(tmp_path, make_pair(), resume=True, **given)
+    assert (again.state.global_step, len(again.drawn)) == (6, 0)
+    assert largest_difference(state(whole.pair), state(again.pair)) == 0.0
+    assert whole.mistake_log.round_numbers == again.mistake_log.round_numbers
 
 
 _SLOW_WRITER = """

@@ -178,9 +178,10 @@ def test_an_analysis_beside_a_thinning_sees_a_whole_state(tmp_path):
     def write():
         begins = 0
         while not stop.is_set():
-            writer.start(begins)  # every round anew: a run that is gone on with over and over
-            for number in range(begins, 600):
+            writer.start(begins)  # a run that is gone on with over and over
+            for number in range(begins, 500):
                 writer.add(number, record_of_rows(5))
+                time.sleep(0.002)
             begins = 8
 
     thread = threading.Thread(target=write)
@@ -211,8 +212,8 @@ def test_a_set_that_was_thinned_by_half_is_read_as_one_that_is_thinned(tmp_path,
     writer.start(0)
     replaced = []
 
-    def killed_at_the_third(source, target):
-        if writer.stride > 1 and len(replaced) == 2:
+    def killed_after_two(source, target):
+        if len(replaced) == 4:
             raise KeyboardInterrupt
         replaced.append(target)
         rename(source, target)
@@ -221,13 +222,13 @@ def test_a_set_that_was_thinned_by_half_is_read_as_one_that_is_thinned(tmp_path,
     for number in range(7):
         writer.add(number, record_of_rows(5))
     replaced.clear()
-    monkeypatch.setattr(os, "replace", killed_at_the_third)
+    monkeypatch.setattr(os, "replace", killed_after_two)
     with pytest.raises(KeyboardInterrupt):
-        for number in range(7, 20):
+        for number in range(7, 9):  # two files of rows that were collected, then those that are thinned
             writer.add(number, record_of_rows(5))
     monkeypatch.undo()
     assert list((tmp_path / "mistake_rows").rglob("*.partial"))
-    assert rounds_on_disk(tmp_path) == [0, 2, 4, 6]  # of which two files still hold 5 and 7
+    assert rounds_on_disk(tmp_path) == [0, 2, 4, 6, 8]  # two files still hold 5 and 7
     again = MistakeRowsWriter(tmp_path, max_rows=40)
     again.start(7)
     assert (again.stride, again.rows, rounds_on_disk(tmp_path)) == (2, 20, [0, 2, 4, 6])
@@ -273,14 +274,14 @@ def test_threads_that_save_one_pair_each_write_all_of_it(tmp_path, make):
     has_adapters = any("lora_" in name for name, _ in pair.named_parameters())
     saves = [pair.save_pretrained, pair.save_adapters if has_adapters else pair.save_copilot]
     ids = torch.tensor([[3, 4, 5, 6]])
-    expected, config = pair(input_ids=ids).logits, {**pair.config.to_dict(), "adapters": None}
+    expected = pair(input_ids=ids).logits
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(saves[number % 2], tmp_path / str(number)) for number in range(16)]
         answers = [pool.submit(lambda: pair(input_ids=ids).logits) for _ in range(4)]
         for job in jobs:
             job.result()
     assert all(torch.equal(answer.result(), expected) for answer in answers)
-    assert {**pair.config.to_dict(), "adapters": None} == config
+    assert "auto_map" not in vars(pair.config)  # it is there while the pair is saved
     names = [
         sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
         for folder in (tmp_path / str(number) for number in range(16))

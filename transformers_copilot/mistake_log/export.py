@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ logger = logging.get_logger(__name__)
 ROWS_FOLDER = "mistake_rows"
 _STRIDE = b"transformers_copilot.stride"
 _FILE = re.compile(r"rounds-(\d+)-(\d+)\.parquet")
-_PARTIAL = ".partial"
-# Thinning doubles the stride, so a reader that is overtaken once is hardly overtaken a second time.
-_TRIES = 10
+_PARTIAL, _BROKEN = ".partial", ".broken"
+# A reader that a training overtakes begins again, after so many seconds more each time: thinning is rare and short.
+_TRIES, _WAIT = 12, 0.1
 T = TypeVar("T")
 
 # What rows can be read from, see `row_streams`.
@@ -180,10 +181,18 @@ def _keep(folder: Path, below: int | None = None, stride: int = 1) -> tuple[int,
     """
     for partial in folder.glob(f"*{_PARTIAL}"):
         partial.unlink()
-    files = _files(folder)
+    files = []
+    for path in _files(folder):
+        if below is not None and _first_round(path) >= below:
+            path.unlink()
+        elif (problem := _what_is_unreadable(path)) is not None:
+            logger.warning(f"{path} can't be read ({problem}), so its rows are gone; it is now {path.stem}{_BROKEN}.")
+            os.replace(path, path.with_suffix(_BROKEN))
+        else:
+            files.append(path)
     stride = max([stride, *(_stride_of(path) for path in files)])
     counts: Counter[int] = Counter()
-    last = -1
+    last, emptied = -1, []
     for path in files:
         table = pq.read_table(path)
         numbers = table["round"].to_numpy()
@@ -192,12 +201,14 @@ def _keep(folder: Path, below: int | None = None, stride: int = 1) -> tuple[int,
             wanted &= numbers < below
         kept = table if wanted.all() else table.filter(pa.array(wanted))
         if not len(kept):
-            path.unlink()
+            emptied.append(path)
             continue
         if len(kept) < len(table) or _stride_of(path) < stride:
             _write(path, kept, stride)
         counts += _count_rounds(numbers[wanted])
         last = int(numbers[wanted].max())
+    for path in emptied:  # last: the files that stay say by now that these rounds are none of the set
+        path.unlink()
     return stride, counts
 
 
@@ -212,6 +223,19 @@ def _write(path: Path, table: pa.Table, stride: int) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if _FILE.fullmatch(path.name))
+
+
+def _first_round(path: Path) -> int:
+    match = _FILE.fullmatch(path.name)
+    return int(match.group(1)) if match else 0
+
+
+def _what_is_unreadable(path: Path) -> str | None:
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        return str(error)
+    return None
 
 
 def _stride_of(path: Path) -> int:
@@ -241,13 +265,16 @@ def count_rows(folder: str | os.PathLike[str], below: int) -> dict[str, int]:
         ValueError: a file can't be read; it is named.
     """
     counts: Counter[int] = Counter()
-    for path in _files(Path(folder)):
-        try:
-            numbers = pq.read_table(path, columns=["round"])["round"].to_numpy()
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{ROWS_FOLDER}/{path.parent.name}/{path.name}: {error}") from error
+    for path in _files_below(folder, below):
+        if (problem := _what_is_unreadable(path)) is not None:
+            raise ValueError(f"{ROWS_FOLDER}/{path.parent.name}/{path.name}: {problem}")
+        numbers = pq.read_table(path, columns=["round"])["round"].to_numpy()
         counts += _count_rounds(numbers[numbers < below])
     return _as_counts(counts)
+
+
+def _files_below(folder: str | os.PathLike[str], below: int) -> list[Path]:
+    return [path for path in _files(Path(folder)) if _first_round(path) < below]
 
 
 def _count_rounds(numbers: np.ndarray) -> Counter[int]:
@@ -274,7 +301,7 @@ def missing_rows(folder: str | os.PathLike[str], below: int, expected: dict[str,
         ValueError: a file can't be read; it is named.
     """
     found = count_rows(folder, below)
-    stride = max((_stride_of(path) for path in _files(Path(folder))), default=1)
+    stride = max((_stride_of(path) for path in _files_below(folder, below)), default=1)
     kept = {twos: rows for twos, rows in expected.items() if int(twos) >= _twos(stride)}
     return sum(max(0, rows - found.get(twos, 0)) for twos, rows in kept.items())
 
@@ -369,7 +396,8 @@ def read_rows(source: MistakeSource, read: Callable[[list[RowStream]], T]) -> T:
         FileNotFoundError: there are no rows.
         OSError: the files were replaced each time.
     """
-    for _ in range(_TRIES):
+    for number in range(_TRIES):
+        time.sleep(_WAIT * number)
         streams = row_streams(source)
         try:
             result = read(streams)

@@ -15,7 +15,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from ..mistake_log.export import ROWS_FOLDER, MistakeSource
 from ..mistake_log.log import MistakeLog
-from ..training.checkpoints import last_whole_checkpoint
+from ..training.checkpoints import last_whole_checkpoint, what_is_broken
 
 
 EVALUATION_NAME = "evaluation.json"
@@ -68,8 +68,20 @@ class RunFolder:
         folder = Path(path)
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}; give the `output_dir` of a run.")
-        found = last_whole_checkpoint(str(folder))
-        places = [folder, *([] if found is None else [Path(found)])]
+        while True:
+            found = last_whole_checkpoint(str(folder))
+            try:
+                run = cls._read(folder, found)
+            except FileNotFoundError:
+                if found is None or what_is_broken(Path(found)) is None:
+                    raise
+                continue  # a training has removed the checkpoint meanwhile, for which there is a newer one
+            if found is None or what_is_broken(Path(found)) is None:
+                return run
+
+    @classmethod
+    def _read(cls, folder: Path, checkpoint: str | None) -> RunFolder:
+        places = [folder, *([] if checkpoint is None else [Path(checkpoint)])]
         logs = next((files for place in places if (files := sorted(place.glob("mistake_log*.safetensors")))), [])
         source, kept = _rows(folder, logs)
         model = _first_with(places, SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)

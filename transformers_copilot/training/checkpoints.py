@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..mistake_log.export import ROWS_FOLDER, missing_rows
 
@@ -156,7 +156,10 @@ def what_is_broken(folder: Path) -> str | None:
     try:
         sizes = json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:  # of a former version, or of a plain Trainer
-        sizes = dict.fromkeys(_expected_files(folder), 0)
+        try:
+            sizes = dict.fromkeys(_expected_files(folder), 0)
+        except OSError as error:  # it is being removed
+            return str(error)
     except (OSError, ValueError) as error:
         return f"{FILES_NAME}: {error}"
     for name, size in sizes.items():
@@ -195,7 +198,7 @@ def _file_problem(path: Path, size: int) -> str | None:
 def _expected_files(folder: Path) -> list[str]:
     """What a checkpoint without a list of its files should have; what others than the Trainer write is not known."""
     present = {path.name for path in folder.iterdir()}
-    names = [name for name in present if name.endswith((".safetensors", ".pt", ".pth"))]
+    names = [CONFIG_NAME, *(name for name in present if name.endswith((".safetensors", ".pt", ".pth")))]
     if any(path.is_dir() and not path.name.endswith("_adapter") for path in folder.iterdir()):  # FSDP, DeepSpeed
         return names
     index = folder / SAFE_WEIGHTS_INDEX_NAME
