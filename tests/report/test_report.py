@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -15,9 +16,10 @@ from tests.helpers.mistake_counting import brute_force, rows_of
 from tests.helpers.training_helpers import VOCAB, make_pair, make_trainer
 from transformers_copilot import MistakeLog
 from transformers_copilot.mistake_log.token_text import TokenTexts, visible
+from transformers_copilot.report.mistake_examples import collect_examples
 from transformers_copilot.report.page import write_report
-from transformers_copilot.report.run_folder import RunFolder
-from transformers_copilot.report.texts import LookAt
+from transformers_copilot.report.run_folder import ROW_NAMES, RunFolder
+from transformers_copilot.report.texts import LookAt, count_read, logged_items
 
 
 # Tokens that would do harm if they were not escaped, or that cannot be seen.
@@ -35,6 +37,9 @@ HOSTILE = [
     "7",
     "&amp;",
 ]
+
+
+NONE = pd.DataFrame(columns=["true_token_id", "predicted_token_id"])  # no confusion is asked for
 
 
 def hostile_tokenizer() -> PreTrainedTokenizerFast:
@@ -66,8 +71,9 @@ def run(tmp_path_factory) -> tuple[Path, MistakeLog]:
         {**sides, "pilot_reply": "4", "pair_reply": "\u202e9\x07", "pilot_correct": True, "pair_correct": False},
         {**sides, "pilot_reply": "4", "pair_reply": "4.0", "pilot_correct": True, "pair_correct": True},
     ]
-    model = {"weights": 1, "correct": 2, "total": 3, "share": 2 / 3, "low": 0.2, "high": 0.9}
-    results = {"task": "<u>sums</u>", "models": {"Pilot alone": model, "Pilot + Copilot": model}, "rows": rows}
+    rows.append({**sides, "pilot_reply": "8", "pair_reply": "7", "pilot_correct": False, "pair_correct": False})
+    model = {"weights": 1, "correct": 2, "total": 4, "share": 2 / 4, "low": 0.2, "high": 0.9}
+    results = {"task": "<u>sums</u>", "models": {"Pilot alone": model, "<svg onload=alert(5)>": model}, "rows": rows}
     (folder / "evaluation.json").write_text(json.dumps(results), encoding="utf-8")
     return folder, trainer.mistake_log
 
@@ -151,6 +157,63 @@ def test_nothing_of_the_data_is_markup(text):
     assert all(address.startswith(("#", "data:")) or not address for address in addresses)
 
 
+def test_the_page_opens_with_the_verdict_and_its_words(text):
+    places = [text.index(f'<section id="{name}"') for name in ("verdict", "words", "figures", "learning", "pair")]
+    assert places == sorted(places)
+    opening = re.sub(r"<[^>]+>", " ", text[text.index("<header>") : places[1]])
+    for said in ("the Pilot", "the Copilot", "Not tested yet", "The loss says how much", "so much of its correction"):
+        assert said in re.sub(r"\s+", " ", opening), said
+    for jargon in ("confusion", "round", "mistake size", "‖"):
+        assert jargon not in opening.split("Is the Copilot worth keeping?")[1].replace("last rounds", ""), jargon
+
+
+def test_what_comes_from_training_texts_is_marked(run, text, tmp_path):
+    headings = re.findall(r'<section id="(\w+)".*?<h2[^>]*>(.*?)</h2>', text, re.DOTALL)
+    marked = {name for name, heading in headings if 'class="tag read"' in heading}
+    assert marked == {"figures", "learning", "confusions", "examples", "pair"}
+    figures = re.findall(r'<figure id="([\w-]+)".*?<h3>(.*?)</h3>', text, re.DOTALL)
+    assert len(figures) >= 6 and all('class="tag read"' in heading for _, heading in figures)
+    known = [sequence.item() for sequence in collect_examples(run[0], NONE).last]
+    new = [{"input_ids": [3, 9, 9, 4], "labels": [-100, -100, -100, 4]}] * 3
+    for items, tag in ((new, "not training texts"), ([*known[:2], *new], "2 of 5 are training texts")):
+        page = write_report(run[0], tmp_path / "r.html", look_at=LookAt("texts", items), progress=False)
+        heading = re.search(r'<h2 id="pair-title">(.*?)</h2>', page.read_text(encoding="utf-8")).group(1)
+        assert tag in heading
+
+
+def test_texts_are_looked_at_whole_where_the_rows_lack_the_prompts(tmp_path):
+    """The pair was given replies without their prompts, and its figures were about nothing."""
+    trainer = make_trainer(tmp_path, make_pair(copilot={"form": "linear"}), max_steps=3)
+    trainer.train()
+    trainer.mistake_log.save(tmp_path / "mistake_log.safetensors")
+    run = RunFolder.read(tmp_path)
+    found = collect_examples(run.source, NONE).last
+    assert found and not any(sequence.whole for sequence in found)
+    read = {tuple(row["input_ids"]): row["labels"] for row in trainer.train_dataset}
+    items = logged_items(found, run.logs)
+    assert len(items) >= 3 and all(read[tuple(item["input_ids"])] == item["labels"] for item in items)
+    assert logged_items(found, []) == []
+    some = [*items[:2], {"input_ids": [1, 2], "labels": [-100, 2]}]
+    assert count_read(some, run.source, run.logs) == 2 and count_read(some, run.source, []) is None
+
+
+def test_a_list_holds_what_its_title_says(text):
+    lists = re.findall(r"<h3 class=\"\w+\">([^<]+): (\d+)</h3></summary>(.*?)</table>", text, re.DOTALL)
+    assert [(title, int(count)) for title, count, _ in lists] == [
+        ("Mended", 1),
+        ("Spoilt", 1),
+        ("Other words, still wrong", 1),
+    ]
+    assert [part.count("<tr><td") for *_, part in lists] == [1, 1, 1]
+    answers = [table_rows(text, f"answers-{place}")[0][1:] for place in (1, 2, 3)]
+    assert answers == [["4", "<i>5</i>", "4"], ["4", "4", "<U+202E>9␇"], ["4", "8", "7"]]
+    for verdict in ("mended", "spoilt"):
+        said = re.search(rf"<h3 class=\"{verdict}\">Tokens that the Copilot {verdict}: (.*?)</h3>", text)
+        if said is not None:
+            for row in table_rows(text, f"{verdict}-tokens"):
+                assert (row[1] == row[3]) == (verdict == "mended") and (row[1] == row[2]) == (verdict == "spoilt")
+
+
 # ---- in a browser ----
 
 
@@ -192,6 +255,8 @@ def test_the_page_in_chromium(browser, page):
         )
         assert len(pictures) >= 5 and all(size > 300 and len(alt) > 30 for size, alt, _ in pictures)
         sources[scheme] = {source for *_, source in pictures}
+        names = "[onload], [onerror], svg, u, img[src=x], section script"
+        assert browser.execute_script(f"return document.querySelectorAll('{names}').length") == 0
         wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert wide[0] <= wide[1]  # only tables and wide pictures scroll sideways, each by itself
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
@@ -220,6 +285,23 @@ def test_the_page_in_chromium(browser, page):
     )
     assert len(shown) < len(before) and all("digit" in row for row in shown)
     assert browser.find_element("id", "mistakes-count").text == f"{len(shown)} of {len(before)} rows"
+
+
+def test_tables_fit_a_phone_or_say_that_they_scroll(browser, page):
+    """Three of ten columns were shown, and nothing said that there are more."""
+    show(browser, page, 390, "light")
+    wider = """return [...document.querySelectorAll('table')].filter(t => t.getBoundingClientRect().right > innerWidth)
+        .map(t => t.id)"""
+    assert browser.execute_script(wider) == ["mistakes"]
+    assert browser.find_element("css selector", "#confusions .cue").is_displayed()
+    labels = """return [...document.querySelectorAll('.cards td[data-label]')].every(
+        t => getComputedStyle(t, '::before').content.includes(t.dataset.label))"""
+    assert browser.execute_script(labels)
+    tokens = """return [...document.querySelectorAll('.cell, .layers td')].filter(t =>
+        t.getBoundingClientRect().right > innerWidth || parseFloat(getComputedStyle(t).fontSize) < 12).length"""
+    assert browser.execute_script(tokens) == 0
+    show(browser, page, 1280, "light")
+    assert browser.execute_script(wider) == [] and not browser.find_element("css selector", ".cue").is_displayed()
 
 
 def check_structure(browser) -> None:
@@ -269,6 +351,23 @@ def test_what_cannot_be_reported_is_refused_before_any_work(run, tmp_path):
     (tmp_path / "torn" / "evaluation.json").write_text("{")
     with pytest.raises(ValueError, match=r"evaluation\.json cannot be read"):
         write_report(tmp_path / "torn", tmp_path / "r.html")
+    loss = {"before": 1.0, "after": 0.9, "low": 0.0, "high": 0.2, "total": 40}
+    for results, key in (
+        ({"loss": {**loss, "low": "<b>"}}, r"`loss\.low` is '<b>'"),
+        ({"loss": {"before": 1.0}}, r"`loss\.after` is None"),
+        ({"gain": []}, None),
+        ({"gain": [1]}, r"`gain` holds \[1\]"),
+        ({"models": {"Pilot alone": {"correct": True}}}, r"`models\.correct` is True"),
+        ({"copilot_weight": "1"}, "`copilot_weight` is '1'"),
+        ({"rows": [{"question": "?"}]}, "`rows` must be a list of objects with expected"),
+        ({"rows": [{**dict.fromkeys(ROW_NAMES, "x")}]}, r"`pilot_correct` and `pair_correct` of a row"),
+    ):
+        (tmp_path / "torn" / "evaluation.json").write_text(json.dumps(results))
+        if key is None:
+            assert RunFolder.read(tmp_path / "torn").results == results
+            continue
+        with pytest.raises(ValueError, match=rf"evaluation\.json: {key}.*transformers-copilot evaluate"):
+            write_report(tmp_path / "torn", tmp_path / "r.html")
     assert not list(tmp_path.glob("*.html*"))
 
 

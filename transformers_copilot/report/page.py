@@ -88,10 +88,10 @@ def write_report(
 
 @dataclass
 class _PairWork:
-    """What the pair did on those texts, of which training has read some."""
+    """What the pair did on those texts, of which training has read some, as far as is known."""
 
     texts: str
-    read: int
+    read: int | None
     items: list[dict[str, list[int]]]
     inspection: PairInspection
     view: LayerView | None
@@ -113,7 +113,7 @@ def _pair_work(
         return "the log has no source texts of an encoder-decoder. Give a task's questions with `--task`."
     if look_at is not None:
         name, items = look_at.name, look_at.items[:most_texts]
-        read = 0 if seq2seq else count_read(items, run.logs)
+        read = None if seq2seq else count_read(items, run.source, run.logs)
     else:
         name, items = "texts of the last rounds", logged_items(examples.last, run.logs)[:most_texts]
         read = len(items)

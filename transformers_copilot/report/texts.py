@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..mistake_log.export import MistakeSource, row_streams, sequence_starts, whole_sequences
 from ..mistake_log.log import MistakeLog
 from .mistake_examples import LoggedSequence
 
@@ -61,15 +62,28 @@ def items_of_files(logs: list[Path]) -> list[dict[str, list[int]]]:
     return [item for item in items if max(item["labels"]) >= 0]
 
 
-def count_read(items: list[dict[str, list[int]]], logs: list[Path]) -> int:
-    """How many of some texts training has read, as far as the log's files tell: they keep the last rounds.
+def count_read(items: list[dict[str, list[int]]], source: MistakeSource, logs: list[Path]) -> int | None:
+    """How many of some texts training has read, as far as its rows and the log's files tell.
 
     Args:
         items (list of `dict`): a decoder-only Pilot's texts.
-        logs (list of `Path`): files that [`MistakeLog.save`] wrote.
+        source: the log's rows, as [`analyse_mistakes`] takes them.
+        logs (list of `Path`): files that [`MistakeLog.save`] wrote; they keep the last rounds.
+
+    Returns:
+        `int`, or `None` where there is no file and the rows lack the prompts
     """
     read = {tuple(item["input_ids"]) for item in items_of_files(logs)}
-    return sum(tuple(item["input_ids"]) in read for item in items)
+    lengths, whole = {len(item["input_ids"]) - 1 for item in items}, False
+    for stream in row_streams(source):
+        for frame in whole_sequences(stream, ["round", "sequence", "position", "token_id", "true_token_id"], 250_000):
+            begins = np.flatnonzero(sequence_starts(frame))
+            whole |= bool((frame["position"].to_numpy()[begins] == 0).any())
+            for begin, end in zip(begins, [*begins[1:], len(frame)], strict=True):
+                if end - begin in lengths:  # the last token is nobody's input
+                    rows = frame.iloc[begin:end]
+                    read.add((*rows["token_id"].tolist(), int(rows["true_token_id"].iloc[-1])))
+    return sum(tuple(item["input_ids"]) in read for item in items) if logs or whole else None
 
 
 __all__ = ["LookAt", "count_read", "items_of_files", "logged_items"]

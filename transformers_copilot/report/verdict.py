@@ -80,20 +80,20 @@ def evidence_of_evaluation(results: dict[str, Any]) -> list[Evidence]:
     return [Evidence(texts, int(loss["total"]), "no", True, weight, loss["before"], loss["after"], *interval)]
 
 
-def evidence_of_inspection(inspection: PairInspection, texts: str, read: int) -> Evidence:
+def evidence_of_inspection(inspection: PairInspection, texts: str, read: int | None) -> Evidence:
     """What was measured for this page.
 
     Args:
         inspection ([`PairInspection`]): what the Pilot and the pair did on some texts.
         texts (`str`): what these are.
-        read (`int`): how many of them training has read.
+        read (`int`, *optional*): how many of them training has read, if that is known.
     """
     sums = inspection.tokens.groupby("item").agg(
         before=("pilot_loss", "sum"), after=("pair_loss", "sum"), tokens=("pilot_loss", "size")
     )
     gain = loss_gain(*(sums[name].to_numpy() for name in ("before", "after", "tokens")))
     shown = gain.total >= FEWEST_TEXTS and gain.low < gain.high
-    words = "no" if not read else "yes" if read >= gain.total else f"{read} of them"
+    words = "not known" if read is None else "no" if not read else "yes" if read >= gain.total else f"{read} of them"
     interval = (gain.low, gain.high) if shown else (None, None)
     return Evidence(texts, gain.total, words, not read, inspection.weight, gain.before, gain.after, *interval)
 
@@ -132,7 +132,8 @@ def judge(evidence: list[Evidence], results: dict[str, Any], weight: float | Non
     gain = results.get("gain") or {}
     answers = _sign(gain.get("low"), gain.get("high"))
     kind, headline = _decide(best, answers)
-    sentences = [f"Measured on {best.total:,} {best.texts}, which training has not read.", *_in_words(best)]
+    unread = ", which training has not read" if best.read == "no" else ""
+    sentences = [f"Measured on {best.total:,} {best.texts}{unread}.", *_in_words(best)]
     sentences += _answers_in_words(results, answers)
     if FEWEST_TEXTS <= best.total < FEW_TEXTS:
         sentences.append(f"{best.total} texts are few: take the interval as a rough one.")
