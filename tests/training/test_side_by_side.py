@@ -15,9 +15,23 @@ import torch
 from transformers import TrainerCallback
 
 from tests.helpers.paths import ROOT
-from tests.helpers.training_helpers import largest_difference, make_pair, make_trainer
+from tests.helpers.training_helpers import (
+    collate,
+    largest_difference,
+    make_pair,
+    make_pilot,
+    make_trainer,
+    reversal_rows,
+)
 from tests.report.test_mistake_analysis import record_of_rows, rounds_on_disk
-from transformers_copilot import PilotCopilotForCausalLM, analyse_mistakes
+from transformers_copilot import (
+    CopilotTrainingArguments,
+    MistakeLog,
+    PilotCopilotForCausalLM,
+    analyse_mistakes,
+    finish_then_record,
+    record_mistakes,
+)
 from transformers_copilot.mistake_log.export import MistakeRowsWriter, read_rows, row_tables
 from transformers_copilot.report.run_folder import RunFolder
 from transformers_copilot.training import run_lock
@@ -134,6 +148,19 @@ def test_what_a_killed_run_had_staged_for_a_push_goes(tmp_path):
     (tmp_path / "_push-abc" / "model.safetensors").write_bytes(b"x")
     make_trainer(tmp_path, make_pair(), max_steps=1).train()
     assert not (tmp_path / "_push-abc").exists()
+
+
+def test_one_record_and_one_finishing_run_own_their_folders_too(tmp_path):
+    rows = reversal_rows(4)
+    args = CopilotTrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with own_folder(tmp_path):
+        with pytest.raises(RuntimeError, match="belongs to another run"):
+            record_mistakes(make_pair(), rows, tmp_path, progress=False)
+        with pytest.raises(RuntimeError, match="belongs to another run"):
+            finish_then_record(make_pilot(), args, rows, data_collator=collate)
+        record_mistakes(make_pair(), rows, tmp_path, shard=(0, 2), progress=False)  # parts are written side by side
+    record_mistakes(make_pair(), rows, tmp_path, progress=False)
+    assert len(MistakeLog.open(tmp_path)) == 4 and not list(tmp_path.glob("_run*"))
 
 
 # ---- a new run in an old one's folder ----

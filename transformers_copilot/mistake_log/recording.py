@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from transformers.utils import logging
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.options import TRAINING_VALUES, check_option, check_positive
 from ..pair.pilot import parameters_of
+from ..training.run_lock import own_folder
 from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 from .record_shards import clear_partial, is_whole, write_shard
@@ -138,6 +139,7 @@ class Recording:
         _check_dataset(dataset)
         self.pair, self.dataset, self.folder, self.batch_size = pair, dataset, Path(output_dir), batch_size
         self._collate = data_collator or _default_collator(pair, tokenizer)
+        self._owns_all = shard is None
         self._shared_out = shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
         self._part = _part_of(shard) if shard is not None or self._shared_out else (0, 1)
         stored = {"sequences": len(dataset), "sequences_per_shard": sequences_per_shard, "dtype": dtype}
@@ -170,8 +172,17 @@ class Recording:
         Raises:
             ValueError: the Pilot's logits hold NaN, or rows can't be used.
             OSError: the disk is full.
+            RuntimeError: another call writes the same record at this moment.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Calls that share the work by `shard` write side by side, each its own files.
+        with own_folder(self.folder, self.is_first) if self._owns_all else nullcontext():
+            self._write_missing(progress)
+        if self._shared_out:
+            processes().wait_for_everyone()
+        return self.folder
+
+    def _write_missing(self, progress: bool) -> None:
         if not (self.folder / RECORD_FILE).is_file():
             self.header.write(self.folder)
         for number in range(self._part[0], self.header.shards, self._part[1]):
@@ -181,9 +192,6 @@ class Recording:
             for number in self._own:
                 record = self._read_shard(number, bar)
                 self._write(number, record)
-        if self._shared_out:
-            processes().wait_for_everyone()
-        return self.folder
 
     def _rows_of(self, number: int) -> range:
         first = number * self.header.sequences_per_shard

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from ..mistake_log.export import MistakeRowsWriter
 from ..mistake_log.log import MistakeLog
-from ..mistake_log.recording import data_digest, record_mistakes
+from ..mistake_log.recording import data_digest, processes, record_mistakes
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
@@ -30,6 +30,7 @@ from ..pair.pilot import has_adapter
 from .argument_checks import check_arguments
 from .checkpoints import last_whole_checkpoint
 from .copilot_weight import fit_copilot_weight
+from .run_lock import own_folder
 from .trainer import CopilotTrainer
 
 
@@ -89,32 +90,34 @@ def finish_then_record(
         TypeError: `args` lack the Copilot's.
         ValueError: there is nothing for one of the two to learn from, an argument can't be honoured, or the folder
             holds a run of other data.
+        RuntimeError: another run owns the folder.
     """
     check_arguments(args)
     _check(args, pilot, train_dataset, copilot_share, copilot_dataset)
     folder = Path(args.output_dir)
-    common = {"data_collator": data_collator, "processing_class": processing_class}
-    if train_dataset is not None:
-        if copilot_dataset is None:
-            train_dataset, copilot_dataset = split(train_dataset, copilot_share, args.seed)
-        _finish(pilot, _arguments(args, folder / PILOT_FOLDER), train_dataset, eval_dataset, trainer_class, common)
-    kind: Any = PilotCopilotForSeq2SeqLM if pilot.config.is_encoder_decoder else PilotCopilotForCausalLM
-    pair = kind.from_pilot(pilot, copilot, **options)
-    pair.freeze_pilot()
-    record_mistakes(
-        pair,
-        copilot_dataset,
-        folder / RECORD_FOLDER,
-        data_collator=data_collator,
-        batch_size=args.per_device_eval_batch_size,
-        tokenizer=processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None,
-        progress=not args.disable_tqdm,
-    )
-    _teach(pair, args, folder, copilot_epochs, eval_dataset, common)
-    if eval_dataset is not None:
-        sizes = {"batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
-        fit_copilot_weight(pair, eval_dataset, data_collator=data_collator, **sizes)
-    return pair
+    with own_folder(folder, processes().is_main_process):
+        common = {"data_collator": data_collator, "processing_class": processing_class}
+        if train_dataset is not None:
+            if copilot_dataset is None:
+                train_dataset, copilot_dataset = split(train_dataset, copilot_share, args.seed)
+            _finish(pilot, _arguments(args, folder / PILOT_FOLDER), train_dataset, eval_dataset, trainer_class, common)
+        kind: Any = PilotCopilotForSeq2SeqLM if pilot.config.is_encoder_decoder else PilotCopilotForCausalLM
+        pair = kind.from_pilot(pilot, copilot, **options)
+        pair.freeze_pilot()
+        record_mistakes(
+            pair,
+            copilot_dataset,
+            folder / RECORD_FOLDER,
+            data_collator=data_collator,
+            batch_size=args.per_device_eval_batch_size,
+            tokenizer=processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None,
+            progress=not args.disable_tqdm,
+        )
+        _teach(pair, args, folder, copilot_epochs, eval_dataset, common)
+        if eval_dataset is not None:
+            sizes = {"batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
+            fit_copilot_weight(pair, eval_dataset, data_collator=data_collator, **sizes)
+        return pair
 
 
 def split(dataset: Any, share: float, seed: int) -> tuple[Any, Any]:

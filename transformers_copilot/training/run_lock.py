@@ -46,8 +46,8 @@ def own_folder(folder: str | os.PathLike[str], is_main_process: bool = True) -> 
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RuntimeError(
-            f"{folder} belongs to another run, {_owner(folder)}: the two would write over each other's checkpoints and "
-            "rows. Give this run an `output_dir` of its own, or wait until that one has ended, or stop it."
+            f"{folder} belongs to another run, {_owner(folder)}: the two would write over each other's files. "
+            "Give this run an `output_dir` of its own, or wait until that one has ended, or stop it."
         ) from error
     except (OSError, NotImplementedError) as error:  # NotImplementedError: filelock's, where there is no flock
         logger.warning(f"{folder} can't be locked ({error}); another run in it would go unnoticed.")
