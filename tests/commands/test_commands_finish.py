@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from tests.helpers.byte_tokenizer import byte_tokenizer
 from transformers_copilot import MistakeLog, analyse_mistakes
+from transformers_copilot.commands import finish
 from transformers_copilot.commands.main import main
+from transformers_copilot.commands.progress import speak
 
 
 @pytest.fixture
@@ -40,6 +44,10 @@ def test_a_share_of_the_texts_is_the_copilots(folder: Path, capsys: pytest.Captu
     assert train("--dataset", "all.jsonl", "--copilot_share", "0.5", "--num_train_epochs", "1") == 0
     printed = capsys.readouterr().out
     assert "the Pilot learnt from 18 texts, the Copilot from 18" in printed  # and 4 are dev
+    # Each part says how far it is.
+    spoken = r"training the Pilot: 3 steps\n(step \d of 3: loss [\d.]+; .*\n){3}recording 18 texts\n"
+    spoken += r"teaching the Copilot: 6 steps\n(step \d of 6: .*copilot loss [\d.]+; .*\n){6}"
+    assert re.search(spoken, printed), printed
     said = re.search(
         r"dev loss: Pilot ([\d.]+), with its Copilot ([\d.]+) \(gain .*: 4 texts are too few to tell, λ = ", printed
     )
@@ -69,6 +77,35 @@ def test_the_same_texts_for_both(folder: Path, capsys: pytest.CaptureFixture[str
     assert train("--dataset", "all.jsonl", "--copilot_data", "same", "--num_train_epochs", "1") == 0
     assert "the Pilot learnt from 36 texts, the Copilot from 36" in capsys.readouterr().out
     assert len(MistakeLog.open("run/record")) == 36
+
+
+@pytest.mark.parametrize("part", ["pilot", "copilot"])
+def test_ctrl_c_leaves_a_whole_checkpoint_of_the_part_under_way(
+    part: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    class Pressed(TrainerCallback):
+        """Ctrl-C in the second step of one part."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1 and args.output_dir == f"run/{part}":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def speaks(trainer, what):
+        speak(trainer, what)
+        trainer.add_callback(Pressed())
+
+    words = ["--dataset", "all.jsonl", "--copilot_share", "0.5", "--num_train_epochs", "1", "--save_strategy", "no"]
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "speak", speaks)
+        assert train(*words) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    printed = capsys.readouterr().out
+    assert f"stopped after step 2 of {3 if part == 'pilot' else 6}; checkpoint: run/{part}/checkpoint-2" in printed
+    assert "To go on, give the same command again." in printed and not (folder / "run" / "config.json").exists()
+    assert train(*words) == 0
+    printed = capsys.readouterr().out
+    assert f"{3 if part == 'pilot' else 6} steps, from step 2" in printed and "dev loss" in printed
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,17 @@ import signal
 
 import numpy as np
 import pytest
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, TrainerCallback
 
 from tests.helpers.byte_tokenizer import byte_tokenizer
 from tests.helpers.training_helpers import make_pilot
 from transformers_copilot import CopilotTrainer
 from transformers_copilot.commands import progress, train
 from transformers_copilot.commands.main import main
-from transformers_copilot.commands.verdict import _warnings, in_words
+from transformers_copilot.commands.pair import load_texts
+from transformers_copilot.commands.train_options import BASELINES, DataArguments, PairArguments
+from transformers_copilot.commands.verdict import _warnings, in_words, rival_in_words
+from transformers_copilot.data.training_data import encode_texts
 from transformers_copilot.metrics import paired_gain
 from transformers_copilot.metrics.likelihoods import LossGain, loss_gain
 from transformers_copilot.training.checkpoints import what_is_broken
@@ -121,6 +124,55 @@ def test_what_a_verdict_rests_on_is_warned_of():
     assert "λ = 12 is the largest that was tried" in edge and "6 dev texts, which are few" in few
     assert not _warnings(gain(1, 0.5, 0.4, 0.6), {**fit, "weight": 3.0})
     assert "λ = 20" in _warnings(gain(1, 0.5, 0.4, 0.6), {**fit, "method": "least_squares", "weight": 20.0})[0]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (gain(1.2, 1.19, 0.01, 0.02), "[+0.0100, +0.0200]): take that, it is in run/b"),
+        (gain(1.2, 1.3, -0.2, -0.05), "the pair is better, keep it"),
+        (gain(1.2, 1.19, -0.01, 0.03, 30), "no difference that 30 texts could show: dev loss: the pair 1.2000, LoRA "),
+        (gain(1.2, 1.19, 0.01, 0.02, 4), "4 texts are too few to tell; both are kept, the other in run/b"),
+    ],
+)
+def test_the_verdict_on_a_rival_in_plain_words(found, said):
+    assert said in rival_in_words(found, "LoRA", "run/b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "texts", "rate"),
+    [
+        ("longer", [], 126, "0.01, not tuned"),
+        ("lora", [], 126, "0.1, not tuned"),
+        ("longer", ["--copilot_share", "0.5", "--copilot_epochs", "1"], 63, "0.01, not tuned"),
+        ("lora", ["--baseline_learning_rate", "1e-3"], 126, "0.001\n"),
+    ],
+)
+def test_a_rival_is_trained_for_as_long(kind, words, texts, rate, folder, capsys):
+    assert main([*TRAIN, *words, "--form", "linear", "--baseline", kind]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    what = BASELINES[kind]
+    told = re.search(rf"^{what} \(.+\): (\d+) steps on {texts} texts, at learning rate {rate}", printed, re.MULTILINE)
+    assert told is not None and f"baseline: {told[1]} steps" in printed, printed
+    said = re.search(rf"dev loss: the pair ([\d.]+), {what} ([\d.]+) \(gain", printed)
+    assert said is not None, printed
+    rival, made = AutoModelForCausalLM.from_pretrained(f"run/baseline-{kind}"), byte_tokenizer()
+    dev = load_texts(PairArguments(pilot="pilot"), DataArguments(dataset="sums.jsonl"), 42).dev
+    batch = DataCollatorForSeq2Seq(made)(list(encode_texts(made, dev, 1024, False)))
+    assert float(said[2]) == pytest.approx(rival.eval()(**batch).loss.item(), abs=1e-4)  # as the model counts itself
+    assert main(["evaluate", "run", "--dataset", "sums.jsonl", "--baseline", kind, "--max_new_tokens", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"^{what} .* of 140", printed, re.MULTILINE) and f"the pair against {what}" in printed
+    results = json.loads((folder / "run" / "evaluation.json").read_text())
+    assert results["baseline"]["loss"]["after"] == results["loss"]["after"]
+    assert {"baseline_reply", "baseline_correct"} <= results["rows"][0].keys()
+
+
+def test_a_rival_that_was_not_trained_is_named(folder, capsys):
+    assert main(["evaluate", "run", "--dataset", "sums.jsonl", "--baseline", "lora"]) == 1
+    assert "no folder run/baseline-lora" in capsys.readouterr().err
+    assert main(["train", "--pilot", "pilot", "--record", "run", "--output_dir", "x", "--baseline", "lora"]) == 1
+    assert "without texts to train it on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("right", [[False] * 12, [True] * 12])

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
+
 from ..metrics import accuracy_of, paired_gain
-from ..metrics.likelihoods import loss_gain, target_losses
+from ..metrics.likelihoods import item_losses, loss_gain, model_losses
 from ..pair.fusion import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
-from ..tasks.answering import write_replies
+from ..tasks.answering import encode_items, write_replies
 from .arguments import make_parser, parse
+from .baseline import baseline_folder
 from .data import DataArguments, TextData, load_test_data
-from .models import DTYPES, load_pair
+from .models import DTYPES, default_device, load_pair
 from .terminal import quiet_libraries, say, table
+from .train_options import BASELINES
 
 
 EPILOG = """\
@@ -29,6 +34,7 @@ answers with its 95 % interval, and the pair's gain with the interval of the sam
 how likely the right answers are held, which tells more where there are few questions. All of it, with every reply, goes
 into a JSON file that `transformers-copilot report` reads."""
 PILOT, PAIR = "Pilot alone", "Pilot + Copilot"
+_MAX_LENGTH = 1024  # of a text whose likelihood is measured
 
 
 @dataclass
@@ -41,6 +47,9 @@ class EvaluateArguments:
     weight: float | None = field(default=None, metadata={"help": "λ; the pair's own by default."})
     batch_size: int = field(default=16, metadata={"help": "Questions at a time."})
     max_new_tokens: int | None = field(default=None, metadata={"help": "Longest reply in tokens; the task's own."})
+    baseline: str | None = field(
+        default=None, metadata={"choices": list(BASELINES), "help": "Ask the rival, too, that `train --baseline` made."}
+    )
     num_beams: int = field(default=1, metadata={"help": "Beams; the paper takes 4."})
     dtype: str = field(default="auto", metadata={"choices": list(DTYPES), "help": "Of the Pilot's weights."})
     device: str | None = field(default=None, metadata={"help": "Where the pair goes; an accelerator if there is one."})
@@ -60,63 +69,112 @@ def run(arguments: list[str]) -> int:
     parser = make_parser("evaluate", kinds, "Compare a pair with its Pilot alone on test questions.", EPILOG)
     parser.add_argument("pair", help="Id or folder of the pair.")
     options, data_options, other = parse(parser, arguments)
+    rival_folder = None if options.baseline is None else _rival_folder(other.pair, options.baseline)
     data, tokenizer = load_test_data(data_options, other.pair)
     output = Path(options.output or (Path(other.pair) if Path(other.pair).is_dir() else Path()) / EVALUATION_NAME)
     output.parent.mkdir(parents=True, exist_ok=True)
+    rival = None if rival_folder is None else _load_rival(rival_folder, options)
     pair = load_pair(other.pair, options.dtype, options.device)
     weight = weight_of_call(pair, None, options.weight)
-    results = compare(pair, tokenizer, data, options, weight)
+    results = compare(pair, tokenizer, data, options, weight, rival)
     output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     say(*describe(results), f"replies and figures: {output}")
     return 0
 
 
-def compare(pair: Any, tokenizer: Any, data: TextData, options: EvaluateArguments, weight: float) -> dict[str, Any]:
+def _rival_folder(pair: str, kind: str) -> Path:
+    """Where `train --baseline` left a model beside the pair."""
+    folder = baseline_folder(pair, kind)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder}: `transformers-copilot train` makes it, with `--baseline {kind}`."
+        )
+    return folder
+
+
+def _load_rival(folder: Path, options: EvaluateArguments) -> Any:
+    auto = AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(folder).is_encoder_decoder else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype))
+    return model.to(options.device or default_device()).eval()
+
+
+def compare(
+    pair: Any, tokenizer: Any, data: TextData, options: EvaluateArguments, weight: float, rival: Any = None
+) -> dict[str, Any]:
     """Let both answer, and mark the answers.
 
     Args:
         data ([`TextData`]): the questions.
         options ([`EvaluateArguments`]): how to answer.
         weight (`float`): the pair's λ.
+        rival (`PreTrainedModel`, *optional*): a model without a Copilot that answers, too.
 
     Returns:
-        `dict`: `task`, `copilot_weight`, `models`, `gain`, `loss` and `rows`
+        `dict`: `task`, `copilot_weight`, `models`, `gain`, `loss`, with a rival `baseline`, and `rows`
     """
     test: Any = data.test
-    limit = options.max_new_tokens or data.max_new_tokens
-    replies, answers, correct, models = {}, {}, {}, {}
-    sizes = {PILOT: pair.pilot.num_parameters(), PAIR: pair.num_parameters()}
-    for name, used in ((PILOT, 0.0), (PAIR, weight)):
-        started = time.perf_counter()
-        replies[name] = write_replies(
-            pair,
-            tokenizer,
-            test["prompt"][:],
-            limit,
-            options.batch_size,
-            num_beams=options.num_beams,
-            copilot_weight=used,
-        )
-        seconds = time.perf_counter() - started
-        answers[name] = [data.extract_answer(reply) for reply in replies[name]]
-        marks = zip(answers[name], test["answer"][:], strict=True)
-        correct[name] = [bool(data.is_right(answer, expected)) for answer, expected in marks]
-        models[name] = {"weights": sizes[name], "seconds": seconds, **accuracy_of(correct[name]).as_dict()}
+    texts = list(zip(test["prompt"][:], test["target"][:], strict=True))
+    items, _ = encode_items(tokenizer, texts, _MAX_LENGTH, bool(pair.config.is_encoder_decoder))
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    given = {"pilot": (PILOT, pair, {"copilot_weight": 0.0}), "pair": (PAIR, pair, {"copilot_weight": weight})}
+    if rival is not None:
+        given["baseline"] = (BASELINES[str(options.baseline)], rival, {})
+    marked = {short: _answered(*one, tokenizer, data, options) for short, one in given.items()}
+    marked["pilot"].about["weights"] = pair.pilot.num_parameters()
     rows = [
         {
             "id": row["id"],
             "question": row["question"],
             "expected": row["answer"],
-            **{f"{short}_reply": replies[name][place] for short, name in (("pilot", PILOT), ("pair", PAIR))},
-            **{f"{short}_answer": answers[name][place] for short, name in (("pilot", PILOT), ("pair", PAIR))},
-            **{f"{short}_correct": correct[name][place] for short, name in (("pilot", PILOT), ("pair", PAIR))},
+            **{f"{short}_reply": answered.replies[place] for short, answered in marked.items()},
+            **{f"{short}_answer": answered.answers[place] for short, answered in marked.items()},
+            **{f"{short}_correct": answered.correct[place] for short, answered in marked.items()},
         }
         for place, row in enumerate(test)
     ]
-    gain = paired_gain(correct[PILOT], correct[PAIR]).as_dict()
-    texts = list(zip(test["prompt"][:], test["target"][:], strict=True))
-    loss = loss_gain(*target_losses(pair, tokenizer, texts, weight, options.batch_size)).as_dict()
-    return {"task": data.name, "copilot_weight": weight, "models": models, "gain": gain, "loss": loss, "rows": rows}
+    before, after, tokens = item_losses(pair, items, collator, weight, options.batch_size)
+    results = {
+        "task": data.name,
+        "copilot_weight": weight,
+        "models": {marked[short].name: marked[short].about for short in ("pilot", "pair")},
+        "gain": paired_gain(marked["pilot"].correct, marked["pair"].correct).as_dict(),
+        "loss": loss_gain(before, after, tokens).as_dict(),
+    }
+    if rival is not None:
+        losses = model_losses(rival, items, collator, options.batch_size)
+        results["baseline"] = {
+            "name": marked["baseline"].name,
+            **marked["baseline"].about,
+            "gain": paired_gain(marked["baseline"].correct, marked["pair"].correct).as_dict(),
+            "loss": loss_gain(losses, after, tokens).as_dict(),
+        }
+    return {**results, "rows": rows}
+
+
+@dataclass
+class _Answered:
+    """A model's replies, the answers in them, and whether these are right."""
+
+    name: str
+    replies: list[str]
+    answers: list[str | None]
+    correct: list[bool]
+    about: dict[str, Any]
+
+
+def _answered(
+    name: str, model: Any, used: dict[str, float], tokenizer: Any, data: TextData, options: EvaluateArguments
+) -> _Answered:
+    test: Any = data.test
+    started, limit = time.perf_counter(), options.max_new_tokens or data.max_new_tokens
+    replies = write_replies(
+        model, tokenizer, test["prompt"][:], limit, options.batch_size, num_beams=options.num_beams, **used
+    )
+    seconds = time.perf_counter() - started
+    answers = [data.extract_answer(reply) for reply in replies]
+    correct = [bool(data.is_right(answer, right)) for answer, right in zip(answers, test["answer"][:], strict=True)]
+    about = {"weights": model.num_parameters(), "seconds": seconds, **accuracy_of(correct).as_dict()}
+    return _Answered(name, replies, answers, correct, about)
 
 
 def describe(results: dict[str, Any]) -> list[str]:
@@ -128,6 +186,10 @@ def describe(results: dict[str, Any]) -> list[str]:
     Returns:
         list of `str`
     """
+    models = dict(results["models"])
+    rival = results.get("baseline")
+    if rival is not None:
+        models[rival["name"]] = rival
     rows = [
         [
             name,
@@ -137,28 +199,37 @@ def describe(results: dict[str, Any]) -> list[str]:
             f"{100 * model['low']:.1f} to {100 * model['high']:.1f} %",
             f"{model['seconds']:.1f} s",
         ]
-        for name, model in results["models"].items()
+        for name, model in models.items()
     ]
-    gain = results["gain"]
-    verdict = "a gain" if gain["low"] > 0 else "a loss" if gain["high"] < 0 else "we saw no gain"
-    return [
+    lines = [
         table([results["task"], "weights", "right", "share", "95 % interval", "time"], rows),
-        f"gain at λ = {results['copilot_weight']:g}: {100 * gain['difference']:+.1f} points, 95 % interval "
-        f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f} ({gain['fixed']} mended, {gain['broken']} spoilt): "
-        f"{verdict}",
-        _likelihood(results["loss"]),
+        _points(f"gain at λ = {results['copilot_weight']:g}", results["gain"]),
+        _likelihood("Pilot", results["loss"]),
     ]
+    if rival is not None:
+        lines += [_points(f"the pair against {rival['name']}", rival["gain"]), _likelihood("that", rival["loss"])]
+    return lines
 
 
-def _likelihood(loss: dict[str, Any]) -> str:
-    verdict = "a gain" if loss["low"] > 0 else "a loss" if loss["high"] < 0 else "we saw no gain"
-    interval = f"95 % interval {loss['low']:+.4f} to {loss['high']:+.4f}: {verdict}"
+def _points(what: str, gain: dict[str, Any]) -> str:
+    return (
+        f"{what}: {100 * gain['difference']:+.1f} points, 95 % interval {100 * gain['low']:+.1f} to "
+        f"{100 * gain['high']:+.1f} ({gain['fixed']} mended, {gain['broken']} spoilt): {_judged(gain)}"
+    )
+
+
+def _likelihood(other: str, loss: dict[str, Any]) -> str:
+    interval = f"95 % interval {loss['low']:+.4f} to {loss['high']:+.4f}: {_judged(loss)}"
     if loss["low"] == loss["high"]:
         interval = "without an interval: the questions are too few, or all alike"
     return (
-        f"loss of the right answers in nats a token ({loss['tokens']:,} tokens): Pilot {loss['before']:.4f}, pair "
+        f"loss of the right answers in nats a token ({loss['tokens']:,} tokens): {other} {loss['before']:.4f}, pair "
         f"{loss['after']:.4f}, better by {loss['difference']:+.4f}, {interval}"
     )
+
+
+def _judged(gain: dict[str, Any]) -> str:
+    return "a gain" if gain["low"] > 0 else "a loss" if gain["high"] < 0 else "we saw no gain"
 
 
 __all__ = ["EvaluateArguments", "compare", "describe", "run"]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
-from transformers import AutoConfig, DataCollatorForSeq2Seq
+from transformers import AutoConfig, DataCollatorForSeq2Seq, Trainer
 
-from ..building.pair_building import pilot_class
 from ..data.training_data import TextRows
 from ..mistake_log.recorded_mistakes import RecordedMistakes
-from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
-from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 from ..training.arguments import CopilotTrainingArguments
-from ..training.finishing import RECORD_FOLDER, finish_then_record
+from ..training.finishing import PILOT_FOLDER, RECORD_FOLDER, finish_then_record, split
+from ..training.trainer import CopilotTrainer
+from .baseline import Baseline
 from .data import TextData, beside, load_own_data
-from .pair import copilot_fields, encode, pair_choices
+from .pair import copilot_fields, encode, load_pilot, pair_choices
+from .progress import RecordLines, StepClock, StopOnInterrupt, speak
 from .terminal import say
 from .train_options import DataArguments, PairArguments
 from .verdict import verdict
@@ -31,6 +30,7 @@ def finish_and_teach(
     share: float,
     new_texts: Any = None,
     epochs: float,
+    baseline: tuple[str, float | None] | None = None,
 ) -> None:
     """Fine-tune the Pilot on a part of the texts, teach the Copilot on the rest, choose λ, and save the pair.
 
@@ -43,6 +43,12 @@ def finish_and_teach(
         new_texts ([`TextRows`], *optional*): texts for the Copilot, in the place of a share; `data.train` itself where
             both learn from all of them.
         epochs (`float`): how often the Copilot reads its texts.
+        baseline (`tuple`, *optional*): the rival's kind, and its learning rate. It is the finished Pilot, trained on
+            with the Copilot's texts for as long as recording and teaching took.
+
+    Raises:
+        Interrupted: Ctrl-C was pressed, or SIGTERM came, while a part was trained.
+        ValueError: the model is a pair already, or an option can't be used.
     """
     config = AutoConfig.from_pretrained(choices.pilot)
     if config.model_type.startswith("pilot_copilot"):
@@ -51,10 +57,7 @@ def finish_and_teach(
             "out to train both parts of the pair together."
         )
     seq2seq = bool(config.is_encoder_decoder)
-    kind: Any = PilotCopilotForSeq2SeqLM if seq2seq else PilotCopilotForCausalLM
-    loader = pilot_class(kind._auto_pilot_class, choices.pilot, {"config": config})
-    pilot = loader.from_pretrained(choices.pilot, dtype=getattr(torch, choices.dtype))
-    pilot.generation_config.pad_token_id = tokenizer.pad_token_id
+    pilot = load_pilot(choices, tokenizer)
     sets: dict[str, Any] = {}
     for name, rows in (("train_dataset", data.train), ("copilot_dataset", new_texts), ("eval_dataset", data.dev)):
         if rows is None:
@@ -65,18 +68,31 @@ def finish_and_teach(
         sets[name], too_long = encode(tokenizer, rows, choices, seq2seq, tell=name != "eval_dataset")
         if too_long and not isinstance(rows, TextRows):
             say(f"{too_long:,} of {len(rows):,} texts are longer than --max_length {choices.max_length}: left out")
-    started = time.perf_counter()
-    pair = finish_then_record(
-        pilot,
-        training,
-        copilot=choices.copilot or copilot_fields(choices),
-        copilot_share=share,
-        copilot_epochs=epochs,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
-        processing_class=tokenizer,
-        **sets,
-        **pair_choices(choices),
-    )
+    started, lines, clock = time.perf_counter(), RecordLines(training.disable_tqdm), StepClock()
+    interrupt = StopOnInterrupt()
+
+    def prepare(trainer: Trainer) -> None:
+        """Let a trainer speak, and stop in good order."""
+        teaches = isinstance(trainer, CopilotTrainer)
+        speak(trainer, "teaching the Copilot" if teaches else "training the Pilot")
+        if teaches:
+            trainer.add_callback(clock)
+        trainer.add_callback(interrupt)
+
+    with interrupt.listening():
+        pair = finish_then_record(
+            pilot,
+            training,
+            copilot=choices.copilot or copilot_fields(choices),
+            copilot_share=share,
+            copilot_epochs=epochs,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
+            processing_class=tokenizer,
+            on_trainer=prepare,
+            progress=lines if training.disable_tqdm or baseline else True,
+            **sets,
+            **pair_choices(choices),
+        )
     pair.save_pretrained(training.output_dir)
     tokenizer.save_pretrained(training.output_dir)
     recorded = RecordedMistakes(f"{training.output_dir}/{RECORD_FOLDER}")
@@ -88,6 +104,13 @@ def finish_and_teach(
         *_verdict(pair, sets.get("eval_dataset"), tokenizer, training.per_device_eval_batch_size),
         f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}",
     )
+    if baseline is not None:
+        rest = sets.get("copilot_dataset") or split(list(texts), share, training.seed)[1]
+        finished = f"{training.output_dir}/{PILOT_FOLDER}" if texts else None
+        kind, rate = baseline
+        rival = Baseline(kind, lambda: load_pilot(choices, tokenizer, finished), rest, training, tokenizer, rate)
+        taken = clock.seconds + lines.seconds_a_text * len(recorded) if clock.seconds and lines.seconds_a_text else 0.0
+        say(*rival.compare(pair, sets["eval_dataset"], taken))
 
 
 def _verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int) -> list[str]:

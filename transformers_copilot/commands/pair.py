@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from ..building.pair_building import DEFAULT_COPILOT_LAYERS, form_of
+from ..building.pair_building import DEFAULT_COPILOT_LAYERS, form_of, pilot_class
 from ..data.chat import use_template
 from ..data.training_data import TextRows, encode_texts
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
@@ -112,6 +112,27 @@ def build_pair(options: PairArguments, tokenizer: Any) -> Any:
     return pair
 
 
+def load_pilot(options: PairArguments, tokenizer: Any, folder: str | None = None) -> Any:
+    """The Pilot alone, on the CPU; of a pair its Pilot as the pair has it.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
+        folder (`str`, *optional*): where it is taken from, in the place of what `--pilot` names.
+
+    Returns:
+        `PreTrainedModel`
+    """
+    name = folder or options.pilot
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type.startswith("pilot_copilot"):
+        return load_pair(name, options.dtype, "cpu").pilot
+    kind: Any = PilotCopilotForSeq2SeqLM if config.is_encoder_decoder else PilotCopilotForCausalLM
+    loader = pilot_class(kind._auto_pilot_class, name, {"config": config})
+    pilot = loader.from_pretrained(name, dtype=getattr(torch, options.dtype))
+    pilot.generation_config.pad_token_id = tokenizer.pad_token_id
+    return pilot
+
+
 def pair_choices(options: PairArguments) -> dict[str, Any]:
     """The pair's choices, as `from_pilot` takes them.
 
@@ -154,4 +175,4 @@ def copilot_fields(options: PairArguments) -> dict[str, Any]:
 
 
 __all__ = ["PairArguments", "build_pair", "copilot_fields", "encode", "load_texts", "pair_choices"]
-__all__ += ["pilot_tokenizer"]
+__all__ += ["load_pilot", "pilot_tokenizer"]

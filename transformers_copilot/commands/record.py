@@ -12,6 +12,7 @@ from ..pair.options import OPTION_VALUES, TRAINING_VALUES
 from .arguments import make_parser, parse
 from .models import default_device
 from .pair import build_pair, encode, load_texts, pilot_tokenizer
+from .progress import RecordLines
 from .terminal import quiet_libraries, say
 from .train_options import DataArguments, PairArguments
 
@@ -83,7 +84,7 @@ def run(arguments: list[str]) -> int:
     )
     if recording.is_first:
         say(f"{data.name}: {len(items):,} texts; {too_long:,} were too long", recording.size.describe())
-    recording.run(progress)
+    recording.run(progress or RecordLines())
     if not recording.is_first:
         return 0
     say(

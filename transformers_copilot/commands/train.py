@@ -7,7 +7,7 @@ import signal
 import time
 from typing import Any
 
-from transformers import AutoConfig, DataCollatorForSeq2Seq, PrinterCallback, set_seed
+from transformers import AutoConfig, DataCollatorForSeq2Seq, set_seed
 
 from ..data.training_data import marked
 from ..mistake_log.recorded_mistakes import RecordedMistakes
@@ -16,10 +16,11 @@ from ..training.checkpoints import last_whole_checkpoint
 from ..training.copilot_weight import fit_copilot_weight
 from ..training.trainer import CopilotTrainer
 from .arguments import make_parser, parse
+from .baseline import Baseline
 from .data import beside
 from .finish import finish_and_teach, new_texts_of
-from .pair import build_pair, encode, load_texts, pilot_tokenizer
-from .progress import LOGGING_SHARE, LogLines, StopOnInterrupt, duration
+from .pair import build_pair, encode, load_pilot, load_texts, pilot_tokenizer
+from .progress import LOGGING_SHARE, Interrupted, StepClock, StopOnInterrupt, duration, speak
 from .terminal import quiet_libraries, say, uses_colour
 from .train_options import (
     DESCRIPTION,
@@ -63,13 +64,15 @@ def run(arguments: list[str]) -> int:
         _show_texts(choices, data_options, training.seed)
         return 0
     if options.copilot_share or options.copilot_data is not None:
-        _after_each_other(choices, options, data_options, training)
-        return 0
+        return _after_each_other(choices, options, data_options, training)
+    has_texts = data_options.task is not None or data_options.dataset is not None
+    if options.record is not None and options.baseline is not None and not has_texts:
+        raise ValueError("`--baseline` is given without texts to train it on: add `--task` or `--dataset`.")
     recorded = None if options.record is None else RecordedMistakes(options.record)
     if recorded is not None:
         _only_the_copilot_learns(training)
     data = None
-    if recorded is None or data_options.task is not None or data_options.dataset is not None:
+    if recorded is None or has_texts:
         data = load_texts(choices, data_options, training.seed)
     tokenizer = pilot_tokenizer(choices)
     pair = build_pair(choices, tokenizer)
@@ -88,9 +91,9 @@ def run(arguments: list[str]) -> int:
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
     sets = {"train_dataset": train_items, "eval_dataset": dev_items, "data_collator": collator}
     trainer = CopilotTrainer(model=pair, args=training, processing_class=tokenizer, **sets)
-    if not progress:
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(LogLines())
+    speak(trainer)
+    clock = StepClock()
+    trainer.add_callback(clock)
     if stopped := _train(trainer, options.resume):
         on = [*arguments, *(() if options.resume else ("--resume",))]
         say("To go on:", f"  transformers-copilot train {shlex.join(on)}")
@@ -102,6 +105,11 @@ def run(arguments: list[str]) -> int:
     trainer.save_model(training.output_dir)
     trainer.save_state()
     say(f"The pair is in {training.output_dir}. Next: transformers-copilot report {training.output_dir}")
+    if options.baseline is not None and data is not None:
+        texts = train_items if recorded is None else encode(tokenizer, data.train, choices, seq2seq)[0]
+        rate = options.baseline_learning_rate
+        rival = Baseline(options.baseline, lambda: load_pilot(choices, tokenizer), texts, training, tokenizer, rate)
+        say(*rival.compare(pair, dev_items, clock.seconds))
     return 0
 
 
@@ -123,8 +131,8 @@ def _show_texts(choices: PairArguments, data_options: DataArguments, seed: int) 
 
 def _after_each_other(
     choices: PairArguments, options: TrainArguments, data_options: DataArguments, training: CopilotTrainingArguments
-) -> None:
-    """The Pilot first, then the Copilot."""
+) -> int:
+    """The Pilot first, then the Copilot; the exit code."""
     if options.record is not None:
         raise ValueError(
             "`--record` is given beside `--copilot_share` or `--copilot_data`: either a record is there already, or it "
@@ -138,15 +146,21 @@ def _after_each_other(
     else:
         data = load_texts(choices, beside(data_options, options.copilot_data), training.seed)
         new_texts, data.train = data.train, None
-    finish_and_teach(
-        choices,
-        training,
-        pilot_tokenizer(choices),
-        data,
-        share=options.copilot_share,
-        new_texts=new_texts,
-        epochs=options.copilot_epochs,
-    )
+    try:
+        finish_and_teach(
+            choices,
+            training,
+            pilot_tokenizer(choices),
+            data,
+            share=options.copilot_share,
+            new_texts=new_texts,
+            epochs=options.copilot_epochs,
+            baseline=None if options.baseline is None else (options.baseline, options.baseline_learning_rate),
+        )
+    except Interrupted as stopped:
+        say(str(stopped), "To go on, give the same command again.")
+        return stopped.exit_code
+    return 0
 
 
 def _only_the_copilot_learns(training: CopilotTrainingArguments) -> None:
@@ -164,13 +178,13 @@ def _train(trainer: CopilotTrainer, resume: bool) -> int:
     started = time.perf_counter()
     interrupt = StopOnInterrupt()
     trainer.add_callback(interrupt)
-    # With `--enable_jit_checkpoint` the Trainer itself saves on SIGTERM.
-    with interrupt.listening((signal.SIGTERM,) if trainer.args.enable_jit_checkpoint else ()):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    if interrupt.stopped_by is not None:
-        folder = f"{trainer.args.output_dir}/checkpoint-{trainer.state.global_step}"
-        say(f"stopped after step {trainer.state.global_step:,} of {trainer.state.max_steps:,}; checkpoint: {folder}")
-        return interrupt.exit_code
+    try:
+        # With `--enable_jit_checkpoint` the Trainer itself saves on SIGTERM.
+        with interrupt.listening((signal.SIGTERM,) if trainer.args.enable_jit_checkpoint else ()):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    except Interrupted as stopped:
+        say(str(stopped))
+        return stopped.exit_code
     say(f"trained in {duration(time.perf_counter() - started)}")
     return 0
 

@@ -28,6 +28,8 @@ learns from those. With --copilot_data it learns from mistakes on further texts,
 or on the Pilot's own texts (--copilot_data same), all of which both then read; each goes on after a stop when the same
 command is given. With --record only the Copilot learns, from what `transformers-copilot record` wrote; the data then
 serve to choose λ and may be left out. `transformers-copilot report OUTPUT_DIR` shows the mistakes."""
+# What a rival of the pair is called.
+BASELINES = {"longer": "the Pilot trained on for the same time", "lora": "LoRA on the Pilot for the same time"}
 # Where the command differs from Trainer.
 TRAINER_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 16,
@@ -124,6 +126,12 @@ class TrainArguments:
         default=None, metadata={"help": "Or from these (or same: the Pilot's); without data the Pilot stays as it is."}
     )
     copilot_epochs: float = field(default=4.0, metadata={"help": "How often a Copilot that learns so reads its texts."})
+    baseline: str | None = field(
+        default=None, metadata={"choices": list(BASELINES), "help": "Also train the honest rival: as long, no Copilot."}
+    )
+    baseline_learning_rate: float | None = field(
+        default=None, metadata={"help": "The rival's; by default --learning_rate, for LoRA ten times that."}
+    )
     resume: bool = field(default=False, metadata={"help": "Go on from the output folder's last checkpoint, if any."})
 
 
@@ -154,5 +162,5 @@ def _line(name: str, default: Any, about: str) -> str:
     return f"  --{name:27} {about}{said}"
 
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "NOTES", "TRAINER_DEFAULTS", "DataArguments", "PairArguments", "TrainArguments"]
-__all__ += ["WAYS", "short_help"]
+__all__ = ["BASELINES", "DESCRIPTION", "EXAMPLES", "NOTES", "TRAINER_DEFAULTS", "WAYS"]
+__all__ += ["DataArguments", "PairArguments", "TrainArguments", "short_help"]

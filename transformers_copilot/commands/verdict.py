@@ -42,14 +42,42 @@ def in_words(gain: LossGain, weight: float) -> str:
         return f"dev loss: Pilot {gain.before:.4f}; the Copilot made it better at no λ, so λ = 0: leave it out"
     losses = f"Pilot {gain.before:.4f}, with its Copilot {gain.after:.4f}"
     if gain.total < FEWEST_TEXTS:
-        texts = f"{gain.total} {'texts are' if gain.total > 1 else 'text is'} too few to tell"
-        return f"dev loss: {losses} (gain {gain.difference:+.4f}): {texts}, λ = {weight:g}"
+        return f"dev loss: {losses} (gain {gain.difference:+.4f}): {_too_few(gain)}, λ = {weight:g}"
     interval = f"(gain {gain.difference:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
     if gain.low > 0:
         return f"dev loss: {losses} {interval}: keep it, λ = {weight:g}"
     if gain.high < 0:
         return f"dev loss: {losses} {interval}: it makes things worse, leave it out"
     return f"no gain that {gain.total:,} texts could show: dev loss: {losses} {interval}, λ = {weight:g}"
+
+
+def rival_in_words(gain: LossGain, what: str, folder: str) -> str:
+    """Which of pair and rival the dev texts prefer.
+
+    Args:
+        gain ([`LossGain`]): from the pair to the rival, of the same dev texts.
+        what (`str`): what the rival is.
+        folder (`str`): where it is.
+
+    Returns:
+        `str`
+    """
+    losses = f"dev loss: the pair {gain.before:.4f}, {what} {gain.after:.4f}"
+    if gain.total < FEWEST_TEXTS:
+        return f"{losses}: {_too_few(gain)}; both are kept, the other in {folder}"
+    interval = f"(gain {gain.difference:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
+    if gain.low > 0:
+        return f"{losses} {interval}: take that, it is in {folder}"
+    if gain.high < 0:
+        return f"{losses} {interval}: the pair is better, keep it"
+    return (
+        f"no difference that {gain.total:,} texts could show: {losses} {interval}. The model without a Copilot is in "
+        f"{folder}, and costs less to use"
+    )
+
+
+def _too_few(gain: LossGain) -> str:
+    return f"{gain.total} {'texts are' if gain.total > 1 else 'text is'} too few to tell"
 
 
 def _warnings(gain: LossGain, fit: dict[str, Any]) -> list[str]:
@@ -68,4 +96,4 @@ def _warnings(gain: LossGain, fit: dict[str, Any]) -> list[str]:
     return found
 
 
-__all__ = ["in_words", "verdict"]
+__all__ = ["in_words", "rival_in_words", "verdict"]

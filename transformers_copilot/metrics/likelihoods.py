@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,23 +86,62 @@ def item_losses(
     Returns:
         For each text the Pilot's sum, the pair's, and the number of tokens.
     """
-    was_training = pair.training
-    pair.eval()
     sums = np.zeros((3, len(items)))
-    order = sorted(range(len(items)), key=lambda place: len(items[place]["input_ids"]))
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        batch = {name: value.to(pair.device) for name, value in collator([items[p] for p in places]).items()}
+    for places, batch in _batches(pair, items, collator, batch_size):
         targets = pair.targets_of(batch["labels"], {})
         outputs = pair(**batch, copilot_weight=weight, use_cache=False)
         pilot_logits = outputs.logits if outputs.pilot_logits is None else outputs.pilot_logits
-        known = targets >= 0
         for row, logits in ((0, pilot_logits), (1, outputs.logits)):
-            losses = torch.nn.functional.cross_entropy(logits[known].float(), targets[known], reduction="none")
-            sums[row, places] = torch.zeros(targets.shape).masked_scatter(known.cpu(), losses.cpu()).sum(dim=-1).numpy()
-        sums[2, places] = known.sum(dim=-1).cpu().numpy()
-    pair.train(was_training)
+            sums[row, places] = _row_losses(logits, targets)
+        sums[2, places] = (targets >= 0).sum(dim=-1).cpu().numpy()
     return sums[0], sums[1], sums[2]
+
+
+@torch.no_grad()
+def model_losses(
+    model: PreTrainedModel, items: Sequence[dict[str, Any]], collator: Any, batch_size: int = 16
+) -> np.ndarray:
+    """Negative log-likelihoods of what is supervised in tokenized texts, by any model that continues or answers them.
+
+    Args:
+        model: No pair; put into evaluation mode meanwhile.
+        items: With `input_ids` and `labels`.
+        collator: Makes a batch of items.
+        batch_size: Texts at a time; defaults to 16.
+
+    Returns:
+        For each text the model's sum.
+    """
+    sums = np.zeros(len(items))
+    for places, batch in _batches(model, items, collator, batch_size):
+        targets = batch.pop("labels")
+        if model.config.is_encoder_decoder:
+            outputs = model(**batch, labels=targets, use_cache=False)
+        else:
+            targets = torch.nn.functional.pad(targets[:, 1:], (0, 1), value=-100)
+            outputs = model(**batch, use_cache=False)
+        sums[places] = _row_losses(outputs.logits, targets)
+    return sums
+
+
+def _batches(
+    model: PreTrainedModel, items: Sequence[dict[str, Any]], collator: Any, batch_size: int
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Items of similar length together, as batches on the model's device, each with its items' places."""
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(items)), key=lambda place: len(items[place]["input_ids"]))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        yield places, {name: value.to(model.device) for name, value in collator([items[p] for p in places]).items()}
+    model.train(was_training)
+
+
+def _row_losses(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Each row's sum over the positions that have a target."""
+    known = targets >= 0
+    losses = torch.nn.functional.cross_entropy(logits[known].float(), targets[known], reduction="none")
+    return torch.zeros(targets.shape).masked_scatter(known.cpu(), losses.cpu()).sum(dim=-1).numpy()
 
 
 def loss_gain(
@@ -130,4 +169,4 @@ def loss_gain(
     return LossGain(*means, float(low), float(high), int(count), len(tokens))
 
 
-__all__ = ["FEWEST_TEXTS", "FEW_TEXTS", "LossGain", "item_losses", "loss_gain", "target_losses"]
+__all__ = ["FEWEST_TEXTS", "FEW_TEXTS", "LossGain", "item_losses", "loss_gain", "model_losses", "target_losses"]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ def record_mistakes(
     dtype: str = "bfloat16",
     layers: Iterable[int | str] = (),
     shard: tuple[int, int] | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> Path:
     """Read the Pilot over a data set, and write its mistakes and what its Copilot learns from into a folder.
 
@@ -74,7 +74,8 @@ def record_mistakes(
         layers (iterable of `int` or `"mean"`, *optional*): outputs of these decoder layers, from 0, or the mean of all,
             are kept beside those that the pair's Copilot reads, for Copilots of other kinds.
         shard (`tuple[int, int]`, *optional*): `(i, n)`: write only those shards whose number divided by n leaves i.
-        progress (`bool`, *optional*, defaults to `True`): tell what it takes, and show how far it is.
+        progress (`bool` or callable, *optional*, defaults to `True`): tell what it takes, and show how far it is. A
+            function is called in the bar's place, with how many sequences are done and how many there are to do.
 
     Returns:
         `Path`: the folder.
@@ -160,11 +161,12 @@ class Recording:
         """Whether this process is the one that tells how things go."""
         return not self._shared_out or self._part[0] == 0
 
-    def run(self, progress: bool = False) -> Path:
+    def run(self, progress: bool | Callable[[int, int], None] = False) -> Path:
         """Write the shards that are missing.
 
         Args:
-            progress (`bool`, *optional*, defaults to `False`): show how far it is.
+            progress (`bool` or callable, *optional*, defaults to `False`): show how far it is; a function is called
+                with how many sequences are done and how many there are to do.
 
         Returns:
             `Path`: the folder.
@@ -182,15 +184,26 @@ class Recording:
             processes().wait_for_everyone()
         return self.folder
 
-    def _write_missing(self, progress: bool) -> None:
+    def _write_missing(self, progress: bool | Callable[[int, int], None]) -> None:
         if not (self.folder / RECORD_FILE).is_file():
             self.header.write(self.folder)
         for number in range(self._part[0], self.header.shards, self._part[1]):
             clear_partial(self.folder, number, self.header)
         rows = sum(len(self._rows_of(number)) for number in self._own)
-        with _reading(self.pair), tqdm(total=rows, disable=not (progress and self.is_first), desc="recording") as bar:
+        shown, done = progress is True and self.is_first, 0
+        told = progress if callable(progress) and self.is_first else lambda done, total: None
+        told(0, rows)
+        with _reading(self.pair), tqdm(total=rows, disable=not shown, desc="recording") as bar:
+
+            def advance(count: int) -> None:
+                """So many more sequences are read."""
+                nonlocal done
+                done += count
+                bar.update(count)
+                told(done, rows)
+
             for number in self._own:
-                record = self._read_shard(number, bar)
+                record = self._read_shard(number, advance)
                 self._write(number, record)
 
     def _rows_of(self, number: int) -> range:
@@ -209,7 +222,7 @@ class Recording:
                 f"{record.nbytes / 1e6:,.1f} MB: free some room and make the same call again; it goes on from there."
             ) from error
 
-    def _read_shard(self, number: int, bar: tqdm) -> MistakeRecord:
+    def _read_shard(self, number: int, advance: Callable[[int], None]) -> MistakeRecord:
         """A shard's sequences in the data set's order; the Pilot reads those of similar length together."""
         rows = self._rows_of(number)
         examples = [self.dataset[row] for row in rows]
@@ -224,7 +237,7 @@ class Recording:
                 raise ValueError(f"sequences {named} of the data set, in this order: {error}") from error
             for place, sequence in zip(places, sequences, strict=True):
                 found[place] = sequence
-            bar.update(len(places))
+            advance(len(places))
         return MistakeRecord.join([sequence for sequence in found if sequence is not None])
 
     def _read_batch(self, examples: Sequence[Any]) -> list[MistakeRecord]:

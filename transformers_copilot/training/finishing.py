@@ -58,6 +58,8 @@ def finish_then_record(
     data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
     processing_class: Any = None,
     trainer_class: type[Trainer] = Trainer,
+    on_trainer: Callable[[Trainer], None] | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> PilotCopilotPreTrainedModel:
     """Fine-tune a Pilot on a part of the data, record its mistakes on the rest, and teach a Copilot from the record.
@@ -81,6 +83,10 @@ def finish_then_record(
         data_collator (callable, *optional*): as a Trainer takes it.
         processing_class (*optional*): the Pilot's tokenizer; saved with it, and a record of another one is refused.
         trainer_class (`type`, *optional*, defaults to `Trainer`): trains the Pilot alone.
+        on_trainer (callable, *optional*): is given each of the two trainers before it trains, to add callbacks, for
+            one.
+        progress (`bool` or callable, *optional*): how recording and the choice of λ show how far they are, as of
+            [`record_mistakes`]; a bar by default, unless `args.disable_tqdm` is set.
         **options: the pair's, as `from_pilot` takes them.
 
     Returns:
@@ -95,12 +101,15 @@ def finish_then_record(
     check_arguments(args)
     _check(args, pilot, train_dataset, copilot_share, copilot_dataset)
     folder = Path(args.output_dir)
+    prepare = on_trainer or (lambda trainer: None)
+    shown = not args.disable_tqdm if progress is None else progress
     with own_folder(folder, processes().is_main_process):
         common = {"data_collator": data_collator, "processing_class": processing_class}
         if train_dataset is not None:
             if copilot_dataset is None:
                 train_dataset, copilot_dataset = split(train_dataset, copilot_share, args.seed)
-            _finish(pilot, _arguments(args, folder / PILOT_FOLDER), train_dataset, eval_dataset, trainer_class, common)
+            own = _arguments(args, folder / PILOT_FOLDER)
+            _finish(pilot, own, train_dataset, eval_dataset, trainer_class, common, prepare)
         kind: Any = PilotCopilotForSeq2SeqLM if pilot.config.is_encoder_decoder else PilotCopilotForCausalLM
         pair = kind.from_pilot(pilot, copilot, **options)
         pair.freeze_pilot()
@@ -111,11 +120,11 @@ def finish_then_record(
             data_collator=data_collator,
             batch_size=args.per_device_eval_batch_size,
             tokenizer=processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None,
-            progress=not args.disable_tqdm,
+            progress=shown,
         )
-        _teach(pair, args, folder, copilot_epochs, eval_dataset, common)
+        _teach(pair, args, folder, copilot_epochs, eval_dataset, common, prepare)
         if eval_dataset is not None:
-            sizes = {"batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
+            sizes = {"batch_size": args.per_device_eval_batch_size, "progress": shown is True}
             fit_copilot_weight(pair, eval_dataset, data_collator=data_collator, **sizes)
         return pair
 
@@ -185,7 +194,13 @@ def _arguments(args: Any, folder: Path, **changes: Any) -> Any:
 
 
 def _finish(
-    pilot: PreTrainedModel, args: Any, rows: Any, eval_rows: Any, trainer_class: type[Trainer], common: dict[str, Any]
+    pilot: PreTrainedModel,
+    args: Any,
+    rows: Any,
+    eval_rows: Any,
+    trainer_class: type[Trainer],
+    common: dict[str, Any],
+    prepare: Callable[[Trainer], None],
 ) -> None:
     """Train the Pilot alone, or take up the one that was finished before."""
     folder = Path(args.output_dir)
@@ -202,6 +217,7 @@ def _finish(
         pilot.load_state_dict(loaded.state_dict())
         return
     trainer = trainer_class(model=pilot, args=args, train_dataset=rows, eval_dataset=eval_rows, **common)
+    prepare(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(str(folder)))
     trainer.save_model()
     if trainer.is_world_process_zero():
@@ -211,7 +227,15 @@ def _finish(
     trainer.accelerator.wait_for_everyone()
 
 
-def _teach(pair: Any, args: Any, folder: Path, epochs: float, eval_rows: Any, common: dict[str, Any]) -> None:
+def _teach(
+    pair: Any,
+    args: Any,
+    folder: Path,
+    epochs: float,
+    eval_rows: Any,
+    common: dict[str, Any],
+    prepare: Callable[[Trainer], None],
+) -> None:
     """Teach the Copilot from the record."""
     rate = args.copilot_learning_rate
     own = _arguments(
@@ -231,6 +255,7 @@ def _teach(pair: Any, args: Any, folder: Path, epochs: float, eval_rows: Any, co
             writer.add(number, shard)
         writer.flush()
     trainer = CopilotTrainer(model=pair, args=own, train_dataset=record, eval_dataset=eval_rows, **common)
+    prepare(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(own.output_dir))
 
 
