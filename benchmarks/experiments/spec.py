@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -196,13 +197,32 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ValueError: The file has an unknown field, lacks one, or a value can't be used; the message names the file.
     """
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         known = {entry.name for entry in fields(Experiment)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown fields {', '.join(unknown)}; there are {', '.join(sorted(known))}.")
+        _check_types(Experiment, {**values, "variants": [*values["variants"]]})
+        for name, given in values.get("rival_training", {}).items():
+            if name in FURTHER_CONTROLS and not isinstance(given, dict):
+                raise ValueError(f"`{name}` of `rival_training` is {given!r}; expected fields of a training.")
+        for name, given in values["variants"].items():
+            if given is not None and not isinstance(given, dict):
+                raise ValueError(f"`{name}` of `variants` is {given!r}; expected fields of a variant.")
+            _check_types(Variant, given or {}, f"variants.{name}.")
         variants = [Variant(name, **(given or {})) for name, given in values.pop("variants").items()]
         return Experiment(variants=variants, **values)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no experiment: {error}") from error
+    except (TypeError, KeyError, AttributeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is no experiment: {type(error).__name__}: {error}") from error
+
+
+def _check_types(kind: type, values: dict[str, Any], prefix: str = "") -> None:
+    """Refuse fields of another type than a dataclass says."""
+    for name, hint in get_type_hints(kind).items():
+        allowed = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        kinds = tuple(get_origin(one) or one for one in allowed)
+        value = values.get(name)
+        if name in values and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            expected = " or ".join(one.__name__ for one in kinds)
+            raise ValueError(f"`{prefix}{name}` is {value!r}; expected {expected}.")

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from tests.conftest import TINY, VOCAB, build_pair, build_pilot, shake, some_ids
 from transformers_copilot import CopilotConfig, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, fit_copilot_weight
-from transformers_copilot.pair.provenance import with_fingerprint
+from transformers_copilot.pair.provenance import fields_fingerprint, with_fingerprint
 
 
 def logits(pair, ids=None):
@@ -241,8 +241,8 @@ def broken(saved: Path, how: str) -> None:
         ("other shape", ValueError, "norm.weight first"),
         ("one too many", ValueError, "pilot.lm_head.weight first"),
         ("no pairing", OSError, "pairing.json"),
-        ("pairing is no JSON", ValueError, "pairing.json of .* is not JSON"),
-        ("pairing is a list", ValueError, "holds a list; expected an object"),
+        ("pairing is no JSON", ValueError, "pairing.json of .* is no whole JSON file"),
+        ("pairing is a list", ValueError, r"pairing.json of .* holds \[\]; expected a JSON object"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole(saved, tiny_pilot, how, kind, message):
@@ -255,6 +255,7 @@ def test_a_newer_versions_fields_are_named_and_left_out(saved, tiny_pilot, tiny_
     found = pairing(saved)
     found |= {"transformers_copilot_version": "99.0", "novelty": 1}
     found["options"]["future_option"] = "x"
+    found["fields_fingerprint"] = fields_fingerprint({**found, "fields_fingerprint": None})
     (saved / "pairing.json").write_text(json.dumps(found))
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(with_fingerprint(json.dumps({**config, "new_layer_kind": "y"})))

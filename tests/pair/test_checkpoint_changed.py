@@ -66,7 +66,9 @@ def test_every_changed_field_is_named_or_makes_no_other_model(tiny_pair: PairOf,
         for name in path:
             before = before[name]
         for value, remove in [(None, True), *((value, False) for value in OTHERS[type(before)])]:
-            if path[0] == "fingerprint" or (not remove and value == before and type(value) is type(before)):
+            if path[0] in ("fingerprint", "checksums") or (
+                not remove and value == before and type(value) is type(before)
+            ):
                 continue
             changed(folder, path, value, remove)
             try:
@@ -192,3 +194,46 @@ def test_a_size_out_of_bounds_is_named_before_memory_is_taken(field: str, value:
 def test_a_field_of_another_type_is_named(field: str, value: Any) -> None:
     with pytest.raises(Exception, match=f"'{field}'"):
         CopilotConfig(**{field: value})
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["a pair", "a Copilot alone"])
+def test_another_number_in_the_copilot_is_noticed_and_taken_if_it_is_meant(
+    tiny_pair: PairOf, tmp_path: Path, alone: bool
+) -> None:
+    pair = tiny_pair("llama")
+    (pair.save_copilot if alone else pair.save_pretrained)(tmp_path)
+    file, sums = ("copilot.safetensors", "pairing.json") if alone else ("model.safetensors", "config.json")
+    weights = load_file(tmp_path / file)
+    name = sorted(key for key in weights if alone or key.startswith("copilot."))[-1]
+    weights[name].view(-1)[-1] += 1.0
+    save_file(weights, tmp_path / file, {"format": "pt"})
+
+    def load() -> Any:
+        if alone:
+            return PilotCopilotForCausalLM.from_pilot(pair.pilot, copilot=str(tmp_path))
+        return PilotCopilotForCausalLM.from_pretrained(tmp_path)
+
+    with pytest.raises(ValueError, match=f"{file}.* holds other numbers than those that were saved.*{sums}"):
+        load()
+    values = json.loads((tmp_path / sums).read_text())
+    for key in ("checksums", "fields_fingerprint"):
+        values.pop(key, None)
+    (tmp_path / sums).write_text(json.dumps(values))
+    found = load().copilot.state_dict()[name.removeprefix("copilot.")]
+    assert torch.equal(found, weights[name])
+
+
+def test_an_option_in_pairing_json_that_was_changed_is_named(tiny_pair: PairOf, tmp_path: Path) -> None:
+    pair = tiny_pair("llama")
+    pair.save_copilot(tmp_path)
+    values = json.loads((tmp_path / "pairing.json").read_text())
+    values["options"]["error_feedback"] = "predicted"
+    (tmp_path / "pairing.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"`options\.error_feedback` in pairing\.json .* was changed"):
+        PilotCopilotForCausalLM.from_pilot(pair.pilot, copilot=str(tmp_path))
+
+
+def test_a_model_of_a_billion_layers_is_refused_at_once() -> None:
+    for values in ({"model_type": "llama", "num_hidden_layers": 10**9}, {"text_config": {"num_layers": 10**18}}):
+        with pytest.raises(ValueError, match=r"`pilot\..*layers` is 10+; a model has at most 1,000 layers"):
+            PilotCopilotConfig(pilot=values)

@@ -44,7 +44,8 @@ def warnings_of_each_test() -> None:
 
 def rewrite(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     values = json.loads(file.read_text(encoding="utf-8"))
-    values.pop("fingerprint", None)  # which version 0.1 did not write
+    for name in ("fingerprint", "fields_fingerprint", "checksums"):  # which version 0.1 did not write
+        values.pop(name, None)
     change(values)
     file.write_text(json.dumps(values), encoding="utf-8")
 

@@ -11,7 +11,12 @@ from tests.helpers.training_helpers import collate, make_pair, make_trainer, rev
 from transformers_copilot import MistakeLog, fit_copilot_weight, record_mistakes
 
 
-COPILOTS = [{"form": "linear"}, {"form": "decoder", "num_hidden_layers": 2}, {"form": "branch", "num_hidden_layers": 1}]
+COPILOTS = [
+    ("llama", {"form": "linear"}),
+    ("llama", {"form": "decoder", "num_hidden_layers": 2}),
+    ("llama", {"form": "branch", "num_hidden_layers": 1}),
+    ("t5", {"form": "decoder", "num_hidden_layers": 2}),
+]
 
 
 def spoil(pair: Any, value: float) -> None:
@@ -33,9 +38,9 @@ class SpoilAfter(TrainerCallback):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
-@pytest.mark.parametrize("copilot", COPILOTS, ids=lambda copilot: copilot["form"])
-def test_training_stops_in_the_round(tmp_path: Path, copilot: dict[str, Any], value: float) -> None:
-    trainer = make_trainer(tmp_path, make_pair(copilot=copilot), max_steps=6)
+@pytest.mark.parametrize(("family", "copilot"), COPILOTS, ids=str)
+def test_training_stops_in_the_round(tmp_path: Path, family: str, copilot: dict[str, Any], value: float) -> None:
+    trainer = make_trainer(tmp_path, make_pair(family, copilot=copilot), max_steps=6)
     trainer.add_callback(SpoilAfter(2, value))
     with pytest.raises(ValueError, match=r"round 2: the Copilot's loss is (nan|inf)"):
         trainer.train()
@@ -49,8 +54,9 @@ def test_a_further_step_of_the_round_stops_too(tmp_path: Path) -> None:
         trainer.train()
 
 
-def test_training_from_a_record_stops_in_the_round(tmp_path: Path) -> None:
-    pair, rows = make_pair(copilot={"form": "linear"}), reversal_rows(12)
+@pytest.mark.parametrize(("family", "copilot"), COPILOTS, ids=str)
+def test_training_from_a_record_stops_in_the_round(tmp_path: Path, family: str, copilot: dict[str, Any]) -> None:
+    pair, rows = make_pair(family, copilot=copilot), reversal_rows(12, seq2seq=family == "t5")
     record_mistakes(pair.eval(), rows, tmp_path / "record", data_collator=collate, progress=False)
     record = MistakeLog.open(tmp_path / "record")
     trainer = make_trainer(
@@ -61,11 +67,39 @@ def test_training_from_a_record_stops_in_the_round(tmp_path: Path) -> None:
         trainer.train()
 
 
-@pytest.mark.parametrize("copilot", COPILOTS, ids=lambda copilot: copilot["form"])
-def test_no_weight_is_fitted(copilot: dict[str, Any]) -> None:
-    pair = make_pair(copilot=copilot).eval()
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
+@pytest.mark.parametrize(("family", "copilot"), COPILOTS, ids=str)
+def test_a_pilot_that_broke_down_is_not_recorded(
+    tmp_path: Path, family: str, copilot: dict[str, Any], value: float
+) -> None:
+    pair = make_pair(family, copilot=copilot).eval()
+    with torch.no_grad():
+        pair.get_output_embeddings().weight[3, 0] = value
+    with pytest.raises(ValueError, match=r"sequences .* of the data set, .*: the Pilot's logits hold NaN or inf"):
+        record_mistakes(
+            pair, reversal_rows(4, seq2seq=family == "t5"), tmp_path / "record", data_collator=collate, progress=False
+        )
+    assert not list((tmp_path / "record").glob("*.safetensors*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
+@pytest.mark.parametrize(("family", "copilot"), COPILOTS, ids=str)
+def test_no_pair_is_loaded(tmp_path: Path, family: str, copilot: dict[str, Any], value: float) -> None:
+    pair = make_pair(family, copilot=copilot)
+    spoil(pair, value)
+    pair.save_pretrained(tmp_path / "pair")
+    pair.save_copilot(tmp_path / "copilot")
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        type(pair).from_pretrained(tmp_path / "pair")
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        type(pair).from_pilot(pair.pilot, copilot=str(tmp_path / "copilot"))
+
+
+@pytest.mark.parametrize(("family", "copilot"), COPILOTS, ids=str)
+def test_no_weight_is_fitted(family: str, copilot: dict[str, Any]) -> None:
+    pair = make_pair(family, copilot=copilot).eval()
     before = pair.config.copilot_weight
     spoil(pair, float("nan"))
     with pytest.raises(ValueError, match="correction holds NaN or infinity on the validation set"):
-        fit_copilot_weight(pair, reversal_rows(4), data_collator=collate, progress=False)
+        fit_copilot_weight(pair, reversal_rows(4, seq2seq=family == "t5"), data_collator=collate, progress=False)
     assert pair.config.copilot_weight == before and pair.config.copilot_weight_fit is None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import cached_file
 
 from ..pair.loading import check_finite, check_kinds
-from ..pair.provenance import hub_id
+from ..pair.provenance import check_unchanged, fields_fingerprint, hub_id
+from ..pair.saved_files import READING_ERRORS, check_digest, digest_of, digest_of_file, opened_weights, read_json
 from .adapters import (
     PARTS,
     adapter_name,
@@ -32,6 +34,44 @@ if TYPE_CHECKING:
 
 ADAPTER_FOLDER = "{part}_adapter"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What of an adapter's configuration makes no other adapter, or is a note of PEFT's.
+_FREE = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision")
+
+
+class Sums(NamedTuple):
+    """What tells whether adapters are those that were saved.
+
+    Attributes:
+        values (mapping): sums by file; empty where none were saved.
+        saved_in (`str`): the file that they are from, for messages.
+    """
+
+    values: Mapping[str, Any]
+    saved_in: str
+
+
+def adapter_sums(folder: str | os.PathLike, names: Mapping[str, str]) -> dict[str, Any]:
+    """What tells later whether adapters are those that were saved.
+
+    Args:
+        folder (`str`): the checkpoint's, with the adapters' folders in it.
+        names (mapping): the parts that have one.
+
+    Returns:
+        `dict`: file to the sum of its weights, or to digits of each of its fields.
+    """
+    sums: dict[str, Any] = {}
+    for part in names:
+        name = ADAPTER_FOLDER.format(part=part)
+        for file in (_CONFIG, _WEIGHTS):
+            path, key = Path(folder) / name / file, f"{name}/{file}"
+            fields = file == _CONFIG
+            sums[key] = fields_fingerprint(_compared(read_json(path, key))) if fields else digest_of_file(path, key)
+    return sums
+
+
+def _compared(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _FREE}
 
 
 def save_adapter(pair: PilotCopilotPreTrainedModel, part: str, folder: Path) -> None:
@@ -83,38 +123,80 @@ def without_adapters(pair: PilotCopilotPreTrainedModel, state: dict[str, Tensor]
     return plain_state(pair.copilot, plain_state(pair.pilot, state, "pilot."), "copilot.")
 
 
-def load_adapter(pair: PilotCopilotPreTrainedModel, part: str, name: str, source: str, **hub: Any) -> None:
+def load_adapter(pair: PilotCopilotPreTrainedModel, part: str, name: str, source: str, sums: Sums, **hub: Any) -> None:
     """Put a saved adapter into one part.
 
     Args:
         part (`str`): the part that gets it: `"pilot"` or `"copilot"`.
         name (`str`): what PEFT is to call the adapter, such as `"default"`.
         source (`str`): folder or id of the checkpoint.
+        sums ([`Sums`]): the checkpoint's.
         **hub: `revision`, `token` and the like.
 
     Raises:
-        ValueError: the adapter's weights are not those of its configuration, or do not fit the part.
+        ValueError: the adapter's weights are not those of its configuration, or do not fit the part, or a file is
+            damaged or another one than was saved.
         OSError: a file is missing.
     """
     if part not in PARTS:
-        raise ValueError(f"{source} names an adapter of {part!r}; a pair has {PARTS[0]!r} and {PARTS[1]!r}.")
-    peft, model = peft_library(), getattr(pair, part)
-    hub = {**hub, "subfolder": str(Path(hub.get("subfolder") or "") / ADAPTER_FOLDER.format(part=part))}
-    file = cached_file(source, _CONFIG, **hub)
-    stored = load_file(cached_file(source, _WEIGHTS, **hub))
-    put_adapter(pair, part, peft.PeftConfig.from_pretrained(str(Path(file).parent)), name, stored=True)
+        raise ValueError(
+            f"`adapters` in {sums.saved_in} of {source} names an adapter of {part!r}; a pair has {PARTS[0]!r} and "
+            f"{PARTS[1]!r}."
+        )
+    folder = ADAPTER_FOLDER.format(part=part)
+    hub = {**hub, "subfolder": str(Path(hub.get("subfolder") or "") / folder)}
+    stored = _stored_weights(source, folder, hub)
+    config = _stored_config(source, folder, sums, hub)
+    model, where = getattr(pair, part), f"{folder}/{_CONFIG} of {source}"
+    try:
+        put_adapter(pair, part, config, name, stored=True)
+    except READING_ERRORS as error:
+        raise ValueError(f"{where} describes an adapter that the {part} can't have: {error}") from error
+    key, where = f"{folder}/{_WEIGHTS}", f"the adapter of the {part} in {source} ({folder}/{_WEIGHTS})"
     expected = adapter_state(model)
     wrong = sorted(expected.keys() ^ stored.keys())
     wrong += [key for key in expected if key in stored and expected[key].shape != stored[key].shape]
     if not wrong:
-        check_kinds(f"the adapter of the {part} in {source}", stored, expected)
-        check_finite(f"the adapter of the {part} in {source}", stored)
+        check_kinds(where, stored, expected)
+        check_finite(where, stored)
+        if key in sums.values:
+            check_digest(sums.values, key, digest_of(stored.items()), where, sums.saved_in)
         wrong = set_adapter_state(model, stored)
     if wrong:
         raise ValueError(
-            f"the adapter of the {part} in {source} does not fit it: {len(wrong)} weights are missing, unknown or of "
-            f"another shape, {wrong[0]} first."
+            f"{where} does not fit it: {len(wrong)} weights are missing, unknown or of another shape, {wrong[0]} "
+            f"first. Is it of the {_CONFIG} beside it?"
         )
 
 
-__all__ = ["ADAPTER_FOLDER", "load_adapter", "save_adapter", "save_adapters_beside", "without_adapters"]
+def _stored_weights(source: str, folder: str, hub: dict[str, Any]) -> dict[str, Tensor]:
+    where = f"{folder}/{_WEIGHTS} of {source}"
+    with opened_weights(cached_file(source, _WEIGHTS, **hub), where) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _stored_config(source: str, folder: str, sums: Sums, hub: dict[str, Any]) -> Any:
+    """PEFT's configuration, if it is the one that was saved."""
+    key, where = f"{folder}/{_CONFIG}", f"{folder}/{_CONFIG} of {source}"
+    file = cached_file(source, _CONFIG, **hub)
+    values = read_json(file, where)
+    saved = sums.values.get(key)
+    if saved is not None:
+        if not isinstance(saved, dict):
+            raise ValueError(f"`{key}` in the checksums of {sums.saved_in} is no object; save the checkpoint again.")
+        check_unchanged({**_compared(values), key: saved}, where, key, f"the checksums of {sums.saved_in}")
+    try:
+        return peft_library().PeftConfig.from_pretrained(str(Path(file).parent))
+    except READING_ERRORS as error:
+        raise ValueError(f"{where} is no adapter's configuration that PEFT can read: {error}") from error
+
+
+__all__ = [
+    "ADAPTER_FOLDER",
+    "Sums",
+    "adapter_sums",
+    "load_adapter",
+    "save_adapter",
+    "save_adapters_beside",
+    "without_adapters",
+]

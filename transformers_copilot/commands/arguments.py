@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from ..pair.saved_files import READING_ERRORS
 from .option_names import wrong_option
 
 
@@ -28,6 +29,8 @@ class CommandParser(HfArgumentParser):
         self, dataclasses: tuple[type, ...] = (), short_help: Callable[[], str] | None = None, **options: Any
     ) -> None:
         self.names: list[str] = []
+        self.file: str | None = None
+        self.names_in_file: list[str] = []
         super().__init__(
             dataclasses, formatter_class=RawDescriptionHelpFormatter, add_help=short_help is None, **options
         )
@@ -51,6 +54,25 @@ class CommandParser(HfArgumentParser):
         wrong = wrong_option(words, self.names, self.prog)
         if wrong is not None:
             self.error(wrong)
+
+    def error(self, message: str) -> Any:
+        """Say what is wrong, and end with exit code 2.
+
+        Args:
+            message (`str`): what argparse says; the file that options are from is named too.
+        """
+        super().error(self.with_file(message))
+
+    def with_file(self, message: str) -> str:
+        """An error's text, with the file that options are from, and with their names where it has none of them.
+
+        Args:
+            message (`str`): what went wrong.
+        """
+        if self.file is None:
+            return message
+        named = any(name in message for name in self.names_in_file)
+        return f"{message} (read from {self.file}, too{'' if named else ': ' + ', '.join(self.names_in_file)})"
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, once every option is known by name.
@@ -121,7 +143,12 @@ def parse(parser: CommandParser, arguments: list[str]) -> tuple[Any, ...]:
         if word.startswith("--config="):
             words = from_yaml(parser, word.partition("=")[2]) + words
             break
-    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    try:
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except READING_ERRORS as error:
+        if parser.file is None:
+            raise
+        raise ValueError(parser.with_file(str(error))) from error
 
 
 def from_yaml(parser: CommandParser, file: str) -> list[str]:
@@ -138,10 +165,11 @@ def from_yaml(parser: CommandParser, file: str) -> list[str]:
         parser.error(f"there is no file {file} (--config)")
     try:
         values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OSError, *READING_ERRORS) as error:
         parser.error(f"{file} is no YAML: {error}")
     if not isinstance(values, dict):
         parser.error(f"{file} must hold names of options and their values, as in `learning_rate: 1.0e-4`")
+    parser.file, parser.names_in_file = file, [str(name) for name in values]
     words = []
     for name, value in values.items():
         if value is None:

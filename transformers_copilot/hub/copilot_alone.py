@@ -12,19 +12,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedConfig
+from safetensors.torch import save_file
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import resolve_revision
 
-from ..adapters.adapter_files import ADAPTER_FOLDER, load_adapter, save_adapter
+from ..adapters.adapter_files import ADAPTER_FOLDER, Sums, adapter_sums, load_adapter, save_adapter
 from ..adapters.adapters import adapter_names, plain_state
 from ..pair.configuration_copilot import CopilotConfig
-from ..pair.loading import check_finite, check_kinds
+from ..pair.configuration_pilot_copilot import PilotCopilotConfig
+from ..pair.loading import check_finite, check_kinds, read_config
 from ..pair.options import PAIR_OPTIONS
-from ..pair.provenance import check_unchanged, hub_id, is_newer, unknown_fields, upgrade_advice
+from ..pair.provenance import (
+    FIELDS_FINGERPRINT,
+    check_unchanged,
+    fields_fingerprint,
+    hub_id,
+    is_newer,
+    unknown_fields,
+    upgrade_advice,
+)
 from ..pair.published_text import publishable_fit
+from ..pair.saved_files import (
+    CHECKSUMS,
+    READING_ERRORS,
+    check_digest,
+    checksums_in,
+    digest_of,
+    opened_weights,
+    read_json,
+)
 from ..pair.version import __version__
 from .pilot_fingerprint import (
     differences,
@@ -46,6 +62,12 @@ COPILOT_WEIGHTS = "copilot.safetensors"
 PAIRING = "pairing.json"
 # Keywords of `from_pretrained` that say how to reach the Hub, and so hold for both repositories.
 _HUB_KEYWORDS = ("token", "cache_dir", "force_download", "local_files_only", "proxies")
+# What fields of a pairing are, where they are not null.
+_TYPES = {
+    **dict.fromkeys(("fingerprint", "options", "copilot_weight_fit", "adapters"), dict),
+    **dict.fromkeys(("pilot_name_or_path", "pilot_revision", "transformers_copilot_version"), str),
+}
+_NEEDED = ("options",)
 
 
 @dataclass
@@ -59,6 +81,7 @@ class Pairing:
         options (`dict`): the pair's options, λ among them.
         copilot_weight_fit (`dict`, *optional*): where λ was fitted.
         adapters (`dict`): the parts whose adapters lie beside the weights (`"pilot"`, `"copilot"`) and their names.
+        checksums (`dict`): sums of the files beside it, which tell whether they are those that were saved.
         transformers_copilot_version (`str`, *optional*): the version of this package that wrote it.
         former_rationale (`tuple`, *optional*): `rationale_window` and `rationale_pooling` of a file of version 0.1.
     """
@@ -69,6 +92,7 @@ class Pairing:
     options: dict[str, Any] = field(default_factory=dict)
     copilot_weight_fit: dict[str, Any] | None = None
     adapters: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, Any] = field(default_factory=dict)
     transformers_copilot_version: str | None = None
     former_rationale: tuple[str, str] | None = None
 
@@ -80,22 +104,31 @@ class Pairing:
             source (`str`): id or folder of the checkpoint, for messages.
 
         Raises:
-            ValueError: the file is no JSON object.
+            ValueError: the file is damaged, was changed after it was saved, or holds an option that there is not; the
+                message names the field.
         """
-        try:
-            values = json.loads(Path(file).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{PAIRING} of {source} is not JSON ({error}); download or save the Copilot again."
-            ) from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{PAIRING} of {source} holds a {type(values).__name__}; expected an object.")
-        former = _former_rationale(values.get("options", {}))
+        where = f"{PAIRING} of {source}"
+        values = read_json(file, where)
+        for name in _NEEDED:
+            if values.get(name) is None:
+                raise ValueError(f"{where} has no `{name}`; download or save the Copilot again.")
+        for name, kind in _TYPES.items():
+            value = values.get(name)
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(f"`{name}` in {where} is {str(value)[:60]}; expected a {kind.__name__}.")
+        checksums_in(values, where)
+        values = check_unchanged(values, where, FIELDS_FINGERPRINT)
+        former = _former_rationale(values["options"])
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        unknown += sorted(set(values.get("options", {})) - set(PAIR_OPTIONS))
+        unknown += sorted(set(values["options"]) - set(PAIR_OPTIONS))
         _warn_of_unknown(PAIRING, source, unknown, values.get("transformers_copilot_version"))
         known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
-        known["options"] = {name: value for name, value in known.get("options", {}).items() if name in PAIR_OPTIONS}
+        known["options"] = {name: value for name, value in values["options"].items() if name in PAIR_OPTIONS}
+        known |= {name: known.get(name) or {} for name in ("adapters", "fingerprint", CHECKSUMS)}
+        try:
+            PilotCopilotConfig(**known["options"])
+        except READING_ERRORS as error:
+            raise ValueError(f"`options` in {where} can't be used: {error}") from error
         return cls(**{**known, "former_rationale": former})
 
 
@@ -148,8 +181,7 @@ class CopilotCheckpoint:
         where = {name: hub[name] for name in ("token", "cache_dir", "local_files_only") if name in hub}
         revision = resolve_revision(copilot, revision, **where)  # one commit for every file
         try:
-            found, _ = PreTrainedConfig.get_config_dict(copilot, revision=revision, **hub)
-            found = check_unchanged(found)
+            found = check_unchanged(read_config(copilot, {"revision": revision, **hub}))
         except OSError as error:
             raise OSError(f"{copilot}, given for the Copilot, could not be read: {error}") from error
         model_type = found.get("model_type")
@@ -202,9 +234,10 @@ class CopilotCheckpoint:
             beside = tokenizer_hash_of(pair.pilot.name_or_path, pair.config.pilot_revision, **self.hub)
             refuse_other_tokenizer(recorded, beside)
         file = cached_file(self.source, COPILOT_WEIGHTS, revision=self.revision, **self.hub)
-        load_whole(pair.copilot, file, self.source)
+        sums = Sums(self.pairing.checksums, PAIRING)
+        load_whole(pair.copilot, file, self.source, sums)
         for part, name in self.pairing.adapters.items():
-            load_adapter(pair, part, name, self.source, revision=self.revision, **self.hub)
+            load_adapter(pair, part, name, self.source, sums, revision=self.revision, **self.hub)
         if fitted:
             pair.config.copilot_weight_fit = self.pairing.copilot_weight_fit
         self._warn_of_another_pilot(pair)
@@ -228,32 +261,30 @@ def _warn_of_unknown(file: str, source: str, unknown: list[str], version: str | 
         logger.warning(f"{file} of {source} has what is not known here and not used: {', '.join(unknown)}. {advice}")
 
 
-def load_whole(module: torch.nn.Module, file: str, source: str) -> None:
+def load_whole(module: torch.nn.Module, file: str, source: str, sums: Sums) -> None:
     """Load a safetensors file into a module; every weight has to be there, and none more.
 
     Args:
         module (`torch.nn.Module`): what the weights are loaded into, in place.
         source (`str`): id or folder of the checkpoint, for messages.
+        sums ([`Sums`]): the checkpoint's.
 
     Raises:
-        ValueError: the file is broken, or its weights are not the module's.
+        ValueError: the file is broken, or its weights are not the module's or not those that were saved.
     """
-    try:
-        state = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{Path(file).name} of {source} is no whole safetensors file ({error}); download it again with "
-            "`force_download=True`."
-        ) from error
+    where = f"{Path(file).name} of {source}"
+    with opened_weights(file, where) as stored:
+        state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
     own = module.state_dict()
     wrong = sorted(own.keys() ^ state.keys()) + [k for k in own if k in state and own[k].shape != state[k].shape]
     if wrong:
         raise ValueError(
-            f"{Path(file).name} of {source} does not hold the Copilot that its configuration describes: {len(wrong)} "
-            f"weights are missing, unknown or of another shape, {wrong[0]} first."
+            f"{where} does not hold the Copilot that its configuration describes: {len(wrong)} weights are missing, "
+            f"unknown or of another shape, {wrong[0]} first."
         )
-    check_kinds(f"{Path(file).name} of {source}", state, own)
-    check_finite(source, state)
+    check_kinds(where, state, own)
+    check_finite(where, state)
+    check_digest(sums.values, Path(file).name, digest_of(state.items()), where, sums.saved_in)
     module.load_state_dict(state)
 
 
@@ -308,7 +339,9 @@ def write_copilot(
     pair.copilot.config.save_pretrained(folder)
     for part in pairing.adapters:
         save_adapter(pair, part, folder / ADAPTER_FOLDER.format(part=part))
+    pairing.checksums = {COPILOT_WEIGHTS: digest_of(weights.items()), **adapter_sums(folder, pairing.adapters)}
     written = {name: value for name, value in asdict(pairing).items() if name != "former_rationale"}
+    written[FIELDS_FINGERPRINT] = fields_fingerprint(written)
     text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / PAIRING).write_text(text + "\n", encoding="utf-8")
 

@@ -217,7 +217,7 @@ def _write(path: Path, table: pa.Table, stride: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(_PARTIAL)
     metadata = {**(table.schema.metadata or {}), _STRIDE: str(stride).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd", write_page_checksum=True)
     os.replace(partial, path)
 
 
@@ -426,17 +426,29 @@ def row_tables(source: RowStream, columns: list[str], batch_rows: int) -> Iterat
         ValueError: the source lacks a column.
     """
     if isinstance(source, RowsFile):
-        with pq.ParquetFile(source.path) as file:
-            _check_columns(str(source), columns, file.schema_arrow.names)
-            read = columns if source.stride == 1 else list({*columns, "round"})
-            for batch in file.iter_batches(batch_size=batch_rows, columns=read):
+        yield from _tables_of_file(source, columns, batch_rows)
+        return
+    _check_columns("the dataset", columns, source.column_names)
+    yield from source.select_columns(columns).with_format("arrow").iter(batch_size=batch_rows)
+
+
+def _tables_of_file(source: RowsFile, columns: list[str], batch_rows: int) -> Iterator[pa.Table]:
+    """As [`row_tables`]; an error of the file's names it, one of who reads the rows passes."""
+    names: list[str] = []
+    read = columns if source.stride == 1 else list({*columns, "round"})
+    try:
+        with pq.ParquetFile(source.path, page_checksum_verification=True) as file:
+            names += file.schema_arrow.names
+            for batch in file.iter_batches(batch_size=batch_rows, columns=read) if set(read) <= set(names) else ():
                 table = pa.Table.from_batches([batch])
                 if source.stride > 1:
                     table = table.filter(pa.array(table["round"].to_numpy() % source.stride == 0))
                 yield table.select(columns)
-        return
-    _check_columns("the dataset", columns, source.column_names)
-    yield from source.select_columns(columns).with_format("arrow").iter(batch_size=batch_rows)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{source.path} can't be read: it was cut off or damaged ({error}). Delete it, or copy it again."
+        ) from error
+    _check_columns(str(source), read, names)
 
 
 def whole_sequences(source: RowStream, columns: list[str], batch_rows: int) -> Iterator[pd.DataFrame]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..pair.options import check_positive
+from ..pair.saved_files import READING_ERRORS, digest_of, opened_weights
 from .record import MistakeRecord
 
 
@@ -169,6 +169,7 @@ class MistakeLog:
             "skipped_rounds": self.skipped_rounds,
             "fingerprint": self.fingerprint,
         }
+        about["digest"] = digest_of(tensors.items(), about)
         partial = path.with_name(path.name + ".partial")
         save_file(_apart(tensors), partial, metadata={"format": LOG_FORMAT, "log": json.dumps(about)})
         os.replace(partial, path)
@@ -250,21 +251,25 @@ def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[MistakeRecord]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened_weights(path, str(path)) as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != LOG_FORMAT:
                 raise ValueError(f"{path} is a safetensors file, but no Mistake Log of format {LOG_FORMAT!r}.")
             about = json.loads(metadata["log"])
-            grouped: list[dict[str, torch.Tensor]] = [{} for _ in about["rounds"]]
-            for key in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                place, name = key.split(".", 1)
-                grouped[int(place)][name] = file.get_tensor(key)
-    except SafetensorError as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        digest = about.pop("digest", None)
+        if digest is not None and digest != digest_of(tensors.items(), about):
+            raise ValueError("it holds other numbers than those that were saved")
+        grouped: list[dict[str, torch.Tensor]] = [{} for _ in about["rounds"]]
+        for key, tensor in tensors.items():
+            place, name = key.split(".", 1)
+            grouped[int(place)][name] = tensor
+        return about, [MistakeRecord(**fields) for fields in grouped]
+    except READING_ERRORS as error:
         raise ValueError(
-            f"{path} cannot be read as a Mistake Log ({error}); it may be cut off. Delete it to start a new log, or "
-            "resume from an earlier checkpoint."
+            f"{path} cannot be read as a Mistake Log ({error}); it may be cut off or damaged. Delete it to start a new "
+            "log, or resume from an earlier checkpoint."
         ) from error
-    return about, [MistakeRecord(**tensors) for tensors in grouped]
 
 
 def check_fingerprint(which: str, found: dict[str, Any], expected: dict[str, Any] | None) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..hub.pilot_fingerprint import pair_fingerprint, pilot_digests, round_contents, tokenizer_hash
 from ..pair.pilot_head import HeadMap
+from ..pair.provenance import FIELDS_FINGERPRINT, check_unchanged, fields_fingerprint
+from ..pair.saved_files import READING_ERRORS, read_json
 from ..pair.version import __version__
 
 
@@ -121,25 +123,32 @@ class RecordHeader:
         if not path.is_file():
             raise ValueError(f"{folder} holds no {RECORD_FILE}, so it is no record of mistakes. {mend}")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path, str(path))
         except ValueError as error:
-            raise ValueError(f"{path} is no whole JSON file ({error}). {mend}") from error
-        found = values.get("format") if isinstance(values, Mapping) else None
-        if found != RECORD_FORMAT:
-            raise ValueError(f"{path} has the format {found!r}, not {RECORD_FORMAT!r}. {mend}")
+            raise ValueError(f"{error} {mend}") from error
+        if values.get("format") != RECORD_FORMAT:
+            raise ValueError(f"{path} has the format {str(values.get('format'))[:60]!r}, not {RECORD_FORMAT!r}. {mend}")
+        values = check_unchanged(values, str(path), FIELDS_FINGERPRINT)
         known = {field.name for field in fields(cls)}
         try:
             header = cls(**{name: value for name, value in values.items() if name in known})
             object.__setattr__(header, "rationale", tuple(header.rationale))
-        except TypeError as error:
-            raise ValueError(f"{path} lacks something ({error}). {mend}") from error
+            header.known_head_map()
+        except READING_ERRORS as error:
+            raise ValueError(f"{path} lacks something, or can't be used ({error}). {mend}") from error
+        for name in ("sequences", "sequences_per_shard"):
+            count = getattr(header, name)
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"`{name}` in {path} is {str(count)[:60]}; expected a number from 1. {mend}")
         return header
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write it, whole or not at all."""
         path = Path(folder) / RECORD_FILE
         partial = path.with_name(f"{RECORD_FILE}.{os.getpid()}.partial")  # several processes may begin at once
-        text = json.dumps({"format": RECORD_FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
+        values = {"format": RECORD_FORMAT, **asdict(self)}
+        values[FIELDS_FINGERPRINT] = fields_fingerprint(values)
+        text = json.dumps(values, indent=2, ensure_ascii=False)
         partial.write_text(text + "\n", encoding="utf-8")
         os.replace(partial, path)
 

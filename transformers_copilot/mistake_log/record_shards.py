@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .record import MistakeRecord
+from ..pair.saved_files import digest_of, opened_weights, sum_of_words, sums_of_rows
+from .record import LESSON_FIELDS, MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
+
+
+# What says where sequences are; all else has a sum for each sequence beside it.
+_COUNTS = ("lengths", "lesson_counts", "question_lengths")
+_SUM = "sum."
 
 
 class ShardIndex(NamedTuple):
@@ -23,11 +29,14 @@ class ShardIndex(NamedTuple):
         tokens (`torch.LongTensor` of shape `(sequences + 1,)`): first token of each, and the end.
         lessons (`torch.LongTensor` of shape `(sequences + 1,)`): the same of its lessons.
         questions (`torch.LongTensor` of shape `(sequences + 1,)`, *optional*): the same of an encoder's positions.
+        sums (`dict`, *optional*): each tensor's sums of words, one a sequence; `None` in a shard of a version before
+            0.2.
     """
 
     tokens: Tensor
     lessons: Tensor
     questions: Tensor | None
+    sums: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0] - 1
@@ -70,7 +79,8 @@ def write_shard(folder: Path, number: int, record: MistakeRecord, header: Record
     partial = clear_partial(folder, number, header)
     try:
         partial.mkdir()
-        save_file(_stored_tensors(record, header), partial / path.name, metadata=_metadata(header, number))
+        tensors = _stored_tensors(record, header)
+        save_file(tensors, partial / path.name, metadata=_metadata(header, number, tensors))
         (partial / path.name).chmod((folder / RECORD_FILE).stat().st_mode)  # or none but this user could read it
         os.replace(partial / path.name, path)
     except (OSError, SafetensorError) as error:
@@ -104,12 +114,28 @@ def _stored_tensors(record: MistakeRecord, header: RecordHeader) -> dict[str, Te
         tensors |= {rationale_name(column): states for column, states in parts}
     marks = record.lessons.split(record.lengths.tolist())
     tensors["lesson_counts"] = torch.stack([mark.sum() for mark in marks]).to(torch.int32)
-    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    stored = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    counts = {name: stored[name].tolist() for name in _COUNTS if name in stored}
+    sums = {f"{_SUM}{name}": sums_of_rows(stored[name], _parts_of(name, counts)) for name in stored.keys() - {*_COUNTS}}
+    return {**stored, **sums}
 
 
-def _metadata(header: RecordHeader, number: int) -> dict[str, str]:
+def _parts_of(name: str, counts: dict[str, list[int]]) -> list[int]:
+    """How many rows each sequence has of a tensor."""
+    if name in LESSON_FIELDS:
+        return counts["lesson_counts"]
+    return counts.get("question_lengths", counts["lengths"]) if name == "question" else counts["lengths"]
+
+
+def _metadata(header: RecordHeader, number: int, tensors: dict[str, Tensor] | None = None) -> dict[str, str]:
     # One entry: several would be written in an order of chance, and equal records are to be equal files.
-    return {"record": f"{header.identity}, shard {number} of {header.shards}"}
+    about = f"{header.identity}, shard {number} of {header.shards}"
+    return {"record": about if tensors is None else f"{about}, index {_index_digest(tensors)}"}
+
+
+def _index_digest(tensors: dict[str, Tensor]) -> str:
+    index = {name: tensor for name, tensor in tensors.items() if name in _COUNTS or name.startswith(_SUM)}
+    return digest_of(index.items())
 
 
 def read_index(folder: Path, number: int, header: RecordHeader) -> ShardIndex:
@@ -127,17 +153,49 @@ def read_index(folder: Path, number: int, header: RecordHeader) -> ShardIndex:
     first = number * header.sequences_per_shard
     wanted = min(header.sequences_per_shard, header.sequences - first)
     try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}) != _metadata(header, number):
-                raise _broken(path, f"it belongs to another record than {folder}/record.json")
-            counts: list[Any] = [file.get_tensor(name) for name in ("lengths", "lesson_counts")]
-            encoded = "question_lengths" in file.keys()  # noqa: SIM118 - a safetensors file is no mapping
-            counts.append(file.get_tensor("question_lengths") if encoded else None)
-    except (SafetensorError, OSError) as error:
+        with opened_weights(path, path.name) as file:
+            names = set(file.keys())
+            sums = {name for name in names if name.startswith(_SUM)}
+            index = {name: file.get_tensor(name) for name in sorted(sums | (names & {*_COUNTS}))}
+            found = file.metadata() or {}
+    except ValueError as error:
         raise _broken(path, f"it is cut off or broken: {error}") from error
-    if len(counts[0]) != wanted:
-        raise _broken(path, f"it has {len(counts[0])} sequences, not {wanted}")
-    return ShardIndex(*(None if count is None else _edges(count) for count in counts))  # type: ignore[arg-type]
+    about = found.get("record", "")
+    if found.keys() != {"record"} or about.partition(", index ")[0] != _metadata(header, number)["record"]:
+        raise _broken(path, f"it belongs to another record than {folder}/record.json")
+    if ", index " in about:
+        kept = {name.removeprefix(_SUM) for name in sums}
+        if about != _metadata(header, number, index)["record"] or names != sums | kept | index.keys():
+            raise _broken(path, "it is not the file that was written")
+    if not {"lengths", "lesson_counts"} <= index.keys():
+        raise _broken(path, "it does not say where its sequences are")
+    lengths, lessons, questions = index["lengths"], index["lesson_counts"], index.get("question_lengths")
+    if len(lengths) != wanted:
+        raise _broken(path, f"it has {len(lengths)} sequences, not {wanted}")
+    return ShardIndex(
+        _edges(lengths),
+        _edges(lessons),
+        None if questions is None else _edges(questions),
+        {name.removeprefix(_SUM): index[name] for name in sums} if sums else None,
+    )
+
+
+def check_rows(path: Path, index: ShardIndex, name: str, sequences: slice, rows: Tensor) -> Tensor:
+    """What was read of a shard, if it is what was written.
+
+    Args:
+        path (`Path`): the shard.
+        index ([`ShardIndex`]): the shard's, with its sums.
+        name (`str`): the tensor.
+        sequences (`slice`): whose rows they are.
+        rows (`torch.Tensor`): those of the tensor that belong to the sequences.
+
+    Raises:
+        ValueError: they hold other numbers; shard and tensor are named.
+    """
+    if index.sums is not None and name in index.sums and int(index.sums[name][sequences].sum()) != sum_of_words(rows):
+        raise _broken(path, f"`{name}` of its sequences from {sequences.start} holds other numbers than were written")
+    return rows
 
 
 def is_whole(folder: Path, number: int, header: RecordHeader) -> bool:
@@ -150,8 +208,12 @@ def is_whole(folder: Path, number: int, header: RecordHeader) -> bool:
     """
     if not (folder / shard_name(number, header.shards)).is_file():
         return False
+    path = folder / shard_name(number, header.shards)
     try:
-        read_index(folder, number, header)
+        index = read_index(folder, number, header)
+        with opened_weights(path, path.name) as file:
+            for name in index.sums or ():
+                check_rows(path, index, name, slice(0, len(index)), file.get_tensor(name))
     except ValueError:
         return False
     return True
@@ -169,4 +231,13 @@ def _broken(path: Path, why: str) -> ValueError:
     )
 
 
-__all__ = ["ShardIndex", "clear_partial", "is_whole", "rationale_name", "read_index", "shard_name", "write_shard"]
+__all__ = [
+    "ShardIndex",
+    "check_rows",
+    "clear_partial",
+    "is_whole",
+    "rationale_name",
+    "read_index",
+    "shard_name",
+    "write_shard",
+]

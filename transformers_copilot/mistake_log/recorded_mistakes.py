@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from .record import LESSON_FIELDS, TOKEN_FIELDS, MistakeRecord
 from .record_header import RecordHeader
-from .record_shards import ShardIndex, rationale_name, read_index, shard_name
+from .record_shards import ShardIndex, check_rows, rationale_name, read_index, shard_name
 
 
 if TYPE_CHECKING:
@@ -135,11 +135,16 @@ class RecordedMistakes(Dataset):
         if index.questions is not None:
             ranges["question"] = slice(int(index.questions[first]), int(index.questions[end]))
             ranges["question_lengths"] = slice(first, end)
+        path = self.folder / shard_name(self._shards[shard][0], self.header.shards)
+
+        def rows(name: str, part: slice) -> Tensor:
+            return check_rows(path, index, name, slice(first, end), stored[name][part])
+
         values: dict[str, Tensor] = {
-            name: stored[name][part] for name, part in ranges.items() if name in stored and name not in left_out
+            name: rows(name, part) for name, part in ranges.items() if name in stored and name not in left_out
         }
         if self.rationale:
-            states = [stored[rationale_name(column)][tokens] for column in self.rationale]
+            states = [rows(rationale_name(column), tokens) for column in self.rationale]
             values["rationale"] = states[0] if len(states) == 1 else torch.stack(states, dim=1)
         return MistakeRecord(**values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -91,38 +92,38 @@ def check_head(pilot: PreTrainedModel, copilot_config: CopilotConfig) -> None:
         )
 
 
-def check_holds_pair(pair_class: Any, source: Any, hub: dict[str, Any]) -> dict[str, Any]:
+def check_holds_pair(pair_class: Any, source: Any, found: dict[str, Any]) -> None:
     """Refuse a checkpoint of something other than a pair.
 
     Args:
         pair_class: the class that is to load it.
         source: id or folder, for the message.
-        hub (`dict`): `revision`, `token` and the like.
-
-    Returns:
-        `dict`: the values of its config.json.
+        found (`dict`): what its configuration says.
 
     Raises:
         ValueError: it holds a Pilot, a Copilot alone, or a pair of the other form.
     """
-    found, _ = PreTrainedConfig.get_config_dict(source, **hub)
     kind, expected = found.get("model_type"), pair_class.config_class.model_type
     if kind == expected:
-        return found
+        return
     if kind == CopilotConfig.model_type:
         mend = f"It is a Copilot alone; with the Pilot that it names: {pair_class.__name__}.from_copilot(...)."
     else:
         mend = f"To put a Copilot beside it: {pair_class.__name__}.from_pilot(...)."
-    raise ValueError(f"{source} holds a model of type {kind!r}, not a pair ({expected!r}). {mend}")
+    raise ValueError(
+        f"{source} holds a model of type {str(kind)[:60]!r}, not a pair ({expected!r}), by `model_type` in its "
+        f"config.json. {mend}"
+    )
 
 
-def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
+def check_whole(pair_class: Any, source: Any, info: dict[str, Any], file_of: Callable[[str], str]) -> None:
     """Refuse a pair that was loaded without all of its weights, or whose files hold more than it has.
 
     Args:
         pair_class: the class that loaded it.
         source: id or folder, for the message.
         info (`dict`): what `from_pretrained` found missing and unexpected.
+        file_of (callable): the file that a weight is or should be in.
 
     Raises:
         ValueError: weights would have been left at random, or left out; the first is named.
@@ -130,26 +131,30 @@ def check_whole(pair_class: Any, source: Any, info: dict[str, Any]) -> None:
     missing = sorted(key for key in info["missing_keys"] if key.startswith("copilot."))
     if missing:
         raise ValueError(
-            f"{source} holds no whole Copilot: {len(missing)} of its weights are missing, {missing[0]} first. If it is "
-            f"a Pilot alone, use {pair_class.__name__}.from_pilot(...)."
+            f"{source} holds no whole Copilot: {len(missing)} of its weights are missing, {missing[0]} first, which "
+            f"its config.json asks of {file_of(missing[0])}. If it is a Pilot alone, use "
+            f"{pair_class.__name__}.from_pilot(...)."
         )
     adapted = sorted(key for key in info["unexpected_keys"] if ".base_layer." in key or ".lora_" in key)
     if adapted:
         raise ValueError(
             f"{source} was saved with an adapter inside, {len(adapted)} of whose weights belong nowhere, {adapted[0]} "
-            "first. Save the pair again with its own `save_pretrained` or `save_adapters`, or merge the adapter first."
+            f"first, in {file_of(adapted[0])}. Save the pair again with its own `save_pretrained` or `save_adapters`, "
+            "or merge the adapter first."
         )
     missing = sorted(key for key in info["missing_keys"] if key.startswith("pilot."))
     if missing:
         raise ValueError(
-            f"{source} holds no whole Pilot: {len(missing)} of its weights are missing, {missing[0]} first. Save "
-            f"or download the pair again; if it is a Copilot alone, use {pair_class.__name__}.from_copilot(...)."
+            f"{source} holds no whole Pilot: {len(missing)} of its weights are missing, {missing[0]} first, which "
+            f"its config.json asks of {file_of(missing[0])}. Save or "
+            f"download the pair again; if it is a Copilot alone, use {pair_class.__name__}.from_copilot(...)."
         )
     unexpected = sorted(info["unexpected_keys"])
     if unexpected:
         raise ValueError(
             f"{source} holds {len(unexpected)} weights that the pair of its config.json has no place for, "
-            f"{unexpected[0]} first: weights and configuration are not of one pair. Save or download both again."
+            f"{unexpected[0]} first, in {file_of(unexpected[0])}: weights and configuration are not of one pair. Save "
+            "or download both again."
         )
 
 

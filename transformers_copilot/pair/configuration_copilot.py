@@ -16,6 +16,7 @@ from .provenance import Fingerprinted
 # How families name the number of their decoder's layers.
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
+_ALL_COUNTS = (*_LAYER_COUNTS, *_DECODER_COUNTS, "encoder_layers")
 # What is not the decoder's; labels of a classifier have numbers for keys, which no JSON file keeps.
 _NOT_COPIED = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "quantization_config", "auto_map"),
@@ -99,6 +100,23 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "dropout": (0, 1),
     "initializer_range": (0, 1_000),
 }
+
+
+def check_layer_counts(values: dict[str, Any], prefix: str = "") -> None:
+    """Refuse numbers of layers that no model has, at any depth, before anything is made of them.
+
+    Args:
+        values (`dict`): of a configuration's file.
+        prefix (`str`, *optional*): where they are in it, for the message.
+
+    Raises:
+        ValueError: the field is named.
+    """
+    for name, value in values.items():
+        if isinstance(value, dict):
+            check_layer_counts(value, f"{prefix}{name}.")
+        elif name in _ALL_COUNTS and isinstance(value, int | float) and not value <= _MOST_LAYERS:
+            raise ValueError(f"`{prefix}{name}` is {value}; a model has at most {_MOST_LAYERS:,} layers.")
 
 
 @strict
@@ -227,6 +245,7 @@ class CopilotConfig(Fingerprinted, PreTrainedConfig):
             self.head = "own" if chosen("form", self.form) == "decoder" else "pilot"
         kwargs.pop("rationale_input", None)  # of version 0.1; the pair's configuration has made `rationale` of it
         self._check()
+        check_layer_counts(self.branch_config or {}, "branch_config.")
         super().__post_init__(**kwargs)
         register_models = CopilotConfig.register_models
         if register_models is not None:

@@ -8,7 +8,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import logging
 
 from .compat import CACHE_NAMES
-from .configuration_copilot import CopilotConfig
+from .configuration_copilot import CopilotConfig, check_layer_counts
 from .options import COPILOT_OPTIONS, OPTION_VALUES, PAIR_OPTIONS, Option, check_copilot_weight, check_option
 from .provenance import Fingerprinted, hub_id, is_newer, unknown_fields, upgrade_advice, without_paths
 from .published_text import publishable_fit
@@ -133,6 +133,7 @@ class PilotCopilotConfig(Fingerprinted, PreTrainedConfig):
             # Left unsaid, a composite configuration would unset them on a Pilot that exists already.
             kwargs.setdefault("attn_implementation", {"": self.pilot._attn_implementation, "pilot": {}})
             kwargs.setdefault("experts_implementation", {"pilot": {}})
+        check_layer_counts({name: value for name, value in vars(self).items() if isinstance(value, dict)})
         super().__post_init__(**kwargs)
 
     def _read_former(self, given: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from .correction import (
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake
 from .options import chosen
+from .pilot_head import narrowed
 from .rationale import Capture
 
 
@@ -75,7 +76,7 @@ def correct_before_head(
         """What the Pilot's head reads, h + λu: its logits are z + λf then."""
         own = copilot_rows(pair, step, cache, captured)
         shift = pair.copilot.head_shift(None if own is None else own[:, step.keep], states)
-        return (states.float() + weight * shift).to(states.dtype)
+        return narrowed(states.float() + weight * shift, states.dtype)
 
     captured.corrected = corrected
 

@@ -80,7 +80,26 @@ def rectify(logits: Tensor, correction: Tensor, weight: float, fusion: str) -> T
     chosen("fusion", fusion)
     if weight == 0.0:
         return logits
-    return (logits.float() + rectify_shift(logits, correction, weight, fusion)).to(logits.dtype)
+    return in_range_of(logits.float() + rectify_shift(logits, correction, weight, fusion), logits.dtype)
+
+
+def in_range_of(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits in a narrower type. Where float16 has no such number, the row moves until its largest is 0, which changes
+    no distribution, and what then is below float16's least becomes that.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(..., vocab)`): in float32.
+        dtype (`torch.dtype`): the type that is wanted; those but float16 have float32's range.
+
+    Returns:
+        `torch.Tensor` of shape `(..., vocab)`: -inf stays -inf.
+    """
+    if dtype != torch.float16:
+        return logits.to(dtype)
+    most = torch.finfo(dtype).max
+    largest = logits.amax(dim=-1, keepdim=True)
+    moved = (logits - torch.where(largest > most, largest, 0.0)).clamp_min(-most)
+    return torch.where(torch.isneginf(logits), logits, moved).to(dtype)
 
 
 # By the id of the pair. A context variable and not an attribute: two threads may write with one pair, each with its λ.
@@ -168,6 +187,7 @@ def make_room_for_weight(generation_config: Any) -> None:
 
 __all__ = [
     "MIN_PROBABILITY",
+    "in_range_of",
     "rectified_log_probabilities",
     "rectify",
     "rectify_shift",

@@ -139,7 +139,7 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
 
         Raises:
             TypeError: λ is not a number.
-            ValueError: λ is not from 0 to 20, or a setting can't be honoured.
+            ValueError: λ is not from 0 to 20, a token id is outside the vocabulary, or a setting can't be honoured.
         """
         if "generate" in vars(self.pilot):
             raise ValueError(
@@ -147,6 +147,8 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
                 "repository, and a pair would write otherwise than it does alone. Give it to the pair's own call, "
                 '`custom_generate="user/repository"`, and take it off the Pilot: `del pair.pilot.generate`.'
             )
+        given = {name: kwargs.get(name) for name in ("input_ids", "decoder_input_ids")}
+        self._check_tokens(inputs=inputs, **given)
         weight = weight_of_call(self, generation_config, copilot_weight)
         if copilot_weight is not None:
             kwargs["copilot_weight"] = copilot_weight

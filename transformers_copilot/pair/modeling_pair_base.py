@@ -44,19 +44,23 @@ from .generation_pilot_copilot import PilotCopilotGenerationMixin, RectifyState
 from .installed_package import needs_package, package_only
 from .loading import (
     check_finite,
+    check_generation_config,
     check_weight_files,
-    check_weight_types,
+    check_weights_read,
+    damage_named,
+    file_of,
     load_errors_explained,
     refuse_adapter_beside,
 )
 from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PairCall, PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, round_loss
-from .options import chosen
+from .options import check_token_ids, chosen
 from .pilot import auto_class_for, forward_with_inputs, has_adapter, parameters_of
-from .pilot_head import HeadMap, find_head_map, product_with_rows
-from .quantization import adopt_quantization, is_quantized
+from .pilot_head import HeadMap, find_head_map, finite_product, narrowed, product_with_rows
+from .quantization import adopt_quantization
 from .rationale import Capture, RationaleRecorder
+from .saved_files import checksums_in
 from .saving_pilot_copilot import PairSavingMixin
 from .trl_trainers import check_trl_trainer
 
@@ -204,23 +208,30 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             if name in kwargs
         }
         with load_errors_explained(source):
-            check_weight_files(source, kwargs.get("config"), kwargs)
             config = kwargs.get("config")
+            values = check_weight_files(source, config, kwargs)
             if source is not None:
                 refuse_adapter_beside(source, kwargs.get("adapter_kwargs"), hub)
-                values = check_holds_pair(cls, source, hub) if config is None else vars(config)
+                if config is None:
+                    check_holds_pair(cls, source, values)
                 if not kwargs.get("trust_remote_code") and kwargs.get("quantization_config") is None:
-                    refuse_kernel_method(values, source)
+                    refuse_kernel_method(values if config is None else vars(config), source)
+            sums = checksums_in(values, "config.json")
             kwargs["use_safetensors"] = True
-            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
-            check_whole(cls, source, info)
+            try:
+                with damage_named(source, kwargs):
+                    model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+            finally:  # of an error, too, it may be the cause
+                check_generation_config(source, kwargs)
+            check_whole(cls, source, info, lambda weight: file_of(source, kwargs, weight))
             own = {f"copilot.{name}": weight for name, weight in model.copilot.state_dict().items()}
             check_finite(source, own)
-            if not is_quantized(model.pilot):  # a quantizer's weights are stored in ways of its own
-                own |= {f"pilot.{name}": weight for name, weight in model.pilot.state_dict().items()}
+            if getattr(model, "hf_quantizer", None) is None:  # a quantizer's weights are stored in ways of its own
+                weights = model.pilot.named_parameters(remove_duplicate=False)
+                own |= {f"pilot.{name}": weight for name, weight in weights}
             if source is not None:
-                check_weight_types(source, own, kwargs)
-            model._load_adapters(source, hub)
+                check_weights_read(source, own, kwargs, sums)
+            model._load_adapters(source, hub, sums)
         adopt_quantization(model)
         return (model, info) if output_loading_info else model
 
@@ -339,10 +350,10 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         head = self.pilot.get_output_embeddings()
         bias = cast(Tensor | None, getattr(head, "bias", None))
         if type(head) is nn.Linear:
-            output = product_with_rows(states.to(head.weight.dtype), head.weight.detach())
+            output = finite_product(product_with_rows(narrowed(states, head.weight.dtype), head.weight.detach()))
             return output if bias is None or not with_bias else output + bias.detach()
         detached = {name: parameter.detach() for name, parameter in head.named_parameters()}
-        output = torch.func.functional_call(head, detached, (states,))
+        output = finite_product(torch.func.functional_call(head, detached, (states,)))
         return output if bias is None or with_bias else output - bias.detach()
 
     @abstractmethod
@@ -491,6 +502,15 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             state=state,
             options=options,
         )
+
+    def _check_tokens(self, **ids: Tensor | None) -> None:
+        """Refuse ids without an embedding, before the embedding does it with an error of its own, or on an accelerator
+        with one that ends the process. A Pilot that also reads images marks their places with ids of its choice."""
+        size = getattr(self.get_input_embeddings(), "num_embeddings", None)  # an adapter's layer may not say it
+        if size is None or type(self.pilot.config).sub_configs:
+            return
+        for name, given in ids.items():
+            check_token_ids(name, given, cast(int, size))
 
     def _begin(self, call: PairCall) -> int:
         """Make the call's cache the pair's own; how many positions it holds."""
@@ -739,7 +759,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """f, where the Copilot's row went through the Pilot's head together with the Pilot's own."""
         if captured.head_rows is None or captured.head_output is None:
             return None
-        return (self.head_map or HeadMap()).logits(captured.head_output)
+        return (self.head_map or HeadMap()).logits(finite_product(captured.head_output))
 
     def cache_beside(self, cache: Cache) -> Cache:
         """The pair's cache beside one of the Pilot's.
@@ -802,7 +822,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             cache = self.cache_beside(pilot_cache)
         if seen.rectified:
             check_vocabulary(self, seen.logits)
-            kept = seen.logits if seen.logits_are_kept else seen.logits[:, keep]
+            kept = finite_product(seen.logits if seen.logits_are_kept else seen.logits[:, keep])
             outputs_of_pilot = PilotCopilotOutput.passed_on(outputs)
             return PilotCopilotOutput(logits=kept, **{CACHE_NAME: cache}, **outputs_of_pilot)
         own = cache if isinstance(cache, PilotCopilotCache) else None

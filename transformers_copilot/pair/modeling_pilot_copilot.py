@@ -110,8 +110,10 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         """
         if input_ids is None and mistake_round is not None:
             return self.copilot_only(mistake_round, kwargs.get("copilot_items"))
-        if labels is not None:
-            check_labels(labels, self.config.vocab_size)
+        self._check_tokens(input_ids=input_ids)
+        for targets in (labels, mistake_targets):
+            if targets is not None:
+                check_labels(targets, self.config.vocab_size)
         call = self._asked(
             *(labels, mistake_targets, held_out, given_cache(past_key_values, cache), use_cache, logits_to_keep),
             *(copilot_weight, mistake_round, return_mistakes, rectify_state, kwargs),

@@ -216,11 +216,46 @@ def check_labels(labels: torch.Tensor, vocab_size: int) -> None:
         )
     wrong = (labels >= vocab_size) | ((labels < 0) & (labels != -100))
     if wrong.any():
-        row, column = wrong.nonzero()[0].tolist()
+        place = wrong.nonzero()[0]
         raise ValueError(
-            f"label {int(labels[row, column])} (row {row}, position {column}) is outside the vocabulary of "
+            f"label {int(labels[tuple(place)])} ({_place(place)}) is outside the vocabulary of "
             f"{vocab_size} tokens; use the Pilot's own tokenizer, and -100 for positions without a label."
         )
+
+
+def check_token_ids(name: str, ids: torch.Tensor | None, size: int) -> None:
+    """Refuse token ids that the Pilot has no embedding for.
+
+    A single position on an accelerator is not looked at: it is one that `generate` wrote, and looking would wait for
+    the device at every token.
+
+    Args:
+        name (`str`): the argument's name, as users write it.
+        ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): token ids.
+        size (`int`): the number of tokens that there are embeddings for.
+
+    Raises:
+        ValueError: an id is negative, or `size` or more.
+    """
+    from torch.compiler import is_compiling  # here: a command's help reads options without torch
+
+    if ids is None or ids.is_floating_point() or not ids.numel() or ids.is_meta or is_compiling():
+        return
+    if ids.device.type != "cpu" and ids.shape[-1] == 1:
+        return
+    least, most = ids.aminmax()
+    if least < 0 or most >= size:
+        place = ((ids < 0) | (ids >= size)).nonzero()[0]
+        raise ValueError(
+            f"`{name}` has the token id {int(ids[tuple(place)])} ({_place(place)}), which is outside the vocabulary of "
+            f"{size} tokens; use the Pilot's own tokenizer, or make room for new tokens with "
+            "`pair.resize_token_embeddings(len(tokenizer))`."
+        )
+
+
+def _place(place: torch.Tensor) -> str:
+    *rows, column = place.tolist()
+    return f"row {rows[0]}, position {column}" if rows else f"position {column}"
 
 
 __all__ = ["COPILOT_OPTIONS", "PAIR_OPTIONS", "Option"]

@@ -40,6 +40,31 @@ def product_with_rows(states: Tensor, weight: Tensor) -> Tensor:
     return product[: states.numel() // states.shape[-1]].reshape(*states.shape[:-1], -1)
 
 
+def narrowed(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """States in a narrower type. Numbers that float16 has not become its largest; NaN and infinity stay.
+
+    Args:
+        states (`torch.Tensor`): in any type.
+        dtype (`torch.dtype`): the type that is wanted.
+    """
+    if dtype != torch.float16 or states.dtype == dtype:
+        return states.to(dtype)
+    most = torch.finfo(dtype).max
+    return torch.where(states.isinf(), states, states.clamp(-most, most)).to(dtype)
+
+
+def finite_product(output: Tensor) -> Tensor:
+    """What a head's matrix gave. A sum past float16's range becomes its largest number, and not infinity, of which
+    softmax makes NaN.
+
+    Args:
+        output (`torch.Tensor` of shape `(..., vocab)`): in any type; those but float16 have float32's range.
+    """
+    if output.dtype != torch.float16:
+        return output
+    return torch.nan_to_num(output, nan=float("nan"))
+
+
 # How far logits may be off that are made again, as a share of their largest.
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2}
 _NARROW_TOLERANCE = 3e-2
@@ -140,4 +165,4 @@ def _rounded(scale: float) -> float:
     return float(f"{scale:.6g}")
 
 
-__all__ = ["product_with_rows", "HeadMap", "find_head_map"]
+__all__ = ["finite_product", "narrowed", "product_with_rows", "HeadMap", "find_head_map"]

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import ResolvedRevision
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from packaging.version import InvalidVersion, Version
 from transformers import PreTrainedConfig
 
 from .foreign_code import refuse_kernels
 from .installed_package import install_advice
+from .saved_files import CHECKSUMS, READING_ERRORS
 from .version import __version__
 
 
@@ -33,14 +34,18 @@ _OF_TRANSFORMERS = (
     "transformers_version",
 )
 FINGERPRINT = "fingerprint"
+# The same of files that call something else by that name.
+FIELDS_FINGERPRINT = "fields_fingerprint"
 # What a configuration's fingerprint leaves out, at any depth: what may be set on a saved pair, and what transformers
 # and the Hub write or change. None of it makes other weights, or another meaning of them.
 _SET_FREELY = {
     *("attn_implementation", "auto_map", "experts_implementation", "name_or_path", "quantization_config"),
-    *("_commit_hash", "_name_or_path", "adapters", "architectures", "copilot_weight", "copilot_weight_fit"),
-    *("id2label", "label2id", "pilot_name_or_path", "pilot_revision", "transformers_copilot_version"),
-    *("torch_dtype", "transformers_version", FINGERPRINT),
+    *("_commit_hash", "_name_or_path", "architectures", "copilot_weight", "copilot_weight_fit"),
+    *("id2label", "label2id", "transformers_copilot_version"),
+    *("torch_dtype", "transformers_version", CHECKSUMS, FIELDS_FINGERPRINT),
 }
+# In a configuration it is a note; in `pairing.json` it says which Pilot is fetched.
+_NOTED = ("pilot_name_or_path", "pilot_revision", FINGERPRINT)
 _DIGITS = 6
 
 
@@ -118,7 +123,7 @@ def unknown_fields(values: dict[str, Any], config_class: type[PreTrainedConfig])
     Returns:
         `list[str]`
     """
-    known = {*config_class.__dataclass_fields__, *dir(config_class), *_OF_TRANSFORMERS, FINGERPRINT}
+    known = {*config_class.__dataclass_fields__, *dir(config_class), *_OF_TRANSFORMERS, FINGERPRINT, CHECKSUMS}
     return sorted(name for name in values if name not in known and not name.startswith("_"))
 
 
@@ -148,14 +153,31 @@ def with_fingerprint(file: str) -> str:
         `str`: the same with one more field, some digits of each field's SHA-256.
     """
     values = json.loads(file)
-    return json.dumps({**values, FINGERPRINT: _digits(values)}, indent=2, sort_keys=True) + "\n"
+    return json.dumps({**values, FINGERPRINT: _digits(values, FINGERPRINT)}, indent=2, sort_keys=True) + "\n"
 
 
-def check_unchanged(values: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a configuration that was changed after its weights were saved. What reads it would read others.
+def fields_fingerprint(values: dict[str, Any]) -> dict[str, str]:
+    """What tells later that a file was changed that is no configuration.
 
     Args:
-        values (`dict`): of its file. One of a version before 0.2 has no fingerprint and is taken as it is.
+        values (`dict`): as they are written.
+
+    Returns:
+        `dict`: some digits of each field's SHA-256, to be written as `FIELDS_FINGERPRINT`.
+    """
+    return _digits(json.loads(json.dumps(values)), FIELDS_FINGERPRINT)
+
+
+def check_unchanged(
+    values: dict[str, Any], file: str = "config.json", key: str = FINGERPRINT, saved_in: str = "the file"
+) -> dict[str, Any]:
+    """Refuse a file that was changed after it was saved. What reads it would read others.
+
+    Args:
+        values (`dict`): of the file. One of a version before 0.2 has no fingerprint and is taken as it is.
+        file (`str`, *optional*, defaults to `"config.json"`): its name, for messages.
+        key (`str`, *optional*): what the fingerprint is called in it.
+        saved_in (`str`, *optional*, defaults to `"the file"`): where the fingerprint was, if elsewhere.
 
     Returns:
         `dict`: the same without the fingerprint.
@@ -163,22 +185,22 @@ def check_unchanged(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a field was changed, added or taken out; the message names it.
     """
-    rest = {name: value for name, value in values.items() if name != FINGERPRINT}
-    saved = values.get(FINGERPRINT)
+    rest = {name: value for name, value in values.items() if name != key}
+    saved = values.get(key)
     if saved is None:
         return rest
     if not isinstance(saved, dict):
         raise ValueError(
-            f"`{FINGERPRINT}` in config.json is {saved!r}; expected a dictionary of digits. Save or download the "
-            "checkpoint again."
+            f"`{key}` in {file} is {str(saved)[:60]!r}; expected an object with digits of each field. Save or download "
+            "it again."
         )
-    found = _digits(rest)
+    found = _digits(rest, key)
     for name in sorted(saved.keys() | found.keys()):
         if saved.get(name) != found.get(name):
             how = "was taken out" if name not in found else "was added" if name not in saved else "was changed"
             raise ValueError(
-                f"`{name}` in config.json {how} after the weights were saved, so they may not fit it. Undo the change, "
-                f"or download or save the checkpoint again. If you mean it, take `{FINGERPRINT}` out of the file."
+                f"`{name}` in {file} {how} after it was saved, so it may not fit the numbers beside it any more. Undo "
+                f"the change, or save or download both again. If you mean it, take `{key}` out of {saved_in}."
             )
     return rest
 
@@ -212,22 +234,23 @@ class Fingerprinted:
                 be fetched; the message names it.
         """
         values = check_unchanged(config_dict)
+        values.pop(CHECKSUMS, None)  # of the weights, which are read later
         refuse_kernels(values)
         # A place that a file names is never followed.
         values = {name: without_paths(value) if isinstance(value, dict) else value for name, value in values.items()}
         try:
             return super().from_dict(values, **kwargs)  # type: ignore[misc]
-        except (ValueError, TypeError, StrictDataclassError) as error:
+        except READING_ERRORS as error:
             raise ValueError(f"config.json, or an option given in its place, can't be used: {error}") from error
 
 
-def _digits(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _digits(values: dict[str, Any], key: str, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in values.items():
-        if name in _SET_FREELY or name.endswith("_implementation"):
+        if name in _SET_FREELY or name.endswith("_implementation") or (key == FINGERPRINT and name in _NOTED):
             continue
         if isinstance(value, dict) and value:
-            found |= _digits(value, f"{prefix}{name}.")
+            found |= _digits(value, key, f"{prefix}{name}.")
         else:
             text = json.dumps(value, sort_keys=True)
             found[prefix + name] = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
@@ -235,9 +258,11 @@ def _digits(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 __all__ = [
+    "FIELDS_FINGERPRINT",
     "Fingerprinted",
     "check_unchanged",
     "commit_of",
+    "fields_fingerprint",
     "hub_id",
     "is_newer",
     "unknown_fields",

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .installed_package import needs_package, package_only
+from .loading import add_checksums, copilot_digest, weight_files
 from .pilot import has_adapter
 from .quantization import check_saveable, is_quantized
 
@@ -262,6 +263,7 @@ class PairSavingMixin(_PairBase):
         if not (has_adapter(self.pilot) or has_adapter(self.copilot)):
             self.config.adapters = None
             super().save_pretrained(folder, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+            self._add_checksums(folder, is_main_process, kwargs, {})
             return
         self._save_beside_adapters(folder, is_main_process, state_dict, **kwargs)
 
@@ -271,7 +273,11 @@ class PairSavingMixin(_PairBase):
     ) -> None:
         """`save_pretrained` of a pair with adapters: they lie in folders of their own, and not among its weights."""
         try:
-            from transformers_copilot.adapters.adapter_files import save_adapters_beside, without_adapters
+            from transformers_copilot.adapters.adapter_files import (
+                adapter_sums,
+                save_adapters_beside,
+                without_adapters,
+            )
             from transformers_copilot.adapters.adapters import adapter_names
         except ImportError as error:
             raise ImportError(needs_package()) from error
@@ -294,6 +300,16 @@ class PairSavingMixin(_PairBase):
             super().save_pretrained(folder, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
         finally:
             hook.remove()
+        sums = adapter_sums(folder, self.config.adapters) if is_main_process else {}
+        self._add_checksums(folder, is_main_process, kwargs, sums)
+
+    @staticmethod
+    def _add_checksums(
+        folder: str | os.PathLike, is_main_process: bool, keywords: dict[str, Any], sums: dict[str, Any]
+    ) -> None:
+        """Sums of what was written, but for the Pilot's weights, go into the configuration."""
+        if is_main_process and weight_files(folder, keywords):
+            add_checksums(folder, {"copilot": copilot_digest(folder, keywords), **sums})
 
     def _auto_map(self) -> dict[str, str]:
         """Which class of which file each Auto class finds in the repository; transformers itself would name one."""
@@ -352,20 +368,20 @@ class PairSavingMixin(_PairBase):
         }
         return push_pair(self, repo_id, tokenizer, options)
 
-    def _load_adapters(self, source: str, hub: dict[str, Any]) -> None:
+    def _load_adapters(self, source: str, hub: dict[str, Any], sums: dict[str, Any]) -> None:
         """The adapters that a pair's configuration names."""
         if self.config.adapters:
-            self._read_adapters(self.config.adapters, source, hub)
+            self._read_adapters(self.config.adapters, source, hub, sums)
 
     @package_only
-    def _read_adapters(self, named: dict[str, str], source: str, hub: dict[str, Any]) -> None:
+    def _read_adapters(self, named: dict[str, str], source: str, hub: dict[str, Any], sums: dict[str, Any]) -> None:
         """Adapters by part."""
         try:
-            from transformers_copilot.adapters.adapter_files import load_adapter
+            from transformers_copilot.adapters.adapter_files import Sums, load_adapter
         except ImportError as error:
             raise ImportError(needs_package()) from error
         for part, name in named.items():
-            load_adapter(self, part, name, source, **hub)
+            load_adapter(self, part, name, source, Sums(sums, "config.json"), **hub)
 
 
 __all__ = ["PairSavingMixin"]
