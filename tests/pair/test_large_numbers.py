@@ -25,12 +25,12 @@ COPILOTS: dict[str, dict[str, Any]] = {
 
 def large_pair(family: str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """A pair in a narrow type. Its Pilot's largest logit is about `LARGEST`, and its Copilot's output many times so."""
-    kind, fields = TINY[family]
-    pilot = build_pilot(kind, {**fields, "tie_word_embeddings": False})
+    pilot = build_pilot(*TINY[family])
     ids = some_ids(200, 9)
     given = {"input_ids": ids, **({"decoder_input_ids": ids} if pilot.config.is_encoder_decoder else {})}
     with torch.no_grad():
-        pilot.get_output_embeddings().weight *= LARGEST / float(pilot(**given).logits.abs().max())
+        for _ in range(3):  # a tied head is the embedding, too
+            pilot.get_output_embeddings().weight *= LARGEST / float(pilot(**given).logits.abs().max())
         pair = build_pair(pilot, **options)
         for name, weight in pair.copilot.named_parameters():
             if weight.dim() == 2 and ("proj" in name or "head" in name or "map" in name):
@@ -49,7 +49,7 @@ def test_large_logits_stay_finite(family: str, options: dict[str, Any], dtype: t
     pair, ids = large_pair(family, dtype, **options), some_ids(2, 6)
     with torch.no_grad():
         outputs = pair(**inputs_of(pair, ids), labels=ids, return_correction=True)
-    assert outputs.pilot_logits.dtype == dtype and float(outputs.pilot_logits.abs().max()) > 0.5 * LARGEST
+    assert outputs.pilot_logits.dtype == dtype and 0.5 * LARGEST < float(outputs.pilot_logits.abs().max()) < 65_504
     for name in ("logits", "correction", "loss", "pilot_loss", "copilot_loss"):
         assert outputs[name].isfinite().all(), name
     pair.train()
