@@ -439,7 +439,8 @@ def damage_named(source: Any, keywords: dict[str, Any]) -> Iterator[None]:
             raise
         raise ValueError(
             f"{CONFIG_NAME} of {source} describes a model that can't be made, or that its weights don't fit "
-            f"({type(error).__name__}: {error}). It was changed or damaged: save or download the checkpoint again."
+            f"({type(error).__name__}: {error}). If you gave no option that explains it, the file was changed or "
+            "damaged: save or download the checkpoint again."
         ) from error
 
 
