@@ -367,7 +367,10 @@ def _found(source: Any, name: str, where: dict[str, Any]) -> str | None:
 
 
 def _weight_map(index: str) -> dict[str, Any]:
-    return dict(read_json(index, index)["weight_map"])
+    places = read_json(index, index)["weight_map"]
+    if not isinstance(places, dict):
+        raise TypeError(f"`weight_map` is a {type(places).__name__}")
+    return places
 
 
 def _check_index(source: Any, name: str, where: dict[str, Any]) -> None:
@@ -384,7 +387,7 @@ def _check_index(source: Any, name: str, where: dict[str, Any]) -> None:
             f"({type(error).__name__}: {error}); save or download it again."
         ) from error
     for weight, shard in places.items():
-        _check_name(source, f"{name}, for `{weight}`,", shard, (".safetensors",))
+        _check_name(source, f"`weight_map` of {name}, for `{weight}`,", shard, (".safetensors",))
 
 
 def _check_name(source: Any, where: str, name: Any, endings: tuple[str, ...]) -> None:
@@ -403,7 +406,8 @@ def _not_there(source: Any, keywords: dict[str, Any]) -> list[str]:
         return []
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     names = set(_weight_map(str(index)).values()) if index.is_file() else {SAFE_WEIGHTS_NAME, index.name}
-    return sorted(name for name in names if not (folder / name).is_file())
+    lacking = sorted(name for name in names if not (folder / name).is_file())
+    return [f"{name} ({index.name} names it)" for name in lacking] if index.is_file() else lacking
 
 
 @contextmanager
