@@ -27,13 +27,13 @@ from transformers_copilot.pair.options import MAX_COPILOT_WEIGHT
 
 
 STYLE = """
-.reply { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.7; min-height: 3em; }
-.reply mark { background: #ffd98a; color: #1b1f24; border-bottom: 2px solid #a63d00; border-radius: 3px; }
+.reply { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 1.15rem; line-height: 1.7; min-height: 3em; }
+.reply mark { background: #ffd98a; color: #1b1f24 !important; border-bottom: 2px solid #a63d00; border-radius: 3px; }
 .reply mark:focus::after { content: " (" attr(title) ")"; font-size: .85em; }
 .said { overflow-wrap: anywhere; } .said bdi { font-family: ui-monospace, monospace; font-weight: 600; }
 """
 # Shifts of a probability below this are not worth a word.
-LEAST_SHIFT = 0.0005
+LEAST_SHIFT = 0.001
 EXAMPLES = [
     "Question: There are 12 red and 30 green apples. 7 are eaten. How many are left?\nAnswer:",
     "Question: A box holds 6 eggs. How many eggs are in 14 boxes?\nAnswer:",
@@ -153,7 +153,8 @@ class Writer:
                 return said(
                     f"They part {self._after(pair[:place])}: the Pilot wrote {self._name(own.token)} (Pilot "
                     f"{own.pilot:.1%}, pair {own.pair:.1%}), the pair {self._name(other.token)} (Pilot "
-                    f"{other.pilot:.1%}, pair {other.pair:.1%}). Tap a marked token to see how likely it was."
+                    f"{other.pilot:.1%}, pair {other.pair:.1%}). Tap a marked token, or point at it, to see how likely "
+                    "it was."
                 )
         most = max(range(len(pair)), key=lambda place: abs(pair[place].after - pair[place].before))
         step = pair[most]
@@ -244,8 +245,8 @@ def build(writer: Writer):
         prompt = gradio.Textbox(label="Prompt", lines=3, value=EXAMPLES[0], elem_id="prompt")
         with gradio.Row():
             label = f"λ: how much of the correction is used (0: the Pilot alone; {own:.4g}: the pair's own)"
-            weight = gradio.Slider(0.0, largest, value=own, step=step, label=label, elem_id="weight")
-            most = gradio.Slider(8, 256, value=64, step=8, label="Longest reply, in tokens")
+            weight = gradio.Slider(0.0, largest, value=own, step=step, label=label, elem_id="weight", min_width=260)
+            most = gradio.Slider(8, 256, value=64, step=8, label="Longest reply, in tokens", min_width=260)
         button = gradio.Button("Write", variant="primary", elem_id="write")
         with gradio.Row():
             with gradio.Column():

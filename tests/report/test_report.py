@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
+from tests.helpers.hostile_tokenizer import HOSTILE, hostile_tokenizer
 from tests.helpers.mistake_counting import brute_force, rows_of
 from tests.helpers.training_helpers import VOCAB, make_pair, make_trainer
 from transformers_copilot import MistakeLog
@@ -22,33 +21,7 @@ from transformers_copilot.report.run_folder import ROW_NAMES, RunFolder
 from transformers_copilot.report.texts import LookAt, count_read, logged_items
 
 
-# Tokens that would do harm if they were not escaped, or that cannot be seen.
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</td></table>",
-    '" onload="alert(2)',
-    "\u202egnp.exe",
-    "\x00\x1b[31m",
-    "مرحبا",
-    "{{ totals }}",
-    "</script><script>alert(3)</script>",
-    "$x^2$",
-    "\u2028",
-    "7",
-    "&amp;",
-]
-
-
 NONE = pd.DataFrame(columns=["true_token_id", "predicted_token_id"])  # no confusion is asked for
-
-
-def hostile_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<s>", "</s>", *HOSTILE]
-    vocabulary = {word: index for index, word in enumerate([*words, *(f"w{n}" for n in range(len(words), VOCAB))])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +33,7 @@ def run(tmp_path_factory) -> tuple[Path, MistakeLog]:
         make_pair(random_head=True),
         max_steps=14,
         mistake_log_export_rows=100_000,
-        trainer_kwargs={"processing_class": hostile_tokenizer()},
+        trainer_kwargs={"processing_class": hostile_tokenizer(VOCAB)},
     )
     trainer.train()
     trainer.save_model(str(folder))
@@ -102,7 +75,7 @@ def table_rows(text: str, name: str) -> list[list[str]]:
 
 def test_numbers_are_those_of_the_raw_log(run, text):
     rows = rows_of(run[1])
-    tokens = TokenTexts(hostile_tokenizer())
+    tokens = TokenTexts(hostile_tokenizer(VOCAB))
     true = brute_force(rows, tokens.class_of, 40)
     wrong = [row for row in true["supervised"] if row[4] != row[6]]
     assert f"{len(true['supervised']):,}" in text and f"{100 * len(wrong) / len(true['supervised']):.1f} %" in text
