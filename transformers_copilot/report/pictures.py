@@ -116,6 +116,8 @@ def sizes_over_rounds(by_round: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
     Returns:
         `bytes`: a PNG.
     """
+    from matplotlib.ticker import MaxNLocator
+
     shown = by_round[by_round["tokens"] >= FEWEST]
     with drawn(theme, height=3.6) as figure:
         axes = figure.add_subplot()
@@ -133,6 +135,7 @@ def sizes_over_rounds(by_round: pd.DataFrame, theme: Theme = LIGHT) -> bytes:
                     clip_on=False,
                 )
         axes.set(xlabel="round of training", ylabel="mean size of the mistake", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(axis="y", linewidth=0.6)
         legend_above(figure)
         return png(figure)

@@ -47,7 +47,7 @@ def pictures_of_log(analysis: MistakeAnalysis) -> list[ReportPicture]:
     """
     rounds, places, after = (_enough(t) for t in (analysis.by_round, analysis.by_position, analysis.after_first_wrong))
     made = []
-    if len(rounds):
+    if rounds["first_round"].nunique() > 2:  # a line of two points is no course
         made.append(
             _picture(
                 "rounds",
