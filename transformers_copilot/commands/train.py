@@ -7,6 +7,7 @@ import signal
 import time
 from typing import Any
 
+import torch
 from transformers import AutoConfig, DataCollatorForSeq2Seq, set_seed
 
 from ..data.training_data import marked
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> int:
         **TRAINER_DEFAULTS,
         logging_steps=LOGGING_SHARE,
         disable_tqdm=not progress,
+        dataloader_pin_memory=torch.accelerator.is_available(),  # torch warns of it where there is none
         mistake_log_export_rows=_EXPORTED_ROWS,
     )
     choices, options, data_options, training, _ = parse(parser, arguments)
