@@ -108,6 +108,14 @@ def test_responses(client: Any, pair_folder: tuple[str, PreTrainedModel]) -> Non
     assert answer.output_text == ask(client, folder, "hello", 1.0)
 
 
+def test_completions(client: Any, pair_folder: tuple[str, PreTrainedModel]) -> None:
+    folder, pair = pair_folder
+    for weight in (0.0, 1.0):  # the text as it is, without the chat template
+        prompt = "user: hello\nassistant:"
+        answer = client.completions.create(model=folder, prompt=prompt, extra_body=settings(weight))
+        assert answer.choices[0].text == expected(pair, "hello", copilot_weight=weight)
+
+
 def test_eight_requests_at_once_are_those_one_by_one(client: Any, pair_folder: tuple[str, PreTrainedModel]) -> None:
     folder, _ = pair_folder
     asked = [(f"text {index}", float(index % 2)) for index in range(8)]
