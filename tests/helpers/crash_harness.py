@@ -60,6 +60,7 @@ class Point(NamedTuple):
     manner: str
     name: str
     seconds: float = 0.0
+    again: float = 0.0  # the run that goes on is killed too, after so many seconds
 
 
 def _adapted() -> Any:
@@ -193,6 +194,8 @@ class Harness:
         if how != "killed" and (point.name or how != "done"):
             outcome = "not killed" if how == "done" else how
             return self._count(point, outcome, self.answer.read_text() if how == "error" else "")
+        if point.again:
+            in_child(lambda: train(self.kind, run, resume=True), self.answer, point.again)
         left = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
         how, _ = in_child(lambda: train(self.kind, run, resume=True), self.answer)
         if how != "done":
@@ -271,8 +274,9 @@ def main() -> None:
     named = some_points(points, wanted["named"])
     chance = random.Random(wanted["seed"])
     at_random = [Point(None, "at random", "", seconds * chance.random()) for _ in range(wanted["random"])]
+    twice = [chance.choice(points)._replace(again=seconds * chance.random()) for _ in range(wanted["twice"])]
     started = time.monotonic()
-    for point in [*named, *at_random]:
+    for point in [*named, *at_random, *twice]:
         harness.kill_and_resume(point)
     report = {
         "operations": len(operations) - 1,
@@ -281,6 +285,7 @@ def main() -> None:
         "points": len(points),
         "named": len(named),
         "random": len(at_random),
+        "twice": len(twice),
         "outcomes": dict(harness.outcomes),
         "resumed_from": dict(harness.resumed_from),
         "failures": harness.failures[:3],

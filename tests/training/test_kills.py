@@ -43,19 +43,20 @@ def kill(folder, kind="llama", **wanted):
     report = json.loads(ran.stdout.rpartition("REPORT ")[2])
     counts = ", ".join(f"{count} from {name}" for name, count in sorted(report["resumed_from"].items()))
     print(  # noqa: T201 (shown by `pytest -s`)
-        f"{kind}: {report['named']} named points of {report['points']}, {report['random']} random: "
-        f"{report['outcomes']}; {counts}; {report['remnants']} with an old checkpoint left; {report['seconds']} s"
+        f"{kind}: {report['named']} named points of {report['points']}, {report['random']} random, "
+        f"{report['twice']} killed twice: {report['outcomes']}; {counts}; "
+        f"{report['remnants']} with an old checkpoint left; {report['seconds']} s"
     )
     return report
 
 
 def assert_all_equal(report):
     # "silent difference", "rows lost", "error", "hang" and "not killed" are what else there could be.
-    assert report["outcomes"] == {"equal": report["named"] + report["random"]}, report["failures"]
+    assert report["outcomes"] == {"equal": report["named"] + report["random"] + report["twice"]}, report["failures"]
 
 
 def test_a_killed_training_goes_on_as_if_it_had_not_been_killed(tmp_path):
-    report = kill(tmp_path, named=36, random=4, code=False, fault=True)
+    report = kill(tmp_path, named=36, random=3, twice=2, code=False, fault=True)
     assert_all_equal(report)
     assert set(report["kinds"]) >= KINDS
     assert len(report["resumed_from"]) >= 3  # from the start, and from several checkpoints
@@ -70,4 +71,4 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been_killed(tmp_path):
     [("llama", 1000, False), ("llama", 60, True), ("adapters", 120, False), ("t5", 60, False)],
 )
 def test_killed_at_hundreds_of_places(tmp_path, kind, named, code):
-    assert_all_equal(kill(tmp_path, kind, named=named, random=20, code=code))
+    assert_all_equal(kill(tmp_path, kind, named=named, random=20, twice=10, code=code))

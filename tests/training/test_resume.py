@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import TrainerCallback
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
 from tests.conftest import make_tokenizer
 from tests.helpers.paths import ROOT
@@ -26,8 +28,10 @@ from tests.helpers.training_helpers import (
     state,
 )
 from transformers_copilot import MistakeLog, PilotCopilotForCausalLM
+from transformers_copilot.mistake_log.export import count_rows
 from transformers_copilot.training.checkpoints import (
     check_whole,
+    checkpoints_of,
     last_whole_checkpoint,
     what_is_broken,
     what_rows_are_missing,
@@ -247,7 +251,8 @@ KNOWN = ["config.json", "mistake_log.safetensors", "model.safetensors", "optimiz
 def copy_of(run, folder, listed=True):
     shutil.copytree(run, folder)
     if not listed:
-        (folder / "checkpoint-6" / "checkpoint_files.json").unlink()
+        for listing in folder.glob("checkpoint-*/checkpoint_files.json"):
+            listing.unlink()
     return folder / "checkpoint-6"
 
 
@@ -336,6 +341,34 @@ def test_a_run_that_is_done_is_done(tmp_path):
     assert (again.state.global_step, len(again.drawn)) == (6, 0)
     assert largest_difference(state(whole.pair), state(again.pair)) == 0.0
     assert whole.mistake_log.round_numbers == again.mistake_log.round_numbers
+
+
+@pytest.mark.parametrize("save_steps", [100, 1])
+def test_sigterm_leaves_a_whole_checkpoint_where_the_trainer_is_asked_for_one(tmp_path, save_steps):
+    """`enable_jit_checkpoint` is the Trainer's own; it may come in the middle of a step, which is then made anew."""
+    given = {"max_steps": 8, "save_steps": save_steps, "mistake_log_export_rows": 1000}
+    whole = run(tmp_path / "whole", make_pair(), **given)
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer(tmp_path / "told", make_pair(), save_strategy="steps", enable_jit_checkpoint=True, **given)
+    (own,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, JITCheckpointCallback)]
+    own.jit_manager.kill_wait = 0.0
+
+    class IsTold(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.2)
+
+    trainer.add_callback(IsTold())
+    trainer.train()
+    assert signal.getsignal(signal.SIGTERM) is before
+    checkpoint = checkpoints_of(tmp_path / "told")[-1]
+    assert checkpoint.name in ("checkpoint-3", "checkpoint-4") and what_is_broken(checkpoint) is None
+    again = run(tmp_path / "told", make_pair(), resume=True, **given)
+    assert largest_difference(state(whole.pair), state(again.pair)) == 0.0
+    assert whole.mistake_log.round_numbers == again.mistake_log.round_numbers
+    rows = [count_rows(tmp_path / name / "mistake_rows" / "rank-00000", 8) for name in ("whole", "told")]
+    assert rows[0] == rows[1]
 
 
 _SLOW_WRITER = """

@@ -22,6 +22,7 @@ from tests.helpers.training_helpers import (
     make_pilot,
     make_trainer,
     reversal_rows,
+    state,
 )
 from tests.report.test_mistake_analysis import record_of_rows, rounds_on_disk
 from transformers_copilot import (
@@ -35,7 +36,7 @@ from transformers_copilot import (
 from transformers_copilot.mistake_log.export import MistakeRowsWriter, read_rows, row_tables
 from transformers_copilot.report.run_folder import RunFolder
 from transformers_copilot.training import run_lock
-from transformers_copilot.training.checkpoints import what_is_broken, what_rows_are_missing
+from transformers_copilot.training.checkpoints import checkpoints_of, what_is_broken, what_rows_are_missing
 from transformers_copilot.training.run_lock import LOCK_NAME, OWNER_NAME, own_folder
 
 
@@ -180,6 +181,29 @@ def test_a_new_run_puts_an_old_ones_rows_aside(tmp_path, caplog):
     # A run that writes none must not be taken for the one that did.
     make_trainer(tmp_path, make_pair(), max_steps=1).train()
     assert (tmp_path / "_mistake_rows-2").is_dir() and not list((tmp_path / "mistake_rows").rglob("*.parquet"))
+
+
+def test_a_new_runs_checkpoints_come_before_an_old_ones_of_higher_steps(tmp_path, caplog):
+    make_trainer(tmp_path, make_pair(), max_steps=6, **SAVED).train()
+    given = {"max_steps": 8, "learning_rate": 1e-3, **SAVED}
+
+    class Dies(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    new = make_trainer(tmp_path, make_pair(), **given)
+    new.add_callback(Dies())
+    with pytest.raises(KeyboardInterrupt):
+        new.train()
+    assert "holds checkpoint-6 of an earlier run" in caplog.text
+    assert [path.name for path in checkpoints_of(tmp_path)] == ["checkpoint-4", "checkpoint-6", "checkpoint-2"]
+    again = make_trainer(tmp_path, make_pair(), **given)
+    again.train(resume_from_checkpoint=True)
+    whole = make_trainer(tmp_path / "whole", make_pair(), **given)
+    whole.train()
+    assert largest_difference(state(whole.pair), state(again.pair)) == 0.0
+    assert len(again.drawn) == 6  # from its own checkpoint 2
 
 
 def test_rows_of_processes_that_are_no_more_are_cut_too(tmp_path):
@@ -357,7 +381,7 @@ def test_two_processes_own_one_folder_and_go_on_from_a_whole_checkpoint(tmp_path
     assert done.returncode == 0, done.stderr
     assert not list(folder.glob("_run*"))
     checkpoint = folder / "checkpoint-6"
-    listed = json.loads((checkpoint / "checkpoint_files.json").read_text())
+    listed = json.loads((checkpoint / "checkpoint_files.json").read_text())["files"]
     assert {"mistake_log-00001.safetensors", "mistake_rows-00001.json", "rng_state_1.pth"} <= set(listed)
     assert what_is_broken(checkpoint) is None and what_rows_are_missing(checkpoint) is None
     states = [torch.load(folder / f"state-{rank}.pt") for rank in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -17,11 +18,13 @@ from ..mistake_log.export import ROWS_FOLDER, missing_rows
 
 logger = logging.get_logger(__name__)
 
-# What a checkpoint holds: its files with their sizes in bytes, and how many rows each process had exported.
+# What a checkpoint holds: its files with their sizes in bytes, and how many rows each process had exported. Its number
+# counts the checkpoints that were written into the folder: a run that begins anew, or goes on from an early checkpoint,
+# may leave ones of higher steps there that are not its own.
 FILES_NAME = "checkpoint_files.json"
 ROWS_NAME, _ROWS_FILES = "mistake_rows-{rank:05d}.json", "mistake_rows-*.json"
-# Not needed to go on, or written later.
-_NOT_LISTED = (FILES_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME)
+# Not needed to go on, or written later; the last is the Trainer's own, while it saves on SIGTERM.
+_NOT_LISTED = (FILES_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME, "checkpoint-is-incomplete.txt")
 _ZIPPED = (".pt", ".pth", ".bin")
 
 
@@ -34,7 +37,10 @@ def write_files_list(folder: str | Path) -> None:
     folder = Path(folder)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     sizes = {name: path.stat().st_size for name, path in files.items() if name not in _NOT_LISTED}
-    (folder / FILES_NAME).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
+    numbers = [_number(other) for other in [folder, *checkpoints_of(folder.parent)]]
+    number = 1 + max((int(number) for number in numbers if number < math.inf), default=0)
+    about = {"number": number, "files": sizes}
+    (folder / FILES_NAME).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def write_rows_count(folder: str | Path, rows: dict[str, int], rank: int, step: int) -> None:
@@ -52,7 +58,7 @@ def write_rows_count(folder: str | Path, rows: dict[str, int], rank: int, step: 
 
 
 def last_whole_checkpoint(output_dir: str, with_rows: bool = False) -> str | None:
-    """The newest checkpoint that was written to its end, and of which nothing has gone since.
+    """The checkpoint that was written last, of those that were written to their end and of which nothing has gone.
 
     A warning names each newer one that is not whole, and what is wrong with it.
 
@@ -65,7 +71,7 @@ def last_whole_checkpoint(output_dir: str, with_rows: bool = False) -> str | Non
         `str`: the checkpoint's folder, or `None` if there is none.
     """
     without_rows = None
-    for folder in sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True):
+    for folder in reversed(checkpoints_of(output_dir)):
         problem = what_is_broken(folder)
         if problem is None and with_rows:
             problem = what_rows_are_missing(folder)
@@ -136,6 +142,27 @@ def is_torn(folder: str | Path) -> bool:
     return Path(folder).is_dir() and _state_problem(Path(folder)) is not None
 
 
+def checkpoints_of(output_dir: str | Path) -> list[Path]:
+    """A run's checkpoints, whole or not, in the order in which they were written.
+
+    Args:
+        output_dir (`str` or `Path`): the run's folder, in which checkpoints are folders `checkpoint-<step>`.
+    """
+    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return sorted(found, key=lambda folder: (_number(folder), _step(folder)))
+
+
+def _number(folder: Path) -> float:
+    """The how manyth of its folder a checkpoint is: 0 for one of a former version, which has no list of its files, and
+    infinity for one that was not written to its end."""
+    try:
+        return float(json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))["number"])
+    except FileNotFoundError:
+        return 0.0 if _state_problem(folder) is None else math.inf
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def _step(folder: Path) -> int:
     match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
     return int(match.group(1)) if match else -1
@@ -154,13 +181,13 @@ def what_is_broken(folder: Path) -> str | None:
     if problem is not None:
         return problem
     try:
-        sizes = json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))
+        sizes = json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:  # of a former version, or of a plain Trainer
         try:
             sizes = dict.fromkeys(_expected_files(folder), 0)
         except OSError as error:  # it is being removed
             return str(error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{FILES_NAME}: {error}"
     for name, size in sizes.items():
         problem = _file_problem(folder / name, size)
@@ -246,6 +273,7 @@ def _in_words(error: Exception) -> str:
 __all__ = [
     "check_whole",
     "checkpoint_to_resume",
+    "checkpoints_of",
     "is_torn",
     "last_whole_checkpoint",
     "what_is_broken",

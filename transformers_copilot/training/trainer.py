@@ -30,7 +30,7 @@ from ..pair.options import chosen
 from ..pair.trl_trainers import check_trl_trainer, trainer_that_teaches_both
 from .argument_checks import check_arguments, check_devices, check_recorded_training
 from .callback import MistakeLogCallback, rows_writer
-from .checkpoints import check_whole, checkpoint_to_resume
+from .checkpoints import check_whole, checkpoint_to_resume, checkpoints_of
 from .held_out import HeldOutCollator, hold_out, pilots_batch
 from .live_metrics import MistakePicturesCallback
 from .optimization import (
@@ -257,6 +257,11 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
                 logger.warning(
                     f"{folder} holds the exported rows of an earlier run, and this one begins anew: they are now in "
                     f"{aside}. `resume_from_checkpoint=True` would have gone on with that run."
+                )
+            if is_new and (old := checkpoints_of(folder)):
+                logger.warning(
+                    f"{folder} holds {old[-1].name} of an earlier run, and this one begins anew. Until it has saved a "
+                    "checkpoint of its own, `resume_from_checkpoint=True` would go on with that run."
                 )
         self.accelerator.wait_for_everyone()
 
