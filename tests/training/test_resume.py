@@ -152,6 +152,20 @@ def test_the_best_model_is_loaded_whole(tmp_path):
     assert largest_difference(state(pair), state(PilotCopilotForCausalLM.from_pretrained(best))) == 0.0
 
 
+def test_a_folder_that_a_state_names_as_the_best_is_not_followed(tmp_path, caplog):
+    given = {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    given |= {"greater_is_better": True}  # the loss falls: the first is the best
+    run(tmp_path / "elsewhere", make_pair(random_head=True), max_steps=3, **given)
+    run(tmp_path / "run", make_pair(), **given)
+    file = tmp_path / "run" / "checkpoint-6" / "trainer_state.json"
+    named = str(tmp_path / "elsewhere" / "checkpoint-3")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "best_model_checkpoint": named}))
+    resumed = run(tmp_path / "run", make_pair(), resume=str(file.parent), **given)
+    last = state(PilotCopilotForCausalLM.from_pretrained(file.parent))
+    assert largest_difference(state(resumed.pair), last) == 0.0
+    assert "It is not followed: the last weights stay" in caplog.text
+
+
 # ---- logs that cannot be gone on with ----
 
 

@@ -231,6 +231,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         folder = self._get_output_dir(trial)
         with own_folder(folder, self.is_world_process_zero()):
             checkpoint = self._checkpoint_of(folder, resume_from_checkpoint)
+            self._resumed_beside = () if checkpoint is None else (Path(checkpoint).parent,)
             self._clear_up(folder, checkpoint is None)
             self._forget_rounds = None  # until the first try has begun
             output = super().train(checkpoint, trial, **kwargs)

@@ -58,6 +58,7 @@ class CopilotSavingMixin(_TrainerBase):
     """
 
     push_in_progress: Any  # the base Trainer's
+    _resumed_beside: tuple[Path, ...] = ()  # where the checkpoint lies that a run was resumed from
 
     # ---- checkpoints ----
 
@@ -111,8 +112,16 @@ class CopilotSavingMixin(_TrainerBase):
         best = self.state.best_model_checkpoint
         if best is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
-        else:
+            return
+        # A state that was resumed from may name any folder.
+        places = [Path(self.args.output_dir), *self._resumed_beside]
+        if any(Path(best).resolve().is_relative_to(place.resolve()) for place in places):
             self._load_from_checkpoint(best)
+        else:
+            logger.warning(
+                f"The state that was resumed from names {best} as the best checkpoint, which lies neither in "
+                f"{self.args.output_dir} nor beside the resumed one. It is not followed: the last weights stay."
+            )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
