@@ -166,7 +166,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         told (`str`): how far the training was.
-        signal_number (`int`): the signal.
+        signal_number (`int`): which one, such as `signal.SIGTERM`; the exit code follows from it.
     """
 
     def __init__(self, told: str, signal_number: int) -> None:
