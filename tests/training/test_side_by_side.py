@@ -183,6 +183,16 @@ def test_a_new_run_puts_an_old_ones_rows_aside(tmp_path, caplog):
     assert (tmp_path / "_mistake_rows-2").is_dir() and not list((tmp_path / "mistake_rows").rglob("*.parquet"))
 
 
+def test_a_finishing_run_puts_another_ones_rows_aside_and_writes_its_own_anew(tmp_path, caplog):
+    make_trainer(tmp_path, make_pair(), max_steps=3, **ROWS).train()
+    args = CopilotTrainingArguments(str(tmp_path), report_to=[], use_cpu=True, max_steps=1, disable_tqdm=True, **ROWS)
+    for _ in range(2):
+        finish_then_record(make_pilot(), args, reversal_rows(8), data_collator=collate, copilot_epochs=1.0)
+    assert rounds_on_disk(tmp_path / "_mistake_rows-1") == [0, 1, 2] and not (tmp_path / "_mistake_rows-2").exists()
+    assert analyse_mistakes(tmp_path).totals["replies"] == 4
+    assert "not of this record" in caplog.text
+
+
 def test_a_new_runs_checkpoints_come_before_an_old_ones_of_higher_steps(tmp_path, caplog):
     make_trainer(tmp_path, make_pair(), max_steps=6, **SAVED).train()
     given = {"max_steps": 8, "learning_rate": 1e-3, **SAVED}

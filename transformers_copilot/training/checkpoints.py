@@ -181,19 +181,26 @@ def what_is_broken(folder: Path) -> str | None:
     if problem is not None:
         return problem
     try:
-        sizes = json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:  # of a former version, or of a plain Trainer
-        try:
-            sizes = dict.fromkeys(_expected_files(folder), 0)
-        except OSError as error:  # it is being removed
-            return str(error)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        sizes = _listed_files(folder)
+    except (OSError, ValueError) as error:
         return f"{FILES_NAME}: {error}"
     for name, size in sizes.items():
         problem = _file_problem(folder / name, size)
         if problem is not None:
             return f"{name}: {problem}"
     return None
+
+
+def _listed_files(folder: Path) -> dict[str, int]:
+    """The files that a checkpoint should have, with their sizes."""
+    try:
+        about = json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # of a former version, or of a plain Trainer
+        return dict.fromkeys(_expected_files(folder), 0)
+    files = about.get("files") if isinstance(about, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(size, int) for size in files.values()):
+        raise ValueError("it is no list of files with their sizes")
+    return files
 
 
 def _state_problem(folder: Path) -> str | None:

@@ -19,8 +19,9 @@ from torch.utils.data import IterableDataset, Subset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.utils import logging
 
-from ..mistake_log.export import MistakeRowsWriter
+from ..mistake_log.export import ROWS_FOLDER, MistakeRowsWriter, set_rows_aside
 from ..mistake_log.log import MistakeLog
+from ..mistake_log.recorded_mistakes import RecordedMistakes
 from ..mistake_log.recording import data_digest, processes, record_mistakes
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
@@ -43,6 +44,7 @@ COPILOT_SHARE = 0.5
 # Folders and the file of a run.
 PILOT_FOLDER, RECORD_FOLDER, COPILOT_FOLDER = "pilot", "record", "copilot"
 FINISHED_FILE = "finished.json"
+RECORD_MARK = "record.txt"  # beside exported rows: the record that they are of
 
 
 def finish_then_record(
@@ -248,15 +250,28 @@ def _teach(
         mistake_log_export_rows=0,
     )
     record = MistakeLog.open(folder / RECORD_FOLDER)
-    if args.mistake_log_export_rows:  # the record as the rows that reports read
-        writer = MistakeRowsWriter(folder, args.mistake_log_export_rows, args.process_index)
-        writer.start(0)
-        for number, shard in record.rounds():
-            writer.add(number, shard)
-        writer.flush()
+    if args.mistake_log_export_rows and args.process_index == 0:
+        _export(record, folder, args.mistake_log_export_rows)
     trainer = CopilotTrainer(model=pair, args=own, train_dataset=record, eval_dataset=eval_rows, **common)
     prepare(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(own.output_dir))
+
+
+def _export(record: RecordedMistakes, folder: Path, max_rows: int) -> None:
+    """Write a record as the rows that reports read. A call that was stopped begins with them anew; those of another run
+    are put aside."""
+    mark = folder / ROWS_FOLDER / RECORD_MARK
+    identity = str(record.header.identity)
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != identity:
+        if (aside := set_rows_aside(folder)) is not None:
+            logger.warning(f"{folder} holds exported rows that are not of this record; they are now in {aside}.")
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(identity, encoding="utf-8")
+    writer = MistakeRowsWriter(folder, max_rows)
+    writer.start(0)
+    for number, shard in record.rounds():
+        writer.add(number, shard)
+    writer.flush()
 
 
 __all__ = [
