@@ -7,7 +7,14 @@ import signal
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    DataCollatorForSeq2Seq,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 
 from tests.helpers.byte_tokenizer import byte_tokenizer
 from tests.helpers.training_helpers import make_pilot
@@ -140,25 +147,29 @@ def test_the_verdict_on_a_rival_in_plain_words(found, said):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words", "texts", "rate"),
+    ("family", "kind", "words", "texts", "rate"),
     [
-        ("longer", [], 126, "0.01, not tuned"),
-        ("lora", [], 126, "0.1, not tuned"),
-        ("longer", ["--copilot_share", "0.5", "--copilot_epochs", "1"], 63, "0.01, not tuned"),
-        ("lora", ["--baseline_learning_rate", "1e-3"], 126, "0.001\n"),
+        ("llama", "longer", [], 126, "0.01, not tuned"),
+        ("llama", "lora", [], 126, "0.1, not tuned"),
+        ("llama", "longer", ["--copilot_share", "0.5", "--copilot_epochs", "1"], 63, "0.01, not tuned"),
+        ("t5", "lora", ["--baseline_learning_rate", "1e-3"], 126, "0.001\n"),
     ],
 )
-def test_a_rival_is_trained_for_as_long(kind, words, texts, rate, folder, capsys):
+def test_a_rival_is_trained_for_as_long(family, kind, words, texts, rate, folder, capsys):
+    made = byte_tokenizer()
+    ends = {"pad_token_id": made.pad_token_id, "eos_token_id": made.eos_token_id}
+    make_pilot(family, vocab_size=len(made), **ends).save_pretrained(folder / "pilot")
     assert main([*TRAIN, *words, "--form", "linear", "--baseline", kind]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     what = BASELINES[kind]
-    told = re.search(rf"^{what} \(.+\): (\d+) steps on {texts} texts, at learning rate {rate}", printed, re.MULTILINE)
+    told = re.search(rf"^{what} \(.+\): ([\d,]+) steps on {texts} texts, at learning rate {rate}", printed, re.MULTILINE)
     assert told is not None and f"baseline: {told[1]} steps" in printed, printed
     said = re.search(rf"dev loss: the pair ([\d.]+), {what} ([\d.]+) \(gain", printed)
     assert said is not None, printed
-    rival, made = AutoModelForCausalLM.from_pretrained(f"run/baseline-{kind}"), byte_tokenizer()
+    auto = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+    rival = auto.from_pretrained(f"run/baseline-{kind}")
     dev = load_texts(PairArguments(pilot="pilot"), DataArguments(dataset="sums.jsonl"), 42).dev
-    batch = DataCollatorForSeq2Seq(made)(list(encode_texts(made, dev, 1024, False)))
+    batch = DataCollatorForSeq2Seq(made)(list(encode_texts(made, dev, 1024, family == "t5")))
     assert float(said[2]) == pytest.approx(rival.eval()(**batch).loss.item(), abs=1e-4)  # as the model counts itself
     assert main(["evaluate", "run", "--dataset", "sums.jsonl", "--baseline", kind, "--max_new_tokens", "3"]) == 0
     printed = capsys.readouterr().out
@@ -166,6 +177,18 @@ def test_a_rival_is_trained_for_as_long(kind, words, texts, rate, folder, capsys
     results = json.loads((folder / "run" / "evaluation.json").read_text())
     assert results["baseline"]["loss"]["after"] == results["loss"]["after"]
     assert {"baseline_reply", "baseline_correct"} <= results["rows"][0].keys()
+
+
+def test_the_first_step_of_a_pace_does_not_count(monkeypatch):
+    times = iter([0.0, 10.0, 12.0, 14.0])
+    monkeypatch.setattr(progress, "seconds_now", lambda: next(times))
+    clock, control = progress.StepClock(most_seconds=13.0), TrainerControl()
+    clock.on_train_begin(None, None, control)
+    assert clock.seconds == 0
+    for step in (5, 6, 7):  # gone on from step 4
+        assert not control.should_training_stop
+        clock.on_step_end(None, TrainerState(global_step=step), control)
+    assert control.should_training_stop and clock.step_seconds == 2.0 and clock.seconds == 14.0
 
 
 def test_a_rival_that_was_not_trained_is_named(folder, capsys):

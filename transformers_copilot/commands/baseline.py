@@ -99,7 +99,7 @@ class Baseline:
     def _step_seconds(self) -> float:
         """The pace of a rival that is thrown away."""
         clock = StepClock(TIMED_SECONDS)
-        trainer = self._trainer(TIMED_STEPS, clock, report_to=[], logging_strategy="no", disable_tqdm=True)
+        trainer = self._trainer(TIMED_STEPS, clock, logging_strategy="no", disable_tqdm=True)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         return clock.step_seconds
@@ -115,6 +115,7 @@ class Baseline:
         own = {"output_dir": str(baseline_folder(args.output_dir, self.kind)), "max_steps": steps}
         own |= {"learning_rate": self.rate, "save_strategy": "no", "eval_strategy": "no", "push_to_hub": False}
         own |= {"load_best_model_at_end": False, "resume_from_checkpoint": None}
+        own |= {"report_to": []}  # a tracker would take its losses for the pair's
         for name, value in {**own, **changes}.items():
             setattr(args, name, value)
         return Trainer(

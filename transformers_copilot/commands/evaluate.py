@@ -219,12 +219,13 @@ def _points(what: str, gain: dict[str, Any]) -> str:
 
 
 def _likelihood(other: str, loss: dict[str, Any]) -> str:
+    change = "better" if loss["difference"] >= 0 else "worse"
     interval = f"95 % interval {loss['low']:+.4f} to {loss['high']:+.4f}: {_judged(loss)}"
     if loss["low"] == loss["high"]:
         interval = "without an interval: the questions are too few, or all alike"
     return (
         f"loss of the right answers in nats a token ({loss['tokens']:,} tokens): {other} {loss['before']:.4f}, pair "
-        f"{loss['after']:.4f}, better by {loss['difference']:+.4f}, {interval}"
+        f"{loss['after']:.4f}, {change} by {abs(loss['difference']):.4f}, {interval}"
     )
 
 

@@ -116,7 +116,8 @@ class StepClock(TrainerCallback):
 
     def __init__(self, most_seconds: float | None = None) -> None:
         self.most_seconds = most_seconds
-        self._began, self._ended, self._steps, self._total = 0.0, 0.0, 0, 0
+        self._times: list[float] = []
+        self._total = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start, anew where the batches are made smaller.
@@ -124,28 +125,30 @@ class StepClock(TrainerCallback):
         Args:
             args, state, control, **kwargs: the Trainer's; not used.
         """
-        self._began, self._steps = seconds_now(), 0
+        self._times = [seconds_now()]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count a step.
+        """Time a step.
 
         Args:
             args, **kwargs: the Trainer's; not used.
             state (`TrainerState`): how many steps there were, before a checkpoint among them.
             control (`TrainerControl`): told to stop.
         """
-        self._ended, self._steps, self._total = seconds_now(), self._steps + 1, state.global_step
-        if self.most_seconds is not None and self._ended - self._began > self.most_seconds:
+        self._times.append(seconds_now())
+        self._total = state.global_step
+        if self.most_seconds is not None and self._times[-1] - self._times[0] > self.most_seconds:
             control.should_training_stop = True
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step; 0 where there was none, as a run that was finished before has none."""
-        return (self._ended - self._began) / self._steps if self._steps else 0.0
+        """Mean seconds of a step, of which the first, that warms up, does not count; 0 where there was none."""
+        timed = self._times[1:] if len(self._times) > 2 else self._times
+        return (timed[-1] - timed[0]) / (len(timed) - 1) if len(timed) > 1 else 0.0
 
     @property
     def seconds(self) -> float:
-        """Seconds of all steps, at the pace of those of this process."""
+        """Seconds of all steps, at the pace of those of this process; 0 where a run was finished before."""
         return self.step_seconds * self._total
 
 
