@@ -182,7 +182,14 @@ def write_and_move(browser, address: str, server) -> None:
 
     browser.get(address)
     wait_for(lambda: browser.find_elements("css selector", "#write"), server)
-    one("#write").click()
+
+    def answered() -> bool:  # a button that stands there may not listen yet
+        if not browser.find_elements("css selector", "#said .said"):
+            one("#write").click()
+            return False
+        return "They part" in one("#said").text
+
+    wait_for(answered, server)
     wait_for(lambda: browser.find_elements("css selector", "#pair mark"), server)
     assert re.fullmatch(r"Pilot \d+%, pair \d+%", one("#pair mark").get_attribute("title"))
     told = one("#said").text

@@ -329,6 +329,8 @@ def test_what_cannot_be_reported_is_refused_before_any_work(run, tmp_path):
         ({"loss": {**loss, "low": "<b>"}}, r"`loss\.low` is '<b>'"),
         ({"loss": {"before": 1.0}}, r"`loss\.after` is None"),
         ({"gain": []}, None),
+        ({"baseline": {"name": "LoRA"}}, "`baseline.loss` holds None"),
+        ({"baseline": {"name": 1, "loss": loss}}, r"`baseline\.name` is 1"),
         ({"gain": [1]}, r"`gain` holds \[1\]"),
         ({"models": {"Pilot alone": {"correct": True}}}, r"`models\.correct` is True"),
         ({"copilot_weight": "1"}, "`copilot_weight` is '1'"),

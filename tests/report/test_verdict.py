@@ -54,6 +54,15 @@ def test_the_verdict_goes_by_both_intervals(low, high, total, answers, kind, hea
     assert (f"{low:+.4f} to {high:+.4f}" in said) == (total >= 10)
 
 
+@pytest.mark.parametrize(("low", "high", "kind"), [(-0.2, -0.1, "open"), (-0.1, 0.1, "keep"), (0.1, 0.2, "keep")])
+def test_a_rival_that_is_better_is_not_passed_over(low, high, kind):
+    loss = {"before": 1.0, "after": 1.1, "low": low, "high": high, "total": 40}
+    results = {**evaluation(0.1, 0.2), "baseline": {"name": "LoRA <b>", "loss": loss}}
+    verdict = judge(evidence_of_evaluation(results), results, 0.8)
+    assert verdict.kind == kind and ("yet not than LoRA <b>" in verdict.headline) == (kind == "open")
+    assert f"a loss of 1.0000. The pair is better by -0.1000, 95 % interval {low:+.4f}" in " ".join(verdict.sentences)
+
+
 def test_texts_that_training_has_read_decide_nothing():
     read = Evidence("texts of the last rounds", 500, "yes", False, 0.8, 1.0, 0.1, 0.8, 1.0)
     verdict = judge([read], {}, 0.8)

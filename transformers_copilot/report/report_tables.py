@@ -74,7 +74,8 @@ def models_table(results: dict[str, Any]) -> list[dict[str, Any]]:
         list of `dict`: `name`, `correct`, `total`, `share`, `low`, `high`
     """
     rows = []
-    for name, model in results.get("models", {}).items():
+    rival = results.get("baseline") or {}
+    for name, model in {**results.get("models", {}), **({rival["name"]: rival} if rival else {})}.items():
         if all(key in model for key in MODEL_FIGURES):
             rows.append({"name": printable(name), **{key: model[key] for key in MODEL_FIGURES}})
     return rows

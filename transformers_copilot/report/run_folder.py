@@ -121,14 +121,18 @@ def _rows(folder: Path, logs: list[Path]) -> tuple[MistakeSource, str]:
 def _results(path: Path) -> dict[str, Any]:
     """Test results whose figures are figures: a page of half of them would say something wrong."""
     results = _json(path)
-    sections = {name: results.get(name) or {} for name in ("loss", "gain", "models")}
+    sections = {name: results.get(name) or {} for name in ("loss", "gain", "models", "baseline")}
+    rival = sections["baseline"]
+    sections["baseline.loss"] = rival.get("loss") if isinstance(rival, dict) and rival else {}
     for name, section in [*sections.items(), *(("models", model) for model in _values(sections["models"]))]:
         if not isinstance(section, dict):
             raise ValueError(f"{path}: `{name}` holds {section!r}; expected an object. {AGAIN}")
+    if rival and not isinstance(rival.get("name"), str):
+        raise ValueError(f"{path}: `baseline.name` is {rival.get('name')!r}; expected a text. {AGAIN}")
     figures = [("copilot_weight", results.get("copilot_weight", 1.0))]
-    for name, needed in (("loss", LOSS_FIGURES), ("gain", GAIN_FIGURES)):
+    for name, needed in (("loss", LOSS_FIGURES), ("gain", GAIN_FIGURES), ("baseline.loss", LOSS_FIGURES)):
         figures += [(f"{name}.{key}", sections[name].get(key)) for key in needed if sections[name]]
-    for model in sections["models"].values():
+    for model in (*sections["models"].values(), rival):
         figures += [(f"models.{key}", model[key]) for key in MODEL_FIGURES if key in model]
     for key, value in figures:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

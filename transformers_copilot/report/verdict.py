@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..metrics.likelihoods import FEW_TEXTS, FEWEST_TEXTS, loss_gain
+from ..mistake_log.token_text import printable
 from .pair_inspection import PairInspection
 
 
@@ -132,9 +133,20 @@ def judge(evidence: list[Evidence], results: dict[str, Any], weight: float | Non
     gain = results.get("gain") or {}
     answers = _sign(gain.get("low"), gain.get("high"))
     kind, headline = _decide(best, answers)
+    rival = results.get("baseline") or {}
+    against = _sign(rival["loss"]["low"], rival["loss"]["high"]) if rival else 0
+    if kind == "keep" and against < 0:
+        kind, headline = "open", f"Better than the Pilot alone, yet not than {printable(rival['name'])}"
     unread = ", which training has not read" if best.read == "no" else ""
     sentences = [f"Measured on {best.total:,} {best.texts}{unread}.", *_in_words(best)]
     sentences += _answers_in_words(results, answers)
+    if rival:
+        loss = rival["loss"]
+        sentences.append(
+            f"The rival, {printable(rival['name'])}, has a loss of {loss['before']:.4f}. The pair is better by "
+            f"{loss['before'] - loss['after']:+.4f}, 95 % interval {loss['low']:+.4f} to {loss['high']:+.4f} "
+            f"({_meaning(against)})."
+        )
     if FEWEST_TEXTS <= best.total < FEW_TEXTS:
         sentences.append(f"{best.total} texts are few: take the interval as a rough one.")
     elif kind == "open":
