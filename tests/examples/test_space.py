@@ -190,8 +190,7 @@ def write_and_move(browser, address: str, server) -> None:
         return "They part" in one("#said").text
 
     wait_for(answered, server)
-    wait_for(lambda: browser.find_elements("css selector", "#pair mark"), server)
-    assert re.fullmatch(r"Pilot \d+%, pair \d+%", one("#pair mark").get_attribute("title"))
+    assert re.fullmatch(r"Pilot \d+%, pair \d+%", one(".reply mark").get_attribute("title"))
     told = one("#said").text
     assert "They part" in told and not re.search(r"\b(left|right)\b", told)
     foreign = ", ".join(
