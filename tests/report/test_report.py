@@ -346,6 +346,23 @@ def test_what_cannot_be_reported_is_refused_before_any_work(run, tmp_path):
     assert not list(tmp_path.glob("*.html*"))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"copilot_weight": "1"},
+        {"copilot_weight_fit": {"scores": [1]}},
+        {"copilot_weight_fit": [1]},
+        {"copilot_weight_fit": {"scores": {"0": "<b>"}}},
+        {"copilot_weight_fit": {"scores": {}, "set_size": None}},
+    ],
+)
+def test_a_weight_that_is_no_number_is_named(run, tmp_path, fields):
+    run[1].save(tmp_path / "mistake_log.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"config\.json.*(copilot_weight|of the pair's λ).*expected"):
+        write_report(tmp_path, tmp_path / "r.html", with_pair=False)
+
+
 def test_logs_of_several_processes_are_read_together(run, tmp_path):
     for name in ("mistake_log.safetensors", "mistake_log-00001.safetensors"):
         run[1].save(tmp_path / name)

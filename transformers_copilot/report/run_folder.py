@@ -96,7 +96,7 @@ class RunFolder:
             tokenizer=_first_with(places, "tokenizer_config.json"),
             state={} if state is None else _json(state / TRAINER_STATE_NAME),
             results={} if results is None else _results(results),
-            config={} if config is None else _json(config / CONFIG_NAME),
+            config={} if config is None else _config(config / CONFIG_NAME),
         )
 
 
@@ -116,6 +116,22 @@ def _rows(folder: Path, logs: list[Path]) -> tuple[MistakeSource, str]:
         f"its last {PREFIX_CHECKPOINT_DIR} folder. Train with `use_mistake_log=True`, and save a checkpoint or set "
         "`mistake_log_export_rows`."
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """A pair's configuration, in which λ and its fit are what they should be."""
+    config = _json(path)
+    fit = config.get("copilot_weight_fit") or {}
+    scores = fit.get("scores", {}) if isinstance(fit, dict) else None
+    if not isinstance(scores, dict):
+        raise ValueError(f"{path}: `copilot_weight_fit` is {fit!r}; expected an object with `scores`.")
+    figures = {**scores, **{name: fit[name] for name in ("weight", "set_size") if name in fit}}
+    if config.get("copilot_weight") is not None:
+        figures["copilot_weight"] = config["copilot_weight"]
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{path}: {name!r} of the pair's λ is {value!r}; expected a number.")
+    return config
 
 
 def _results(path: Path) -> dict[str, Any]:

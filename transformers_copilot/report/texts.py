@@ -77,10 +77,11 @@ def count_read(items: list[dict[str, list[int]]], source: MistakeSource, logs: l
     lengths, whole = {len(item["input_ids"]) - 1 for item in items}, False
     for stream in row_streams(source):
         for frame in whole_sequences(stream, ["round", "sequence", "position", "token_id", "true_token_id"], 250_000):
-            begins = np.flatnonzero(sequence_starts(frame))
-            whole |= bool((frame["position"].to_numpy()[begins] == 0).any())
+            begins, places = np.flatnonzero(sequence_starts(frame)), frame["position"].to_numpy()
             for begin, end in zip(begins, [*begins[1:], len(frame)], strict=True):
-                if end - begin in lengths:  # the last token is nobody's input
+                known = places[end - 1] == end - begin - 1
+                whole |= bool(known)
+                if known and end - begin in lengths:  # the last token is nobody's input
                     rows = frame.iloc[begin:end]
                     read.add((*rows["token_id"].tolist(), int(rows["true_token_id"].iloc[-1])))
     return sum(tuple(item["input_ids"]) in read for item in items) if logs or whole else None
