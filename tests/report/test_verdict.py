@@ -90,6 +90,8 @@ def test_a_copilot_that_is_switched_off_is_left_out_with_its_losses():
     assert (dev[0].weight, dev[0].before, dev[0].after) == (0.1, 1.2, 1.25)
     at_0 = {**evaluation(0.0, 0.0), "copilot_weight": 0.0}
     assert evidence_of_evaluation(at_0) == []  # both are the Pilot's there
+    tested = Evidence("texts", 40, "no", True, 0.8, 1.0, 0.9, 0.05, 0.15)
+    assert "Right answers" not in " ".join(judge([tested], at_0, 0.8).sentences)
     verdict = judge(dev, at_0, 0.0)
     assert verdict.kind == "leave" and "It is 0" in verdict.sentences[0]
     assert "1.2000 for the Pilot alone and 1.2500" in " ".join(verdict.sentences)

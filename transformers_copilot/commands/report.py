@@ -18,8 +18,9 @@ from .terminal import quiet_libraries, say
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="transformers-copilot report",
-        description="Write one HTML file that shows where a run's model goes wrong, whether it learns from it, and "
-        "what its Copilot changes. It needs no network, neither now nor when it is opened.",
+        description="Write one HTML file that says whether a run's Copilot is worth keeping, where the Pilot goes "
+        "wrong, whether it learns from it, and what the Copilot changes. It needs no network, neither now nor when it "
+        "is opened.",
         epilog="examples:\n  transformers-copilot report runs/mawps -o report.html\n"
         "  transformers-copilot report runs/mawps --task mawps --data_dir data   (the pair is looked at on test "
         "questions)",

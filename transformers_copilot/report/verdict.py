@@ -126,6 +126,8 @@ def judge(evidence: list[Evidence], results: dict[str, Any], weight: float | Non
     """
     if weight == 0:
         return _switched_off(evidence)
+    if results.get("copilot_weight") == 0:  # asked without the Copilot, so it says nothing of it
+        results = {}
     tested = [one for one in evidence if one.tested]
     if not tested:
         return _untested(evidence)
