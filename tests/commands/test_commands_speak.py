@@ -162,7 +162,8 @@ def test_a_rival_is_trained_for_as_long(family, kind, words, texts, rate, folder
     assert main([*TRAIN, *words, "--form", "linear", "--baseline", kind]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     what = BASELINES[kind]
-    told = re.search(rf"^{what} \(.+\): ([\d,]+) steps on {texts} texts, at learning rate {rate}", printed, re.MULTILINE)
+    line = rf"^{what} \(.+\): ([\d,]+) steps on {texts} texts, at learning rate {rate}"
+    told = re.search(line, printed, re.MULTILINE)
     assert told is not None and f"baseline: {told[1]} steps" in printed, printed
     said = re.search(rf"dev loss: the pair ([\d.]+), {what} ([\d.]+) \(gain", printed)
     assert said is not None, printed
