@@ -269,6 +269,24 @@ def test_an_analysis_beside_a_thinning_sees_a_whole_state(tmp_path):
     assert len(seen) >= 3, "the writer thinned meanwhile"
 
 
+def test_a_reader_begins_again_where_a_file_went(tmp_path):
+    writer = MistakeRowsWriter(tmp_path, max_rows=1000, rounds_per_file=2)
+    writer.start(0)
+    for number in range(6):
+        writer.add(number, record_of_rows(5))
+    calls = []
+
+    def read(streams):
+        if not calls:
+            streams[-1].path.unlink()
+        calls.append(len(streams))
+        return [
+            number for s in streams for table in row_tables(s, ["round"], 50) for number in table["round"].to_pylist()
+        ]
+
+    assert sorted(set(read_rows(tmp_path, read))) == [0, 1, 2, 3] and calls == [3, 2]
+
+
 def test_a_set_that_was_thinned_by_half_is_read_as_one_that_is_thinned(tmp_path, monkeypatch):
     writer = MistakeRowsWriter(tmp_path, max_rows=40, rounds_per_file=2)
     writer.start(0)

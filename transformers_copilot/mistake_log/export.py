@@ -444,6 +444,8 @@ def _tables_of_file(source: RowsFile, columns: list[str], batch_rows: int) -> It
                 if source.stride > 1:
                     table = table.filter(pa.array(table["round"].to_numpy() % source.stride == 0))
                 yield table.select(columns)
+    except FileNotFoundError:  # a training may have emptied it meanwhile; see [`read_rows`]
+        raise
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(
             f"{source.path} can't be read: it was cut off or damaged ({error}). Delete it, or copy it again."
