@@ -185,7 +185,7 @@ def _keep(folder: Path, below: int | None = None, stride: int = 1) -> tuple[int,
     for path in _files(folder):
         if below is not None and _first_round(path) >= below:
             path.unlink()
-        elif (problem := _what_is_unreadable(path)) is not None:
+        elif (problem := _what_is_unreadable(path, pages=True)) is not None:
             logger.warning(f"{path} can't be read ({problem}), so its rows are gone; it is now {path.stem}{_BROKEN}.")
             os.replace(path, path.with_suffix(_BROKEN))
         else:
@@ -230,16 +230,31 @@ def _first_round(path: Path) -> int:
     return int(match.group(1)) if match else 0
 
 
-def _what_is_unreadable(path: Path) -> str | None:
+# What pyarrow raises of a damaged file.
+_DAMAGE = (OSError, pa.ArrowException, UnicodeDecodeError)
+
+
+def _what_is_unreadable(path: Path, pages: bool = False) -> str | None:
     try:
         pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
+        if pages:
+            pq.read_table(path, page_checksum_verification=True)
+    except _DAMAGE as error:
         return str(error)
     return None
 
 
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} can't be read: it was cut off or damaged ({error}). Delete it, or copy it again.")
+
+
 def _stride_of(path: Path) -> int:
-    return int((pq.read_schema(path).metadata or {}).get(_STRIDE, b"1"))
+    try:
+        return int((pq.read_schema(path).metadata or {}).get(_STRIDE, b"1"))
+    except FileNotFoundError:  # replaced while it was looked for; who asks looks again
+        raise
+    except (*_DAMAGE, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -444,12 +459,10 @@ def _tables_of_file(source: RowsFile, columns: list[str], batch_rows: int) -> It
                 if source.stride > 1:
                     table = table.filter(pa.array(table["round"].to_numpy() % source.stride == 0))
                 yield table.select(columns)
-    except FileNotFoundError:  # a training may have emptied it meanwhile; see [`read_rows`]
+    except FileNotFoundError:  # as in `_stride_of`
         raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{source.path} can't be read: it was cut off or damaged ({error}). Delete it, or copy it again."
-        ) from error
+    except _DAMAGE as error:
+        raise _damaged(source.path, error) from error
     _check_columns(str(source), read, names)
 
 
