@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..mistake_log.token_text import TokenTexts, printable
 from .mistake_analysis import MistakeAnalysis
-from .mistake_counters import FEWEST
+from .mistake_counters import FEWEST, TENTHS
 from .mistake_examples import LogExamples
 from .pair_inspection import PairInspection
 from .run_folder import MODEL_FIGURES
@@ -91,19 +91,20 @@ def confusion_rows(analysis: MistakeAnalysis, examples: LogExamples, tokens: Tok
 
     Returns:
         list of `dict` with the names of both tokens, the figures and `examples`; `trend` is `None` where there are
-        fewer than five cases
+        fewer than five cases, and in a log of fewer than ten rounds, where the tenths are `None` too
     """
-    rows = []
+    rows, parted = [], _has_tenths(analysis)
     for row in analysis.confusions.to_dict("records"):
         key = (int(row["true_token_id"]), int(row["predicted_token_id"]))
         rows.append(
             {
-                **{name: row[name] for name in ("count", "first_tenth", "last_tenth", "tenths")},
+                **{name: row[name] for name in ("count", "tenths")},
+                **{name: row[name] if parted else None for name in ("first_tenth", "last_tenth")},
                 "true_token_id": key[0],
                 "predicted_token_id": key[1],
                 "mean_size": float(row["mean_size"]),
                 "cost": float(row["cost"]),
-                "trend": float(row["trend"]) if row["count"] >= FEWEST else None,
+                "trend": float(row["trend"]) if row["count"] >= FEWEST and parted else None,
                 "true": tokens.name(key[0]),
                 "predicted": tokens.name(key[1]),
                 "kind": tokens.class_of(key[0]),
@@ -213,11 +214,16 @@ def _top_confusion(analysis: MistakeAnalysis, tokens: TokenTexts) -> list[str]:
     top = enough.iloc[0]
     true, predicted = (tokens.name(int(top[f"{which}_token_id"])) for which in ("true", "predicted"))
     first, last = int(top["first_tenth"]), int(top["last_tenth"])
+    course = f"; {first} of them in the first tenth of training, {last} in the last{_direction(first, last)}"
     return [
         f"The confusion that costs most: where “{true}” is right, the Pilot holds “{predicted}” likeliest. "
-        f"{top['count']:,} times, {_percent(top['cost'] / analysis.totals['cost'], 1)} of all mistake; {first} of them "
-        f"in the first tenth of training, {last} in the last{_direction(first, last)}."
+        f"{top['count']:,} times, {_percent(top['cost'] / analysis.totals['cost'], 1)} of all mistake"
+        f"{course if _has_tenths(analysis) else ''}."
     ]
+
+
+def _has_tenths(analysis: MistakeAnalysis) -> bool:
+    return bool(analysis.totals["last_round"] - analysis.totals["first_round"] + 1 >= TENTHS)
 
 
 def _recurrence(back: dict[str, Any]) -> list[str]:
