@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -97,6 +98,7 @@ class FileOperations:
             if not path.is_relative_to(self.folder):
                 return
         name = verb if path is None else f"{verb} {path.relative_to(self.folder).as_posix()}"
+        name = re.sub(r"\.\d+-\d+\.partial$", ".partial", name)  # some files have process and thread in their names
         number = len(self.names)
         if self.die_at is None and name == self.die_name:
             self.die_at = number
