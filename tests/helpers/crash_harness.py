@@ -228,8 +228,10 @@ def _flush_late() -> None:
 
 
 def kind_of(name: str) -> str:
-    """An operation's name without the numbers of step and round; the code that goes along is of one kind."""
+    """An operation's name without the numbers of step and round; the code that goes along is of one kind, and so is
+    whatever a checkpoint that goes has in it."""
     name = re.sub(r"\d{9}", "N", re.sub(r"checkpoint-\d+", "checkpoint-N", name))
+    name = re.sub(r"^remove checkpoint-N/.*", "remove checkpoint-N/file", name)
     return re.sub(r"/\w+\.py$", "/code.py", name)
 
 

@@ -17,14 +17,20 @@ from tests.helpers.paths import ROOT
 
 # What a kill must meet at least once: every kind of file, and every way in which it changes.
 FILES = [
-    *("config.json.partial", "model.safetensors", "tokenizer.json", "training_args.bin", "mistake_log.safetensors.partial"),
+    *(
+        "config.json.partial",
+        "model.safetensors",
+        "tokenizer.json",
+        "training_args.bin",
+        "mistake_log.safetensors.partial",
+    ),
     *("mistake_rows-00000.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "checkpoint_files.json"),
     "trainer_state.json",
 ]
 KINDS = {
     *(f"half write checkpoint-N/{name}" for name in FILES),
     *(f"before rename checkpoint-N/{name}" for name in ("config.json", "mistake_log.safetensors")),
-    "before remove checkpoint-N/model.safetensors",
+    "before remove checkpoint-N/file",
     "before rmdir checkpoint-N",
     "half write mistake_rows/rank-00000/rounds-N-N.partial",
     "before rename mistake_rows/rank-00000/rounds-N-N.parquet",
