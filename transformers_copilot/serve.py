@@ -8,6 +8,9 @@ serve` is the same for one pair, with the options that one needs.
 
 from __future__ import annotations
 
+from inspect import signature
+from typing import Any
+
 
 def main() -> None:
     """Run the server's command line in a process that knows pairs.
@@ -19,11 +22,17 @@ def main() -> None:
 
     check_serving()
     import typer
+    from transformers.cli.serve import Serve
 
     from .commands.pair_server import PairServe
 
+    def serve(**options: Any) -> None:
+        """Run the server."""
+        PairServe(**options)
+
+    serve.__dict__["__signature__"] = signature(Serve)  # the command line is made of it
     app = typer.Typer(add_completion=False)
-    app.command(help="Serve models, pairs among them, with an OpenAI-compatible API.")(PairServe)
+    app.command(help="Serve models, pairs among them, with an OpenAI-compatible API.")(serve)
     app(prog_name="python -m transformers_copilot.serve")
 
 

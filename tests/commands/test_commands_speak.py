@@ -157,13 +157,16 @@ def test_the_verdict_on_a_rival_in_plain_words(found, said):
 )
 def test_a_rival_is_trained_for_as_long(family, kind, words, texts, rate, folder, capsys):
     made = byte_tokenizer()
+    made.padding_side = "right"  # padding on the left would stand before what a decoder writes
+    made.save_pretrained(folder / "pilot")
     ends = {"pad_token_id": made.pad_token_id, "eos_token_id": made.eos_token_id}
     make_pilot(family, vocab_size=len(made), **ends).save_pretrained(folder / "pilot")
     assert main([*TRAIN, *words, "--form", "linear", "--baseline", kind]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     what = BASELINES[kind]
-    line = rf"^{what} \(.+\): ([\d,]+) steps on {texts} texts, at learning rate {rate}"
-    told = re.search(line, printed, re.MULTILINE)
+    told = re.search(
+        rf"^{what} \(.+\): ([\d,]+) steps on {texts} texts, at learning rate {rate}", printed, re.MULTILINE
+    )
     assert told is not None and f"baseline: {told[1]} steps" in printed, printed
     said = re.search(rf"dev loss: the pair ([\d.]+), {what} ([\d.]+) \(gain", printed)
     assert said is not None, printed

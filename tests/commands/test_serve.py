@@ -187,7 +187,6 @@ def test_every_option_of_transformers_server_is_known_here() -> None:
     own = [parameter for parameter in signature(PairServe._application).parameters if parameter != "of_batching"]
     theirs = [name for name in signature(Serve).parameters if not name.startswith("cb_")]
     assert sorted([*own, *pair_server._OF_PROCESS]) == sorted(["self", *theirs])
-    assert list(signature(PairServe).parameters) == list(signature(Serve).parameters)
 
 
 def test_what_is_no_pair_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,8 @@ class PairServe(Serve):
     transformers' own makes its loader in one piece with the rest, so the parts are put together here.
 
     Args:
-        *args, **options: as of `transformers.cli.serve.Serve`.
+        force_model (`str`, *optional*): what is loaded at once and served alone; else what a request names.
+        **options: as of `transformers.cli.serve.Serve`.
     """
 
     def __init__(self, force_model: str | None = None, **options: Any) -> None:
@@ -126,10 +126,6 @@ class PairServe(Serve):
             return JSONResponse({"error": {"message": str(error), "type": "not_implemented"}}, status_code=501)
 
         return app
-
-
-# The command line is made of the signature.
-update_wrapper(PairServe.__init__, Serve.__init__)
 
 
 def _chat_options(given: str | None, reasoning: Any) -> dict[str, Any]:
