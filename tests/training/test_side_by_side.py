@@ -237,13 +237,11 @@ def test_an_analysis_beside_a_thinning_sees_a_whole_state(tmp_path):
     writer, stop = MistakeRowsWriter(tmp_path, max_rows=300, rounds_per_file=4), threading.Event()
 
     def write():
-        begins = 0
-        while not stop.is_set():
-            writer.start(begins)  # a run that is gone on with over and over
-            for number in range(begins, 500):
-                writer.add(number, record_of_rows(5))
-                time.sleep(0.002)
-            begins = 8
+        writer.start(0)
+        for number in range(4000):  # the stride grows at rounds 60, 120, 240, …
+            writer.add(number, record_of_rows(5))
+            if stop.wait(0.02):
+                return
 
     thread = threading.Thread(target=write)
     thread.start()

@@ -182,14 +182,14 @@ def _keep(folder: Path, below: int | None = None, stride: int = 1) -> tuple[int,
     for partial in folder.glob(f"*{_PARTIAL}"):
         partial.unlink()
     files = []
-    for path in _files(folder):
+    for path in reversed(_files(folder)):  # from the last on: what is left is the run's beginning at any time
         if below is not None and _first_round(path) >= below:
             path.unlink()
         elif (problem := _what_is_unreadable(path, pages=True)) is not None:
             logger.warning(f"{path} can't be read ({problem}), so its rows are gone; it is now {path.stem}{_BROKEN}.")
             os.replace(path, path.with_suffix(_BROKEN))
         else:
-            files.append(path)
+            files.insert(0, path)
     stride = max([stride, *(_stride_of(path) for path in files)])
     counts: Counter[int] = Counter()
     last, emptied = -1, []
