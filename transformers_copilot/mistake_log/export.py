@@ -181,7 +181,7 @@ def _keep(folder: Path, below: int | None = None, stride: int = 1) -> tuple[int,
     """
     for partial in folder.glob(f"*{_PARTIAL}"):
         partial.unlink()
-    files = []
+    files: list[Path] = []
     for path in reversed(_files(folder)):  # from the last on: what is left is the run's beginning at any time
         if below is not None and _first_round(path) >= below:
             path.unlink()
