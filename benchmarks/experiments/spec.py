@@ -117,7 +117,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
             raise ValueError(f"`measure` is {self.measure!r}; it must be one of {', '.join(MEASURES)}.")
-        unknown = [name for name in self.controls if name not in CONTROLS]
+        unknown = [str(name) for name in self.controls if name not in CONTROLS]
         if unknown:
             raise ValueError(f"`controls` names {', '.join(unknown)}; there are {', '.join(CONTROLS)}.")
         further = {"further": ("further", "further_in_time")}
@@ -129,7 +129,9 @@ class Experiment:
                     f"`{wanted[0]}` needs `rates`, learning rates, in `rival_training: {{{field_name}: …}}`."
                 )
         if "everything_longer" in self.controls and self.on_the_same is None:
-            raise ValueError("`everything_longer` needs a variant with `everything` and `finish`, whose time it takes.")
+            raise ValueError(
+                "`everything_longer` needs one of the `variants` with `everything` and `finish`, whose time it takes."
+            )
         if not self.limits.get("read") and any(variant.finish or variant.everything for variant in self.variants):
             raise ValueError("a variant learns from questions of its own, and there are none: set `read` in `limits`.")
         if self.also_test and self.measure == "ranking":
@@ -138,7 +140,9 @@ class Experiment:
             raise ValueError("`pilot` needs either `path` or `config`, not both.")
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) < len(names) or not self.seeds:
-            raise ValueError(f"variants need different names and there must be a seed; got {names} and {self.seeds}.")
+            raise ValueError(
+                f"`variants` need different names and there must be a seed in `seeds`; got {names} and {self.seeds}."
+            )
 
     @property
     def on_the_same(self) -> Variant | None:
@@ -203,6 +207,8 @@ def read_experiment(path: Path) -> Experiment:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown fields {', '.join(unknown)}; there are {', '.join(sorted(known))}.")
+        if not isinstance(values.get("variants"), dict):
+            raise ValueError(f"`variants` is {values.get('variants')!r}; expected names of variants and their fields.")
         _check_types(Experiment, {**values, "variants": [*values["variants"]]})
         for name, given in values.get("rival_training", {}).items():
             if name in FURTHER_CONTROLS and not isinstance(given, dict):
@@ -210,6 +216,8 @@ def read_experiment(path: Path) -> Experiment:
         for name, given in values["variants"].items():
             if given is not None and not isinstance(given, dict):
                 raise ValueError(f"`{name}` of `variants` is {given!r}; expected fields of a variant.")
+            if unknown := sorted(set(given or {}) - {entry.name for entry in fields(Variant)}):
+                raise ValueError(f"`{name}` of `variants` has unknown fields {', '.join(map(str, unknown))}.")
             _check_types(Variant, given or {}, f"variants.{name}.")
         variants = [Variant(name, **(given or {})) for name, given in values.pop("variants").items()]
         return Experiment(variants=variants, **values)
