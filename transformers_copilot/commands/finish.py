@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -79,7 +80,8 @@ def finish_and_teach(
             trainer.add_callback(clock)
         trainer.add_callback(interrupt)
 
-    with interrupt.listening():
+    # With `--enable_jit_checkpoint` the Trainer itself saves on SIGTERM.
+    with interrupt.listening((signal.SIGTERM,) if training.enable_jit_checkpoint else ()):
         pair = finish_then_record(
             pilot,
             training,
