@@ -181,13 +181,10 @@ class Interrupted(KeyboardInterrupt):
 class StopOnInterrupt(TrainerCallback):
     """Ends a training with a whole checkpoint when Ctrl-C was pressed, or the process was told to end (SIGTERM, as
     schedulers of clusters do); a second time ends it at once.
-
-    Attributes:
-        stopped_by (`int`, *optional*): the signal that came, if one came.
     """
 
     def __init__(self) -> None:
-        self.stopped_by: int | None = None
+        self._stopped_by: int | None = None
         self._training = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -205,7 +202,7 @@ class StopOnInterrupt(TrainerCallback):
             args, state, **kwargs: the Trainer's; not used.
             control (`TrainerControl`): told to save and to stop.
         """
-        if self.stopped_by is not None:
+        if self._stopped_by is not None:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -220,10 +217,10 @@ class StopOnInterrupt(TrainerCallback):
             Interrupted: a signal came.
         """
         self._training = False
-        if self.stopped_by is not None:
+        if self._stopped_by is not None:
             folder = f"{args.output_dir}/checkpoint-{state.global_step}"
             told = f"stopped after step {state.global_step:,} of {state.max_steps:,}; checkpoint: {folder}"
-            raise Interrupted(told, self.stopped_by)
+            raise Interrupted(told, self._stopped_by)
 
     @contextmanager
     def listening(self, besides: Collection[int] = ()) -> Iterator[None]:
@@ -245,7 +242,7 @@ class StopOnInterrupt(TrainerCallback):
             if not self._training:
                 signal.raise_signal(number)
                 return
-            self.stopped_by = number
+            self._stopped_by = number
             again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             say(f"stopping after this step, with a checkpoint; {again} again stops at once")
 
