@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, TextIteratorStreamer, TextStre
 from transformers.utils import logging
 
 from tests.conftest import TINY, build_pair, build_pilot, make_tokenizer, some_ids
-from tests.helpers.memory_growth import Readings, own_memory
+from tests.helpers.memory_growth import Readings, give_back_freed, own_memory
 from tests.helpers.training_helpers import make_pair, make_trainer, reversal_rows
 from transformers_copilot import CopilotTrainer, MistakeLog, MistakeRecord, record_mistakes
 from transformers_copilot.pair.mistake_batch import MistakeBatch
@@ -54,7 +54,7 @@ def training(folder: Path, steps: int, every: int, **arguments: Any) -> Readings
         "eval_strategy": "steps",
         "eval_steps": 250,
         "save_strategy": "steps",
-        "save_steps": 500,
+        "save_steps": 250,
         "save_total_limit": 1,
         **arguments,
     }
@@ -154,7 +154,9 @@ def long_log(folder: Path, rounds: int, length: int) -> dict[str, float]:
     for number in range(rounds):
         log.append(long_round(length, 256, seed=number))
         most = max(most, own_memory() - before)
-    return {"round": nbytes, "kept": len(log), "log": log.nbytes, "bound": log.max_bytes, "most": most}
+    give_back_freed()
+    held = own_memory() - before
+    return {"round": nbytes, "kept": len(log), "log": log.nbytes, "bound": log.max_bytes, "held": held, "most": most}
 
 
 KINDS: dict[str, Callable[..., Any]] = {

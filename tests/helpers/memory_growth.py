@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import math
@@ -36,8 +37,9 @@ class Readings:
     tensors: list[float] = field(default_factory=list)
 
     def take(self, step: int) -> None:
-        """Read once more."""
+        """Read once more, when what was freed has gone back to the kernel."""
         gc.collect()
+        give_back_freed()
         alive = gc.get_objects()
         self.steps.append(step)
         self.memory.append(own_memory())
@@ -74,6 +76,11 @@ class Growth:
 
     def __str__(self) -> str:
         return f"{self.slope:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+def give_back_freed() -> None:
+    """Let the C library hand over pages that it keeps for later (glibc); how many these are goes up and down."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def own_memory() -> int:

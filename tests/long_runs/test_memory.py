@@ -5,6 +5,7 @@ count tensors and other objects over a few dozen: what is kept of a step is seen
 """
 
 import gc
+import platform
 from collections import Counter
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from tests.helpers.training_helpers import make_pair, make_trainer, reversal_row
 from transformers_copilot import MistakeLog, record_mistakes
 
 
-LINUX = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's account of a process")
-STEPS, EVERY, WARM_UP = 3000, 50, 1000
+LINUX = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="reads Linux's account of a process, with glibc")
+# Until memory is what it stays: the log and the exported rows are full, each kind of work was done several times.
+STEPS, EVERY, WARM_UP = 3000, 50, 1500
 # Bytes a step. A million steps, more than any training of a Copilot, would take a quarter of a gigabyte; the smallest
 # thing that a step could leave by mistake, the tiny round of the log, is some 10 kB.
 MOST_BYTES = 256
-# Python objects a step: what is left of every tenth step is seen.
-MOST_OBJECTS = 0.1
+# Python objects a step. Rows of 64 rounds wait to be written, so their number goes up and down.
+MOST_OBJECTS = 1.0
 
 
 # ---- thousands of steps ----
@@ -56,8 +58,9 @@ def test_a_log_of_very_long_sequences_keeps_its_bound_in_memory(tmp_path: Path):
     found = in_child("tests.helpers.long_runs", "long_log", tmp_path, 128, 32_768)
     print("\n", found)  # noqa: T201
     assert 128 * found["round"] > 8 * found["bound"] and found["log"] <= found["bound"]
-    # Beside the log there is a round that is being made: in float32 and int64 it is some four times as large.
-    assert found["most"] < found["bound"] + 6 * found["round"]
+    assert found["held"] < found["bound"] + found["round"]
+    # While it runs, the C library keeps pieces that were freed between the rounds that stay. They are used again.
+    assert found["most"] < 3 * found["bound"]
 
 
 # ---- a few dozen ----
@@ -79,6 +82,7 @@ def held(readings: Readings) -> list[tuple[float, float]]:
     return list(zip(readings.tensors[1:], readings.objects[1:], strict=True))
 
 
+@LINUX
 @pytest.mark.parametrize("kind", ["joint", "record"])
 def test_a_step_of_training_leaves_nothing(tmp_path: Path, little_to_collect: None, kind: str):
     """With the log full, from the 20th step on."""
@@ -96,13 +100,14 @@ def test_a_step_of_training_leaves_nothing(tmp_path: Path, little_to_collect: No
     assert all(abs(one[0] - tensors) < 10 and abs(one[1] - objects) < 15 for one in later), (tensors, objects, later)
 
 
+@LINUX
 def test_what_is_left_of_every_step_is_seen(tmp_path: Path, little_to_collect: None):
     """The tests' own trainer remembers its batches, three tensors each."""
     trainer, readings = make_trainer(tmp_path, max_steps=60, logging_steps=1000), Readings()
     trainer.add_callback(Reader(readings, 20))
     trainer.train()
     assert min(np.diff(readings.tensors)) >= 3 * 20
-    assert Growth.of(readings.steps, readings.tensors).low > 10 * MOST_OBJECTS
+    assert Growth.of(readings.steps, readings.tensors).low > MOST_OBJECTS
 
 
 def test_a_call_of_generate_leaves_nothing(tiny_pair, little_to_collect: None):

@@ -64,7 +64,7 @@ class RecordedMistakes(Dataset):
             (number, read_index(self.folder, number, self.header)) for number in there
         ]
         self._ends = list(accumulate(len(index) for _, index in self._shards))
-        self._files: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._files: OrderedDict[int, _MappedTensors] = OrderedDict()
         self._process = os.getpid()
 
     def __len__(self) -> int:
@@ -138,17 +138,17 @@ class RecordedMistakes(Dataset):
         path = self.folder / shard_name(self._shards[shard][0], self.header.shards)
 
         def rows(name: str, part: slice) -> Tensor:
-            return check_rows(path, index, name, slice(first, end), stored[name][part])
+            return check_rows(path, index, name, slice(first, end), stored[name][part].clone())
 
         values: dict[str, Tensor] = {
-            name: rows(name, part) for name, part in ranges.items() if name in stored and name not in left_out
+            name: rows(name, part) for name, part in ranges.items() if name in stored.names - left_out
         }
         if self.rationale:
             states = [rows(rationale_name(column), tokens) for column in self.rationale]
             values["rationale"] = states[0] if len(states) == 1 else torch.stack(states, dim=1)
         return MistakeRecord(**values)
 
-    def _stored(self, shard: int) -> dict[str, Any]:
+    def _stored(self, shard: int) -> _MappedTensors:
         """A shard's tensors on disk, to be read in part; its file is opened when this process first reads it, and the
         latest ones stay open."""
         if self._process != os.getpid():
@@ -158,12 +158,29 @@ class RecordedMistakes(Dataset):
             if len(self._files) >= _OPEN_FILES:
                 self._files.popitem(last=False)
             file = safe_open(self.folder / shard_name(self._shards[shard][0], self.header.shards), framework="pt")
-            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            stored = _MappedTensors(file)
         self._files[shard] = stored
         return stored
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}
+
+
+class _MappedTensors(dict[str, Tensor]):
+    """A file's tensors by name, each mapped when it is first asked for; a page is read when it is used.
+
+    Each is asked for once. A `get_slice` for every sequence would leave some 64 bytes behind for good (safetensors
+    0.8), gigabytes over a long training.
+    """
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self.names = frozenset(file.keys())
+        self._file = file
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = tensor = self._file.get_tensor(name)
+        return tensor
 
 
 class RecordCollator:
