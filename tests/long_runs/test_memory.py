@@ -24,7 +24,7 @@ LINUX = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="reads Linu
 # Until memory is what it stays: the log and the exported rows are full, each kind of work was done several times.
 STEPS, EVERY, WARM_UP = 3000, 50, 1500
 # Bytes a step. A million steps, more than any training of a Copilot, would take a quarter of a gigabyte; the smallest
-# thing that a step could leave by mistake, the tiny round of the log, is some 10 kB.
+# thing that a step could leave by mistake, a round of the log of these tiny pairs, is some kilobytes.
 MOST_BYTES = 256
 # Python objects a step. Rows of 64 rounds wait to be written, so their number goes up and down.
 MOST_OBJECTS = 1.0
