@@ -51,12 +51,13 @@ ELSEWHERE = {name: f"nobody/code--{where}" for name, where in AUTO_MAP.items()}
 
 
 def changed(file: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """What changes a JSON file of a checkpoint, as one could who wrote the checkpoint: with a fitting fingerprint."""
+    """What changes a JSON file of a checkpoint, as one could who wrote it: fingerprints fit, sums are left out."""
 
     def write(folder: Path) -> None:
         path = folder / file
         values = json.loads(path.read_text()) if path.exists() else {}
-        values.pop("fingerprint", None)
+        for name in ("fingerprint", "fields_fingerprint", "checksums"):
+            values.pop(name, None)
         change(values)
         text = json.dumps(values)
         path.write_text(with_fingerprint(text) if file == "config.json" else text)
@@ -77,7 +78,12 @@ def config(**values: Any) -> Callable[[Path], None]:
 
 def adapter(**values: Any) -> Callable[[Path], None]:
     """Fields of the Pilot's adapter."""
-    return changed("pilot_adapter/adapter_config.json", lambda found: found.update(values))
+
+    def write(folder: Path) -> None:
+        changed("pilot_adapter/adapter_config.json", lambda found: found.update(values))(folder)
+        config()(folder)
+
+    return write
 
 
 # What is wrong with a pair's folder, and what the error says; `None`: it loads as if nothing were there.

@@ -140,12 +140,15 @@ def saved(tmp_path) -> Path:
     return tmp_path / "copilot"
 
 
-def name_pilot(saved: Path, name: object) -> None:
+def name_pilot(saved: Path, name: str) -> None:
+    """As one could who wrote the checkpoint."""
     file = saved / "pairing.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "pilot_name_or_path": name}))
+    values = {**json.loads(file.read_text()), "pilot_name_or_path": name}
+    values.pop("fields_fingerprint", None)
+    file.write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("kind", ["absolute", "relative", "above", "home", "like an id", "no text"])
+@pytest.mark.parametrize("kind", ["absolute", "relative", "above", "home", "like an id"])
 def test_a_folder_that_a_checkpoint_names_is_not_followed(saved, tmp_path, monkeypatch, kind):
     pair = make_pair(head="pilot")
     pair.pilot.save_pretrained(tmp_path / "user" / "pilot")
@@ -153,7 +156,7 @@ def test_a_folder_that_a_checkpoint_names_is_not_followed(saved, tmp_path, monke
     monkeypatch.setenv("HOME", str(tmp_path))
     names = {
         **{"absolute": str(tmp_path / "user" / "pilot"), "relative": "./user/pilot", "above": "../pilot"},
-        **{"home": "~/user/pilot", "like an id": "user/pilot", "no text": 3},
+        **{"home": "~/user/pilot", "like an id": "user/pilot"},
     }
     name_pilot(saved, names[kind])
     with pytest.raises(ValueError, match=r"names .* as its Pilot.*not followed; give the Pilot yourself.*from_pilot\("):
