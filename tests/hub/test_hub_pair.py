@@ -187,6 +187,8 @@ def test_what_a_push_uploads(pushed: tuple[Hub, Path, Ran]):
     assert hub.store.repos["models", hub.repo("pair")].private
     assert not hub.store.repos["models", hub.repo("seq2seq")].private
     assert set(hub.files(hub.repo("saved"))) >= {*code, "config.json", "model.safetensors"}, "transformers' other way"
+    for name in ("pair", "saved"):
+        assert "copilot" in json.loads(hub.files(hub.repo(name))["config.json"])["checksums"], name
     assert b"ours" in hub.files(hub.repo("seq2seq"))["README.md"]
     assert [message for _, message in hub.commits(hub.repo("pair"))] == ["initial commit", "Upload pair", "λ = 0.5"]
 

@@ -34,6 +34,11 @@ def install_advice(extra: str | None = None, upgrade: bool = False) -> str:
     return f"`python -m pip install {'--upgrade ' if upgrade else ''}{what}` in {clone} of the package's repository"
 
 
+def in_package() -> bool:
+    """Whether this is the installed package, and not the code of a checkpoint that `trust_remote_code=True` loaded."""
+    return __package__ == f"{_PACKAGE}.pair"
+
+
 def package_only(method: _Method) -> _Method:
     """Refuse a method in the code of a checkpoint: what it needs does not lie beside the weights.
 
@@ -47,7 +52,7 @@ def package_only(method: _Method) -> _Method:
     @wraps(method)
     def checked(*args: Any, **kwargs: Any) -> Any:
         """See the method."""
-        if __package__ != f"{_PACKAGE}.pair":
+        if not in_package():
             raise ImportError(needs_package())
         return method(*args, **kwargs)
 
@@ -91,4 +96,4 @@ def advice_for_own_code(model: Any) -> str | None:
     )
 
 
-__all__ = ["advice_for_own_code", "install_advice", "needs_package", "package_only"]
+__all__ = ["advice_for_own_code", "in_package", "install_advice", "needs_package", "package_only"]

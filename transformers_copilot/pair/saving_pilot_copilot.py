@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .installed_package import needs_package, package_only
+from .installed_package import in_package, needs_package, package_only
 from .loading import add_checksums, copilot_digest, weight_files
 from .pilot import has_adapter
 from .quantization import check_saveable, is_quantized
@@ -236,12 +237,15 @@ class PairSavingMixin(_PairBase):
             save_directory (`str`): the folder; made where it does not exist.
             is_main_process (`bool`, *optional*, defaults to `True`): as of any model's.
             state_dict (`dict`, *optional*): weights to save instead of the pair's own.
-            **kwargs: handed on.
+            **kwargs: handed on. With `push_to_hub=True` the pair is then pushed as its own `push_to_hub` does it, to
+                `repo_id` or to a repository of the folder's name.
 
         Raises:
             ValueError: the Pilot was quantized in a way that cannot be saved.
         """
         check_saveable(self)
+        # transformers would upload the configuration as it is before the sums of the other files are in it.
+        push = _taken_for_push(save_directory, kwargs)
         with _ONE_WRITER:
             before = vars(self.config).get("auto_map")
             if type(self).__module__ != "__main__":  # a class of a script has no file that could go along
@@ -252,6 +256,8 @@ class PairSavingMixin(_PairBase):
                 self.config.auto_map = before
                 if before is None:
                     del self.config.auto_map
+        if push is not None and is_main_process:
+            self.push_to_hub(**push)
 
     def _save_whole(
         self, folder: str | os.PathLike, is_main_process: bool, state_dict: dict[str, Tensor] | None, **kwargs: Any
@@ -382,6 +388,23 @@ class PairSavingMixin(_PairBase):
             raise ImportError(needs_package()) from error
         for part, name in named.items():
             load_adapter(self, part, name, source, Sums(sums, "config.json"), **hub)
+
+
+def _taken_for_push(folder: str | os.PathLike, keywords: dict[str, Any]) -> dict[str, Any] | None:
+    """What `save_pretrained(push_to_hub=True)` says of the push, out of its keywords; `None` where it is not asked for.
+
+    A checkpoint's own code can't push and leaves them to transformers: what it uploads has no sums.
+    """
+    if not in_package():
+        return None
+    if not keywords.pop("push_to_hub", False):
+        return None
+    options: dict[str, Any] = {"repo_id": Path(folder).name}
+    for name in ("repo_id", "commit_message", "private", "revision", "create_pr", "tags"):
+        options[name] = keywords.pop(name, options.get(name))
+    for name in ("token", "max_shard_size"):  # of saving, too
+        options[name] = keywords.get(name)
+    return {name: value for name, value in options.items() if value is not None}
 
 
 __all__ = ["PairSavingMixin"]
