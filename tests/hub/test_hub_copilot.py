@@ -129,6 +129,7 @@ def name_another_pilot(hub: Hub, name: str, pilot: str, revision: str | None = N
     files = hub.files(hub.repo("llama-copilot"))
     pairing = json.loads(files["pairing.json"])
     pairing |= {"pilot_name_or_path": hub.repo(pilot), "pilot_revision": revision}
+    pairing.pop("fields_fingerprint")  # as a file that is changed on purpose
     hub.put(hub.repo(name), {**files, "pairing.json": json.dumps(pairing).encode()})
 
 

@@ -13,7 +13,7 @@ from transformers_copilot.training.trainer_saving import CopilotSavingMixin
 
 OURS = (CopilotTrainerMixin, CopilotEvaluationMixin, CopilotSavingMixin)
 # What ours does in the place of the Trainer's method, and not before or after it.
-REPLACED = {"create_model_card", "_push_from_checkpoint"}
+REPLACED = {"create_model_card", "push_to_hub", "_push_from_checkpoint"}
 every_trainer = pytest.mark.parametrize("trainer", [Trainer, Seq2SeqTrainer, SFTTrainer])
 
 

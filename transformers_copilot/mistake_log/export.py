@@ -52,8 +52,9 @@ class RowsFile:
 
     Attributes:
         path (`Path`): the file.
-        stride (`int`): the folder's; rows of rounds between its multiples are no longer of the set.
-        stamp (`tuple`): tells whether the file has been replaced since.
+        stride (`int`, *optional*, defaults to 1): the folder's; rows of rounds between its multiples are no longer of
+            the set.
+        stamp (`tuple`, *optional*): tells whether the file has been replaced since.
     """
 
     path: Path

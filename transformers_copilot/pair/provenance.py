@@ -176,7 +176,7 @@ def check_unchanged(
     Args:
         values (`dict`): of the file. One of a version before 0.2 has no fingerprint and is taken as it is.
         file (`str`, *optional*, defaults to `"config.json"`): its name, for messages.
-        key (`str`, *optional*): what the fingerprint is called in it.
+        key (`str`, *optional*, defaults to `"fingerprint"`): what the fingerprint is called in it.
         saved_in (`str`, *optional*, defaults to `"the file"`): where the fingerprint was, if elsewhere.
 
     Returns:
