@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from tests.helpers.training_helpers import collate, make_pair, make_trainer, reversal_rows
 from transformers_copilot import MistakeLog, fit_copilot_weight, record_mistakes
+from transformers_copilot.pair.loading import check_finite
 
 
 COPILOTS = [
@@ -93,6 +94,16 @@ def test_no_pair_is_loaded(tmp_path: Path, family: str, copilot: dict[str, Any],
         type(pair).from_pretrained(tmp_path / "pair")
     with pytest.raises(ValueError, match="holds NaN or infinity"):
         type(pair).from_pilot(pair.pilot, copilot=str(tmp_path / "copilot"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_numbers_whose_sum_is_too_large_are_finite(dtype: torch.dtype) -> None:
+    largest = torch.full((3, 4), torch.finfo(dtype).max, dtype=dtype)
+    check_finite("a pair", {"weight": largest})
+    for value in (float("nan"), float("inf"), -float("inf")):
+        largest[1, 2] = value
+        with pytest.raises(ValueError, match="`weight` of a pair holds NaN or infinity, in 1 of 12 numbers"):
+            check_finite("a pair", {"weight": largest})
 
 
 @pytest.mark.parametrize(("family", "copilot"), COPILOTS, ids=str)
