@@ -19,7 +19,7 @@ from transformers import (
 from tests.helpers.byte_tokenizer import byte_tokenizer
 from tests.helpers.training_helpers import make_pilot
 from transformers_copilot import CopilotTrainer
-from transformers_copilot.commands import progress, train
+from transformers_copilot.commands import evaluate, progress, train
 from transformers_copilot.commands.main import main
 from transformers_copilot.commands.pair import load_texts
 from transformers_copilot.commands.train_options import BASELINES, DataArguments, PairArguments
@@ -193,6 +193,15 @@ def test_the_first_step_of_a_pace_does_not_count(monkeypatch):
         assert not control.should_training_stop
         clock.on_step_end(None, TrainerState(global_step=step), control)
     assert control.should_training_stop and clock.step_seconds == 2.0 and clock.seconds == 14.0
+
+
+def test_questions_too_long_for_their_loss_are_counted(folder, capsys, monkeypatch):
+    assert main([*TRAIN, "--form", "linear"]) == 0
+    monkeypatch.setattr(evaluate, "_MAX_LENGTH", 8)  # bytes: "8+1= 9" and its end have 7, "9+1= 10" 8, "10+1= 11" 9
+    assert main(["evaluate", "run", "--dataset", "sums.jsonl", "--max_new_tokens", "3"]) == 0
+    assert "130 of them are longer than 8 tokens and not in this loss" in capsys.readouterr().out
+    results = json.loads((folder / "run" / "evaluation.json").read_text())
+    assert results["loss"]["left_out"] == 130 and results["loss"]["total"] == 10 and len(results["rows"]) == 140
 
 
 def test_a_rival_that_was_not_trained_is_named(folder, capsys):

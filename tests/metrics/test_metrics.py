@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, ndcg_score, top_k_accuracy_score
+from transformers import DataCollatorForSeq2Seq
 
 from tests.conftest import make_tokenizer
 from transformers_copilot import metrics
@@ -29,7 +30,8 @@ from transformers_copilot.metrics import (
     same_answer,
     wilson_interval,
 )
-from transformers_copilot.metrics.likelihoods import loss_gain, target_losses
+from transformers_copilot.metrics.likelihoods import item_losses, loss_gain
+from transformers_copilot.tasks.answering import encode_items
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,9 @@ def test_losses_of_targets_are_those_of_a_pass_a_question(tiny_pair):
     """Whatever the batch and its padding, and with an interval that holds the difference."""
     pair, tokenizer = tiny_pair("llama"), make_tokenizer()
     texts = [("w5 w6 w7", " w8 w9"), ("w10", " w11 w12 w13"), ("w14 w15", " w16")]
-    pilot, rectified, tokens = target_losses(pair, tokenizer, texts, 0.7, batch_size=2)
+    items, _ = encode_items(tokenizer, texts, 100, is_encoder_decoder=False)
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    pilot, rectified, tokens = item_losses(pair, items, collator, 0.7, batch_size=2)
     for place, (prompt, target) in enumerate(texts):
         ids = torch.tensor([tokenizer(prompt).input_ids + tokenizer(target).input_ids + [tokenizer.eos_token_id]])
         first = len(tokenizer(prompt).input_ids)

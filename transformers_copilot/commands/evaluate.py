@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
 from ..metrics import accuracy_of, paired_gain
+from ..metrics.intervals import side_of_zero
 from ..metrics.likelihoods import item_losses, loss_gain, model_losses
 from ..pair.fusion import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
@@ -114,7 +115,7 @@ def compare(
     """
     test: Any = data.test
     texts = list(zip(test["prompt"][:], test["target"][:], strict=True))
-    items, _ = encode_items(tokenizer, texts, _MAX_LENGTH, bool(pair.config.is_encoder_decoder))
+    items, too_long = encode_items(tokenizer, texts, _MAX_LENGTH, bool(pair.config.is_encoder_decoder))
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
     given = {"pilot": (PILOT, pair, {"copilot_weight": 0.0}), "pair": (PAIR, pair, {"copilot_weight": weight})}
     if rival is not None:
@@ -138,7 +139,7 @@ def compare(
         "copilot_weight": weight,
         "models": {marked[short].name: marked[short].about for short in ("pilot", "pair")},
         "gain": paired_gain(marked["pilot"].correct, marked["pair"].correct).as_dict(),
-        "loss": loss_gain(before, after, tokens).as_dict(),
+        "loss": {**loss_gain(before, after, tokens).as_dict(), "left_out": too_long},
     }
     if rival is not None:
         losses = model_losses(rival, items, collator, options.batch_size)
@@ -206,6 +207,8 @@ def describe(results: dict[str, Any]) -> list[str]:
         _points(f"gain at λ = {results['copilot_weight']:g}", results["gain"]),
         _likelihood("Pilot", results["loss"]),
     ]
+    if left_out := results["loss"].get("left_out"):
+        lines.append(f"{left_out:,} of them are longer than {_MAX_LENGTH:,} tokens and not in this loss")
     if rival is not None:
         lines += [_points(f"the pair against {rival['name']}", rival["gain"]), _likelihood("that", rival["loss"])]
     return lines
@@ -230,7 +233,7 @@ def _likelihood(other: str, loss: dict[str, Any]) -> str:
 
 
 def _judged(gain: dict[str, Any]) -> str:
-    return "a gain" if gain["low"] > 0 else "a loss" if gain["high"] < 0 else "we saw no gain"
+    return {1: "a gain", -1: "a loss", 0: "we saw no gain"}[side_of_zero(gain["low"], gain["high"])]
 
 
 __all__ = ["EvaluateArguments", "compare", "describe", "run"]

@@ -57,18 +57,8 @@ def finish_and_teach(
             f"{choices.pilot} is a pair already. Give a plain model, or leave `--copilot_share` and `--copilot_data` "
             "out to train both parts of the pair together."
         )
-    seq2seq = bool(config.is_encoder_decoder)
     pilot = load_pilot(choices, tokenizer)
-    sets: dict[str, Any] = {}
-    for name, rows in (("train_dataset", data.train), ("copilot_dataset", new_texts), ("eval_dataset", data.dev)):
-        if rows is None:
-            continue
-        if name == "copilot_dataset" and rows is data.train:
-            sets[name] = sets["train_dataset"]
-            continue
-        sets[name], too_long = encode(tokenizer, rows, choices, seq2seq, tell=name != "eval_dataset")
-        if too_long and not isinstance(rows, TextRows):
-            say(f"{too_long:,} of {len(rows):,} texts are longer than --max_length {choices.max_length}: left out")
+    sets = _encoded(choices, tokenizer, data, new_texts, bool(config.is_encoder_decoder))
     started, lines, clock = time.perf_counter(), RecordLines(training.disable_tqdm), StepClock()
     interrupt = StopOnInterrupt()
 
@@ -113,6 +103,21 @@ def finish_and_teach(
         rival = Baseline(kind, lambda: load_pilot(choices, tokenizer, finished), rest, training, tokenizer, rate)
         taken = clock.seconds + lines.seconds_a_text * len(recorded) if clock.seconds and lines.seconds_a_text else 0.0
         say(*rival.compare(pair, sets["eval_dataset"], taken))
+
+
+def _encoded(choices: PairArguments, tokenizer: Any, data: TextData, new_texts: Any, seq2seq: bool) -> dict[str, Any]:
+    """The texts of both parts and of dev as items, by what `finish_then_record` calls them."""
+    sets: dict[str, Any] = {}
+    for name, rows in (("train_dataset", data.train), ("copilot_dataset", new_texts), ("eval_dataset", data.dev)):
+        if rows is None:
+            continue
+        if name == "copilot_dataset" and rows is data.train:
+            sets[name] = sets["train_dataset"]
+            continue
+        sets[name], too_long = encode(tokenizer, rows, choices, seq2seq, tell=name != "eval_dataset")
+        if too_long and not isinstance(rows, TextRows):
+            say(f"{too_long:,} of {len(rows):,} texts are longer than --max_length {choices.max_length}: left out")
+    return sets
 
 
 def _verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int) -> list[str]:

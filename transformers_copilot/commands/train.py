@@ -18,7 +18,7 @@ from ..training.copilot_weight import fit_copilot_weight
 from ..training.trainer import CopilotTrainer
 from .arguments import make_parser, parse
 from .baseline import Baseline
-from .data import beside
+from .data import TextData, beside
 from .finish import finish_and_teach, new_texts_of
 from .pair import build_pair, encode, load_pilot, load_texts, pilot_tokenizer
 from .progress import LOGGING_SHARE, Interrupted, StepClock, StopOnInterrupt, duration, speak
@@ -79,17 +79,10 @@ def run(arguments: list[str]) -> int:
     tokenizer = pilot_tokenizer(choices)
     pair = build_pair(choices, tokenizer)
     seq2seq = bool(pair.config.is_encoder_decoder)
-    train_items: Any = recorded
-    dev_items, too_long = None, 0
-    if data is not None:
-        dev_items, _ = encode(tokenizer, data.dev, choices, seq2seq)
-    if data is not None and recorded is None:
-        train_items, too_long = encode(tokenizer, data.train, choices, seq2seq, tell=True)
     name = choices.pilot if data is None else data.name
-    told = f"{name}: {len(train_items):,} {'training' if recorded is None else 'recorded'} texts"
-    told += f", {len(dev_items or ()):,} for λ" + (f"; {too_long:,} were too long" if recorded is None else "")
+    train_items, dev_items, told = _items(choices, tokenizer, data, recorded, seq2seq)
     own = pair.num_parameters() - pair.pilot.num_parameters()
-    say(told, f"Pilot {pair.pilot.num_parameters():,} weights, Copilot {own:,}")
+    say(f"{name}: {told}", f"Pilot {pair.pilot.num_parameters():,} weights, Copilot {own:,}")
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
     sets = {"train_dataset": train_items, "eval_dataset": dev_items, "data_collator": collator}
     trainer = CopilotTrainer(model=pair, args=training, processing_class=tokenizer, **sets)
@@ -113,6 +106,17 @@ def run(arguments: list[str]) -> int:
         rival = Baseline(options.baseline, lambda: load_pilot(choices, tokenizer), texts, training, tokenizer, rate)
         say(*rival.compare(pair, dev_items, clock.seconds))
     return 0
+
+
+def _items(
+    choices: PairArguments, tokenizer: Any, data: TextData | None, recorded: RecordedMistakes | None, seq2seq: bool
+) -> tuple[Any, Any, str]:
+    """What is trained on, what λ is chosen on, and how much that is, in words."""
+    dev = None if data is None else encode(tokenizer, data.dev, choices, seq2seq)[0]
+    if recorded is not None or data is None:
+        return recorded, dev, f"{len(recorded or ()):,} recorded texts, {len(dev or ()):,} for λ"
+    items, too_long = encode(tokenizer, data.train, choices, seq2seq, tell=True)
+    return items, dev, f"{len(items):,} training texts, {len(dev or ()):,} for λ; {too_long:,} were too long"
 
 
 def _show_texts(choices: PairArguments, data_options: DataArguments, seed: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import DataCollatorForSeq2Seq
 
+from ..metrics.intervals import side_of_zero
 from ..metrics.likelihoods import FEW_TEXTS, FEWEST_TEXTS, LossGain, item_losses, loss_gain
 from ..pair.options import MAX_COPILOT_WEIGHT
 
@@ -43,12 +44,13 @@ def in_words(gain: LossGain, weight: float) -> str:
     losses = f"Pilot {gain.before:.4f}, with its Copilot {gain.after:.4f}"
     if gain.total < FEWEST_TEXTS:
         return f"dev loss: {losses} (gain {gain.difference:+.4f}): {_too_few(gain)}, λ = {weight:g}"
-    interval = f"(gain {gain.difference:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
-    if gain.low > 0:
-        return f"dev loss: {losses} {interval}: keep it, λ = {weight:g}"
-    if gain.high < 0:
-        return f"dev loss: {losses} {interval}: it makes things worse, leave it out"
-    return f"no gain that {gain.total:,} texts could show: dev loss: {losses} {interval}, λ = {weight:g}"
+    found = f"dev loss: {losses} {_interval(gain)}"
+    told = {
+        1: f"{found}: keep it, λ = {weight:g}",
+        -1: f"{found}: it makes things worse, leave it out",
+        0: f"no gain that {gain.total:,} texts could show: {found}, λ = {weight:g}",
+    }
+    return told[side_of_zero(gain.low, gain.high)]
 
 
 def rival_in_words(gain: LossGain, what: str, folder: str) -> str:
@@ -65,15 +67,18 @@ def rival_in_words(gain: LossGain, what: str, folder: str) -> str:
     losses = f"dev loss: the pair {gain.before:.4f}, {what} {gain.after:.4f}"
     if gain.total < FEWEST_TEXTS:
         return f"{losses}: {_too_few(gain)}; both are kept, the other in {folder}"
-    interval = f"(gain {gain.difference:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
-    if gain.low > 0:
-        return f"{losses} {interval}: take that, it is in {folder}"
-    if gain.high < 0:
-        return f"{losses} {interval}: the pair is better, keep it"
-    return (
-        f"no difference that {gain.total:,} texts could show: {losses} {interval}. The model without a Copilot is in "
-        f"{folder}, and costs less to use"
-    )
+    found = f"{losses} {_interval(gain)}"
+    told = {
+        1: f"{found}: take that, it is in {folder}",
+        -1: f"{found}: the pair is better, keep it",
+        0: f"no difference that {gain.total:,} texts could show: {found}. The model without a Copilot is in {folder}, "
+        "and costs less to use",
+    }
+    return told[side_of_zero(gain.low, gain.high)]
+
+
+def _interval(gain: LossGain) -> str:
+    return f"(gain {gain.difference:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
 
 
 def _too_few(gain: LossGain) -> str:

@@ -90,6 +90,21 @@ def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, f
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def side_of_zero(low: float | None, high: float | None) -> int:
+    """What an interval of a difference says.
+
+    Args:
+        low: Its lower end; `None` where there is no interval.
+        high: Its upper end.
+
+    Returns:
+        1 where it lies above zero, -1 where it lies below, 0 where it holds zero or there is none.
+    """
+    if low is None or high is None:
+        return 0
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
 def accuracy_of(correct: Sequence[bool]) -> Accuracy:
     """Accuracy and its interval.
 

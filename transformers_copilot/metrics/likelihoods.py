@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
-
-from ..tasks.answering import encode_items
+from transformers import PreTrainedModel
 
 
 # Below the first, an interval of texts drawn anew is too narrow to be believed; below the second, it is very wide.
@@ -45,29 +43,6 @@ class LossGain:
     def as_dict(self) -> dict[str, Any]:
         """The fields and the difference, for JSON."""
         return {**asdict(self), "difference": self.difference}
-
-
-def target_losses(
-    pair: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[tuple[str, str]],
-    weight: float,
-    batch_size: int = 16,
-    max_length: int = 1024,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Negative log-likelihoods of targets, by the Pilot alone and by the pair.
-
-    Args:
-        texts: For each question the prompt and the target.
-        weight: λ of the pair.
-        batch_size: Questions at a time; defaults to 16.
-        max_length: Longest text in tokens; longer ones are left out. Defaults to 1,024.
-
-    Returns:
-        For each question the Pilot's sum, the pair's, and the number of tokens.
-    """
-    items, _ = encode_items(tokenizer, texts, max_length, bool(pair.config.is_encoder_decoder))
-    return item_losses(pair, items, DataCollatorForSeq2Seq(tokenizer, padding=True), weight, batch_size)
 
 
 @torch.no_grad()
@@ -169,4 +144,4 @@ def loss_gain(
     return LossGain(*means, float(low), float(high), int(count), len(tokens))
 
 
-__all__ = ["FEWEST_TEXTS", "FEW_TEXTS", "LossGain", "item_losses", "loss_gain", "model_losses", "target_losses"]
+__all__ = ["FEWEST_TEXTS", "FEW_TEXTS", "LossGain", "item_losses", "loss_gain", "model_losses"]

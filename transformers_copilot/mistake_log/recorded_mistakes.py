@@ -138,6 +138,7 @@ class RecordedMistakes(Dataset):
         path = self.folder / shard_name(self._shards[shard][0], self.header.shards)
 
         def rows(name: str, part: slice) -> Tensor:
+            """A part of one tensor, as it was saved, in memory of its own."""
             return check_rows(path, index, name, slice(first, end), stored[name][part].clone())
 
         values: dict[str, Tensor] = {

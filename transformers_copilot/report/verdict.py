@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..metrics.intervals import side_of_zero
 from ..metrics.likelihoods import FEW_TEXTS, FEWEST_TEXTS, loss_gain
 from ..mistake_log.token_text import printable
 from .pair_inspection import PairInspection
@@ -45,7 +46,7 @@ class Evidence:
     @property
     def sign(self) -> int:
         """1 for a gain, -1 for a loss, 0 where the texts don't show which."""
-        return _sign(self.low, self.high)
+        return side_of_zero(self.low, self.high)
 
 
 @dataclass
@@ -133,10 +134,10 @@ def judge(evidence: list[Evidence], results: dict[str, Any], weight: float | Non
         return _untested(evidence)
     best = max(tested, key=lambda one: one.total)
     gain = results.get("gain") or {}
-    answers = _sign(gain.get("low"), gain.get("high"))
+    answers = side_of_zero(gain.get("low"), gain.get("high"))
     kind, headline = _decide(best, answers)
     rival = results.get("baseline") or {}
-    against = _sign(rival["loss"]["low"], rival["loss"]["high"]) if rival else 0
+    against = side_of_zero(rival["loss"]["low"], rival["loss"]["high"]) if rival else 0
     if kind == "keep" and against < 0:
         kind, headline = "open", f"Better than the Pilot alone, yet not than {printable(rival['name'])}"
     unread = ", which training has not read" if best.read == "no" else ""
@@ -234,12 +235,6 @@ def _answers_in_words(results: dict[str, Any], sign: int) -> list[str]:
         return [f"{said}."]
     ends = f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
     return [f"{said} ({100 * gain['difference']:+.1f} points, 95 % interval {ends}; {_meaning(sign)})."]
-
-
-def _sign(low: float | None, high: float | None) -> int:
-    if low is None or high is None:
-        return 0
-    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 __all__ = ["Evidence", "Verdict", "evidence_of_evaluation", "evidence_of_fit", "evidence_of_inspection", "judge"]
