@@ -23,7 +23,7 @@ from transformers.utils import logging
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.options import TRAINING_VALUES, check_option, check_positive
 from ..pair.pilot import parameters_of
-from ..training.run_lock import own_folder
+from .run_lock import own_folder
 from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 from .record_shards import clear_partial, is_whole, write_shard

@@ -31,7 +31,7 @@ from ..pair.pilot import has_adapter
 from .argument_checks import check_arguments
 from .checkpoints import last_whole_checkpoint
 from .copilot_weight import fit_copilot_weight
-from .run_lock import own_folder
+from ..mistake_log.run_lock import own_folder
 from .trainer import CopilotTrainer
 
 

@@ -41,7 +41,7 @@ from .optimization import (
     split_parameter_groups,
 )
 from .pair_view import PairView
-from .run_lock import own_folder
+from ..mistake_log.run_lock import own_folder
 from .trainer_evaluation import CopilotEvaluationMixin
 from .trainer_saving import STAGING, CopilotSavingMixin
 
