@@ -32,7 +32,8 @@ from transformers import (
 from transformers.utils import logging
 
 from transformers_copilot import CopilotTrainer, CopilotTrainingArguments, PilotCopilotForCausalLM, fit_copilot_weight
-from transformers_copilot.tasks.answering import encode_items, write_replies
+from transformers_copilot.data.items import encode_items
+from transformers_copilot.tasks.answering import write_replies
 
 
 HIDDEN_SIZE = 64

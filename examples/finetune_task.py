@@ -45,7 +45,8 @@ from transformers_copilot import (
     fit_copilot_weight,
     tasks,
 )
-from transformers_copilot.tasks.answering import encode_items, write_replies
+from transformers_copilot.data.items import encode_items
+from transformers_copilot.tasks.answering import write_replies
 from transformers_copilot.training.checkpoints import last_whole_checkpoint
 
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Pre
 from benchmarks.experiments.spec import Experiment
 from examples.sum_questions import SumStream, build_tokenizer
 from transformers_copilot import tasks
-from transformers_copilot.tasks.answering import encode_items
+from transformers_copilot.data.items import encode_items
 
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"

@@ -27,7 +27,7 @@ from transformers_copilot import (
     record_mistakes,
     tasks,
 )
-from transformers_copilot.tasks.answering import encode_items
+from transformers_copilot.data.items import encode_items
 
 
 GRID = (0.0, 0.3, 0.5, 0.8, 1.0)

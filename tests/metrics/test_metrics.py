@@ -15,6 +15,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from tests.conftest import make_tokenizer
 from transformers_copilot import metrics
+from transformers_copilot.data.items import encode_items
 from transformers_copilot.metrics import (
     CalibrationError,
     ChoiceAccuracy,
@@ -31,7 +32,6 @@ from transformers_copilot.metrics import (
     wilson_interval,
 )
 from transformers_copilot.metrics.likelihoods import item_losses, loss_gain
-from transformers_copilot.tasks.answering import encode_items
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ from transformers_copilot import (
     finish_then_record,
     record_mistakes,
 )
-from transformers_copilot.mistake_log.export import MistakeRowsWriter, read_rows, row_tables
-from transformers_copilot.report.run_folder import RunFolder
 from transformers_copilot.mistake_log import run_lock
-from transformers_copilot.training.checkpoints import checkpoints_of, what_is_broken, what_rows_are_missing
+from transformers_copilot.mistake_log.export import MistakeRowsWriter, read_rows, row_tables
 from transformers_copilot.mistake_log.run_lock import LOCK_NAME, OWNER_NAME, own_folder
+from transformers_copilot.report.run_folder import RunFolder
+from transformers_copilot.training.checkpoints import checkpoints_of, what_is_broken, what_rows_are_missing
 
 
 ROWS = {"mistake_log_export_rows": 10_000}

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
+from ..data.items import encode_items
 from ..metrics import accuracy_of, paired_gain
 from ..metrics.intervals import side_of_zero
 from ..metrics.likelihoods import item_losses, loss_gain, model_losses
 from ..pair.fusion import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
-from ..tasks.answering import encode_items, write_replies
+from ..tasks.answering import write_replies
 from .arguments import make_parser, parse
 from .baseline import baseline_folder
 from .data import DataArguments, TextData, load_test_data

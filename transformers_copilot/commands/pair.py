@@ -9,11 +9,11 @@ from transformers import AutoConfig
 
 from ..building.pair_building import DEFAULT_COPILOT_LAYERS, form_of, pilot_class
 from ..data.chat import use_template
+from ..data.items import encode_items
 from ..data.training_data import TextRows, encode_texts
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
 from ..pair.options import chosen
-from ..tasks.answering import encode_items
 from .data import DataArguments, TextData, beside, first, load_own_data, load_task_data, parted
 from .models import load_pair, load_tokenizer
 from .terminal import say

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from ..data.items import encode_items
 from ..report.page import write_report
 from ..report.run_folder import RunFolder
 from ..report.texts import LookAt
-from ..tasks.answering import encode_items
 from .arguments import CommandParser
 from .data import DataArguments, load_test_data
 from .models import load_tokenizer

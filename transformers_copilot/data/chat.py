@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..tasks.answering import end_token
 from .formats import Conversation, PromptTarget, RowError
+from .items import end_token
 
 
 PLAIN_TEMPLATE = (

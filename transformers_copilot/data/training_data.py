@@ -11,9 +11,9 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
-from ..tasks.answering import end_token, item_length, training_items
 from .chat import check_template, questions, render, use_template
 from .formats import Columns, Format, NoAssistantTurn, PlainText, PromptTarget, RowError, Text, format_of
+from .items import end_token, item_length, training_items
 from .reading import RawRow, open_source
 
 

@@ -23,11 +23,11 @@ from transformers.utils import logging
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.options import TRAINING_VALUES, check_option, check_positive
 from ..pair.pilot import parameters_of
-from .run_lock import own_folder
 from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 from .record_shards import clear_partial, is_whole, write_shard
 from .record_size import RecordSize, estimate_size
+from .run_lock import own_folder
 
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from ..mistake_log.export import ROWS_FOLDER, MistakeRowsWriter, set_rows_aside
 from ..mistake_log.log import MistakeLog
 from ..mistake_log.recorded_mistakes import RecordedMistakes
 from ..mistake_log.recording import data_digest, processes, record_mistakes
+from ..mistake_log.run_lock import own_folder
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM
 from ..pair.modeling_pilot_copilot_seq2seq import PilotCopilotForSeq2SeqLM
@@ -31,7 +32,6 @@ from ..pair.pilot import has_adapter
 from .argument_checks import check_arguments
 from .checkpoints import last_whole_checkpoint
 from .copilot_weight import fit_copilot_weight
-from ..mistake_log.run_lock import own_folder
 from .trainer import CopilotTrainer
 
 

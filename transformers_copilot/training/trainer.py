@@ -22,6 +22,7 @@ from ..mistake_log.record import MistakeRecord
 from ..mistake_log.record_checks import record_for_pair
 from ..mistake_log.record_size import batch_lessons
 from ..mistake_log.recorded_mistakes import RecordCollator, RecordedMistakes
+from ..mistake_log.run_lock import own_folder
 from ..pair.fusion import named_weight
 from ..pair.installed_package import advice_for_own_code
 from ..pair.mistake_batch import MistakeBatch
@@ -41,7 +42,6 @@ from .optimization import (
     split_parameter_groups,
 )
 from .pair_view import PairView
-from ..mistake_log.run_lock import own_folder
 from .trainer_evaluation import CopilotEvaluationMixin
 from .trainer_saving import STAGING, CopilotSavingMixin
 
