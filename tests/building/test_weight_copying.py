@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from transformers_copilot import PilotCopilotForCausalLM
 from transformers_copilot.building.families import FAMILIES
 from transformers_copilot.building.weight_copying import copy_decoder_weights, spread_layers
 from transformers_copilot.pair.configuration_copilot import CopilotConfig
@@ -247,6 +248,21 @@ def test_other_vocabulary_keeps_the_copilots_embedding(sources):
     assert f"({VOCAB}, {WIDTH})" in report.skipped["mistake_embedding.weight"]
     assert torch.equal(copilot.mistake_embedding.weight, before)
     assert "layers.0.mlp.up_proj.weight" in report.copied
+
+
+@pytest.mark.parametrize("rows", [510, 514])
+def test_a_vocabulary_padded_to_another_size_is_the_same(tmp_path, rows):
+    """Qwen2.5-7B has 128 rows more than the sizes that its Copilots are made of; no token uses them."""
+    config = transformers.Qwen2Config(**{**_QWEN2_LIKE, "vocab_size": rows})
+    source = transformers.Qwen2ForCausalLM(config)
+    source.save_pretrained(tmp_path)
+    pilot = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**{**_QWEN2_LIKE, "vocab_size": 512}))
+    pair = PilotCopilotForCausalLM.from_pilot(pilot, str(tmp_path))
+    assert pair.config.copilot.vocab_size == 512 and pair.config.copilot.num_hidden_layers == LAYERS
+    own, copied = pair.copilot.mistake_embedding.weight, source.get_input_embeddings().weight
+    shared = min(rows, 512)
+    assert torch.equal(own[:shared], copied[:shared])
+    assert pair.eval()(torch.tensor([[1, 511]])).logits.shape[-1] == 512
 
 
 def test_dtype_of_the_copilot_stays(sources):

@@ -22,6 +22,7 @@ from ..pair.pilot import auto_class_for
 from ..pair.provenance import commit_of, hub_id
 from ..pair.quantization import adopt_quantization
 from .copilot_start import start_copilot
+from .weight_copying import same_but_for_padding
 
 
 # A new Copilot where nothing is said of it, and the layers of one that has layers.
@@ -168,10 +169,18 @@ def copilot_config_for(
             fields["head"] = head
         width = pilot.config.get_text_config(decoder=True).hidden_size
         fields = {"pilot_hidden_size": width, "question_size": question_size(pilot), **fields}
+        if isinstance(copilot, str) and _padded_alike(pilot.config, source.config):
+            fields.setdefault("vocab_size", pilot.config.get_text_config(decoder=True).vocab_size)
         config = CopilotConfig.from_pilot(source.config, **fields)
     if head is not None and config.head != head:
         config = CopilotConfig(**{**config.to_dict(), "head": head})
     return config, source
+
+
+def _padded_alike(pilot: PreTrainedConfig, source: PreTrainedConfig) -> bool:
+    """Whether two checkpoints are of one family whose vocabulary they have, whatever it is padded to."""
+    one, other = pilot.get_text_config(decoder=True), source.get_text_config(decoder=True)
+    return one.model_type == other.model_type and same_but_for_padding(one.vocab_size, other.vocab_size)
 
 
 def build_pair(

@@ -29,6 +29,8 @@ logger = logging.get_logger(__name__)
 _PLAIN_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # What equal shapes can hide: 8 heads of 64 and 4 heads of 128 have the same matrices.
 _KINDS = ("head_dim", "gated_mlp", "norm_type")
+# Sizes of a family may pad its vocabulary to different numbers (Qwen2.5: 151,936 and 152,064): by so much of it.
+_VOCABULARY_PADDING = 1 / 128
 
 Plan = dict[str, tuple[Tensor, Tensor]]
 
@@ -48,6 +50,16 @@ class WeightCopyReport:
     layer_map: list[tuple[int, int]] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+
+
+def same_but_for_padding(rows: int, other: int) -> bool:
+    """Whether two vocabularies can be one that was padded to two sizes.
+
+    Args:
+        rows (`int`): rows of an embedding matrix.
+        other (`int`): those of the other one.
+    """
+    return abs(rows - other) <= _VOCABULARY_PADDING * max(rows, other)
 
 
 def spread_layers(num_layers: int, num_source_layers: int) -> list[tuple[int, int]]:
@@ -195,13 +207,16 @@ def _copy_embedding(copilot: CopilotModel, source: PreTrainedModel, report: Weig
     name, target = "mistake_embedding.weight", copilot.mistake_embedding.weight
     embedding = source.get_input_embeddings()
     reason = _why_unusable(embedding)
-    if reason is None and embedding.weight.shape != target.shape:
+    fits = reason is None and embedding.weight.shape[1] == target.shape[1]
+    if reason is None and not (fits and same_but_for_padding(len(embedding.weight), len(target))):
         reason = f"is {tuple(embedding.weight.shape)}, the Copilot's {tuple(target.shape)}"
     if reason is not None:
         report.skipped[name] = f"the source's embedding {reason}"
         return
-    target.copy_(embedding.weight)
+    # Rows that only the Copilot has are no token's.
+    shared = min(len(target), len(embedding.weight))
+    target[:shared] = embedding.weight[:shared]
     report.copied.append(name)
 
 
-__all__ = ["WeightCopyReport", "copy_decoder_weights", "spread_layers"]
+__all__ = ["WeightCopyReport", "copy_decoder_weights", "same_but_for_padding", "spread_layers"]
