@@ -59,7 +59,7 @@ def train_control(
     model = build_pilot(place.spec, place.data, place.seed, extra_blocks=blocks)
     if name == "lora":
         model = with_lora(model)
-    return model, train(place.trainer(Trainer, model, training)), {}
+    return model, train(place.trainer(Trainer, model, training), place.deadline), {}
 
 
 def _further(
@@ -74,7 +74,7 @@ def _further(
         factor = pair["seconds"]["training"] / pair["seconds"]["pilot_alone"]
         training["num_train_epochs"] = training.get("num_train_epochs", 1) * factor
         model = build_pilot(place.spec, place.data, place.seed)
-        return model, train(place.trainer(Trainer, model, training)), {}
+        return model, train(place.trainer(Trainer, model, training), place.deadline), {}
     model, finishing = finished_pilot(place)
     if name == "finished_temperature":
         return model, finishing, {"temperature": fit_temperature(place, model)}
@@ -89,7 +89,7 @@ def _plain_pilot(place: Workplace, training: dict[str, Any], pair: dict[str, Any
     """The Pilot alone: the pair's own where it was kept, as it learns the same but for dropout masks; else trained."""
     model, kept = build_pilot(place.spec, place.data, place.seed), recording_of(place)
     if not is_recorded(kept):
-        return model, train(place.trainer(Trainer, model, training))
+        return model, train(place.trainer(Trainer, model, training), place.deadline)
     take_recorded(model, kept)
     return model.to(place.device), Cost(pair["seconds"]["pilot_alone"], 0)
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Trainer
 from benchmarks.experiments.clock import seconds_now
 from benchmarks.experiments.measure import measure
 from benchmarks.experiments.models import build_pair, build_pilot, with_last_layers, with_lora
+from benchmarks.experiments.pieces import kept
 from benchmarks.experiments.precision import precision
 from benchmarks.experiments.spec import Variant
 from benchmarks.experiments.train import Cost, Workplace, pilot_step_seconds, train
@@ -46,7 +47,7 @@ def finished_pilot(place: Workplace) -> tuple[PreTrainedModel, Cost]:
             model = build_pilot(place.spec, place.data, place.seed)
             own, cost = replace(place, folder=folder / "run"), Cost(0.0, 0)
             if place.data.train:
-                cost = train(own.trainer(Trainer, model, place.spec.training))
+                cost = train(own.trainer(Trainer, model, place.spec.training), place.deadline)
             folder.mkdir(parents=True, exist_ok=True)
             weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
             save_file(weights, folder / PILOT_FILE)
@@ -70,6 +71,8 @@ def recorded(place: Workplace, pilot: PreTrainedModel) -> tuple[Path, Cost]:
     folder = _folder(place, "record")
     with FileLock(f"{folder}.lock"):
         if not (folder / COST_FILE).is_file():
+            if place.deadline is not None:
+                place.deadline.check()
             shutil.rmtree(folder, ignore_errors=True)  # a part of one would not say what the whole takes
             taught = [variant for variant in place.spec.variants if variant.finish]
             pairs = [build_pair(place.spec, variant, place.data, place.seed, pilot) for variant in taught]
@@ -111,7 +114,7 @@ def teach(place: Workplace, variant: Variant) -> tuple[PreTrainedModel, dict[str
     trainer = CopilotTrainer(
         model=pair, args=args, train_dataset=MistakeLog.open(folder), data_collator=place.collator()
     )
-    cost = train(trainer)
+    cost = train(trainer, place.deadline)
     return pair, {"finishing": finishing, "recording": recording, "teaching": cost}, trainer.state.global_step
 
 
@@ -135,13 +138,19 @@ def train_on(
     on = replace(place, data=replace(place.data, train=place.data.read))
     if seconds is not None:
         steps = len(on.data.train) / training.get("per_device_train_batch_size", 8)
-        epoch = steps * pilot_step_seconds(on, finished_pilot(place)[0])
-        training["num_train_epochs"] = min(training.get("num_train_epochs", 1), seconds / epoch)
+        epochs = kept(
+            place.folder,
+            place.deadline,
+            "epochs_in_time",
+            lambda: seconds / (steps * pilot_step_seconds(on, finished_pilot(place)[0])),
+        )
+        training["num_train_epochs"] = min(training.get("num_train_epochs", 1), epochs)
     tried: dict[float, tuple[float, Any, Cost]] = {}
     for rate in rates:
         model = finished_pilot(place)[0]
         model = with_lora(model) if lora else with_last_layers(model, layers) if layers else model
-        cost = train(on.trainer(Trainer, model, {**training, "learning_rate": rate}))
+        own = replace(on, folder=place.folder / f"rate-{rate}")
+        cost = train(own.trainer(Trainer, model, {**training, "learning_rate": rate}), place.deadline)
         tried[rate] = (dev_loss(place, model), model, cost)
         best = min(tried, key=lambda rate: tried[rate][0])
         tried = {rate: (loss, model if rate == best else None, cost) for rate, (loss, model, cost) in tried.items()}

@@ -55,15 +55,16 @@ def measure(spec: Experiment, data: ExperimentData, model: PreTrainedModel, weig
     """
     model.eval()
     options = {} if weight is None else {"copilot_weight": weight}
-    judge = {"ranking": item_judge, "choices": choice_judge}.get(spec.measure, _no_judge)(data)
+    by_beams = spec.measure == "ranking" and "num_beams" in spec.generation
+    judge = {"ranking": item_judge, "choices": choice_judge}.get("" if by_beams else spec.measure, _no_judge)(data)
     device = model.device.type
     started = seconds_now(device)
     likelihoods, marks, tokens = _teacher_forced(spec, data, model, options, judge)
     if spec.measure == "tokens":
         return Measured(likelihoods, seconds_now(device) - started, tokens)
-    if spec.measure == "answers":
+    if spec.measure == "answers" or by_beams:
         started = seconds_now(device)
-        marks = _answers(spec, data, model, options)
+        marks = (ranks_by_beams if by_beams else _answers)(spec, data, model, options)
     return Measured(marks, seconds_now(device) - started, tokens, likelihoods)
 
 
@@ -76,9 +77,50 @@ def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, opt
     """1 for each question that is answered right, 0 for each that isn't, one without an answer among them."""
     limit = spec.max_new_tokens or (SUMS_TOKENS if data.task is None else data.task.max_new_tokens)
     batch = spec.training.get("per_device_eval_batch_size", 32)
-    replies = write_replies(model, data.tokenizer, [row["prompt"] for row in data.test], limit, batch, **options)
+    prompts, options = [row["prompt"] for row in data.test], {**spec.generation, **options}
+    replies = write_replies(model, data.tokenizer, prompts, limit, batch, **options)
     found = replies if data.task is None else [data.task.extract_answer(reply) for reply in replies]
     return [float(same_answer(got, row["answer"])) for got, row in zip(found, data.test, strict=True)]
+
+
+@torch.no_grad()
+def ranks_by_beams(
+    spec: Experiment, data: ExperimentData, model: PreTrainedModel, options: dict[str, Any]
+) -> list[float]:
+    """The right item's place among the beams over valid items, for items that take several tokens.
+
+    Args:
+        spec: The experiment; `num_beams` of its `generation` says how many places there are.
+        data: Its data, of a recommendation task.
+        model: A pair or any other model.
+        options: More options of `generate`, such as a pair's λ.
+
+    Returns:
+        A rank a question, from 1; of an item that no beam ends in, the number of items.
+    """
+    trie, ranks = data.task.target_trie(data.tokenizer), []
+    options = {"do_sample": False, **spec.generation, **options}
+    beams = options["num_beams"] = min(options["num_beams"], trie.count)
+    size = max(1, spec.training.get("per_device_eval_batch_size", 32) // beams)
+    for start in range(0, len(data.test), size):
+        rows = data.test[start : start + size]
+        texts = [row["prompt"] for row in rows]
+        batch = data.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        before = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        written = model.generate(
+            **inputs,
+            pad_token_id=data.tokenizer.pad_token_id,
+            num_return_sequences=beams,
+            max_new_tokens=trie.longest,
+            prefix_allowed_tokens_fn=trie.prefix_allowed_tokens_fn(before),
+            **options,
+        )
+        replies = data.tokenizer.batch_decode(written[:, before:], skip_special_tokens=True)
+        for index, row in enumerate(rows):
+            found = [data.task.extract_answer(reply) for reply in replies[index * beams : (index + 1) * beams]]
+            ranks.append(float(found.index(row["answer"]) + 1 if row["answer"] in found else trie.count))
+    return ranks
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -16,7 +18,8 @@ from transformers import (
 
 from benchmarks.experiments.data import ExperimentData, is_encoder_decoder
 from benchmarks.experiments.spec import Experiment, Variant
-from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM
+from transformers_copilot import PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, paper_lora
+from transformers_copilot.adapters.adapters import PAPER_LORA
 from transformers_copilot.building.pair_building import form_of
 from transformers_copilot.pair.copilot_forms import new_copilot
 from transformers_copilot.pair.rationale import decoder_layers
@@ -49,12 +52,12 @@ def build_pilot(spec: Experiment, data: ExperimentData, seed: int, extra_blocks:
         extra_blocks: Decoder blocks more than the Pilot has.
 
     Returns:
-        The model in float32.
+        The model, in float32 where its description has no other type.
     """
     auto = AutoModelForSeq2SeqLM if is_encoder_decoder(spec) else AutoModelForCausalLM
     set_seed(seed)
     if "path" in spec.pilot:
-        model = auto.from_pretrained(spec.pilot["path"], dtype=torch.float32)
+        model = auto.from_pretrained(spec.pilot["path"], dtype=getattr(torch, spec.pilot.get("dtype", "float32")))
         return add_identity_blocks(model, extra_blocks) if extra_blocks else model
     config = pilot_config(spec, data)
     name = "num_decoder_layers" if is_encoder_decoder(spec) else "num_hidden_layers"
@@ -83,11 +86,11 @@ def build_pair(
     """
     pilot = build_pilot(spec, data, seed) if pilot is None else pilot
     options = {**spec.pair, **variant.pair}
-    copilot = {**spec.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
-    if copilot.get("form") == "linear":
+    copilot = spec.copilot_of(variant)
+    if isinstance(copilot, dict) and copilot.get("form") == "linear":
         copilot.pop("num_hidden_layers", None)  # the experiment's, for those of its Copilots that have layers
-    options["copilot"] = copilot or None
-    if form_of(options["copilot"], options.get("head"), options) != "decoder":
+    options["copilot"] = copilot
+    if not isinstance(copilot, str) and form_of(copilot, options.get("head"), options) != "decoder":
         options.pop("error_feedback", None)  # the experiment's, for those of its pairs that are told anything
     kind = PilotCopilotForSeq2SeqLM if is_encoder_decoder(spec) else PilotCopilotForCausalLM
     pair = kind.from_pilot(pilot, **options)
@@ -95,7 +98,37 @@ def build_pair(
         set_seed(seed)
         pair.copilot.load_state_dict(new_copilot(pair.config.copilot).state_dict())
     pair.generation_config.pad_token_id = data.tokenizer.pad_token_id
+    if spec.lora:
+        set_seed(seed)  # of the adapters' first weights
+        pair.add_adapters(**{part: lora_config(part, fields) for part, fields in spec.lora.items()})
     return pair
+
+
+def lora_config(part: str, fields: dict[str, Any]) -> LoraConfig:
+    """The paper's adapter of a part, with what an experiment has otherwise.
+
+    Args:
+        part: `pilot` or `copilot`.
+        fields: Fields of LoraConfig, such as `r`.
+
+    Returns:
+        The configuration.
+    """
+    config = paper_lora(part)
+    return LoraConfig(**{"target_modules": config.target_modules, **PAPER_LORA[part], **fields})
+
+
+def alone_as_in_pair(spec: Experiment, pilot: PreTrainedModel) -> PreTrainedModel:
+    """The Pilot alone with the adapter that it has in a pair, if it has one there.
+
+    Args:
+        spec: The experiment.
+        pilot: A fresh Pilot.
+
+    Returns:
+        The model to train.
+    """
+    return get_peft_model(pilot, lora_config("pilot", spec.lora["pilot"])) if "pilot" in spec.lora else pilot
 
 
 def blocks_of_size(spec: Experiment, data: ExperimentData, weights: int) -> int:

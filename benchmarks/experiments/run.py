@@ -2,10 +2,14 @@
 
     python -m benchmarks.experiments.run benchmarks/experiments/descriptions/sizes.yaml --data_dir ../shared/data
     python -m benchmarks.experiments.run benchmarks/experiments/descriptions/*.yaml --minutes 30
+    python -m benchmarks.experiments.run benchmarks/experiments/descriptions_gpu/*.yaml --device cuda \
+        --by_seed --stop_after_minutes 8
 
 Each finished run is a line in `benchmarks/results/{experiment}.jsonl`; what stands there is not run again, unless it
 was made with an older loss of the Copilot. A runner may
-be stopped at any time: a long run goes on from its last checkpoint, a short one starts anew. Two may work on one
+be stopped at any time: a long run goes on from its last checkpoint, a short one starts anew. With
+`--stop_after_minutes` the runner ends by itself, within a run too: the same command goes on from the step that it had
+come to. A recording, or the answers of one model, that are under way are made to their end first. Two may work on one
 experiment; neither takes a run that the other has begun.
 """
 
@@ -17,6 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 
+from benchmarks.experiments.pieces import Deadline, OutOfTime
 from benchmarks.experiments.runs import Runner
 from benchmarks.experiments.spec import read_experiment
 from benchmarks.experiments.store import ResultStore
@@ -42,6 +47,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="*", help="only these seeds")
     parser.add_argument("--only", nargs="*", help="only runs of these names")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so many minutes")
+    parser.add_argument("--stop_after_minutes", type=float, help="end after so many minutes, within a run too")
+    parser.add_argument("--by_seed", action="store_true", help="the first seed of all experiments before the others")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train and measure on")
     return parser.parse_args(arguments)
@@ -58,15 +65,29 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     started = time.perf_counter()
+    deadline = None if options.stop_after_minutes is None else Deadline(options.stop_after_minutes)
+    todo: list[tuple[Runner, int, str]] = []
     for path in options.experiments:
         spec = read_experiment(path)
         store = ResultStore(options.results / f"{spec.experiment}.jsonl")
-        runner = Runner(spec, store, options.build, options.data_dir, options.device)
-        for seed, name in spec.runs():
-            if options.seeds and seed not in options.seeds or options.only and name not in options.only:
-                continue
-            if store.find(seed, name) is None and time.perf_counter() - started < 60 * options.minutes:
+        runner = Runner(spec, store, options.build, options.data_dir, options.device, deadline=deadline)
+        wanted = [run for run in spec.runs() if is_wanted(*run, options)]
+        todo += [(runner, seed, name) for seed, name in wanted]
+    if options.by_seed:
+        todo.sort(key=lambda run: run[0].spec.seeds.index(run[1]))
+    for runner, seed, name in todo:
+        if runner.store.find(seed, name) is None and time.perf_counter() - started < 60 * options.minutes:
+            try:
                 run_once(runner, seed, name)
+            except OutOfTime:
+                left = sum(runner.store.find(seed, name) is None for runner, seed, name in todo)
+                print(f"stopped in time; {left} of {len(todo)} runs are left: the same command goes on", flush=True)
+                return
+
+
+def is_wanted(seed: int, name: str, options: argparse.Namespace) -> bool:
+    """Whether the command line asks for a run."""
+    return (not options.seeds or seed in options.seeds) and (not options.only or name in options.only)
 
 
 def run_once(runner: Runner, seed: int, name: str) -> None:
@@ -76,7 +97,12 @@ def run_once(runner: Runner, seed: int, name: str) -> None:
         runner: The runner.
         seed: The run's seed.
         name: Its name.
+
+    Raises:
+        OutOfTime: The runner's time is over.
     """
+    if runner.deadline is not None:
+        runner.deadline.check()
     folder = runner.folder(seed, name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     label = f"{runner.spec.experiment}, seed {seed}, {name}"

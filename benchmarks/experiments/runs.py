@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from benchmarks.experiments.controls import train_control
 from benchmarks.experiments.data import ExperimentData, load_data
 from benchmarks.experiments.finish import teach
 from benchmarks.experiments.measure import Measured, measure
-from benchmarks.experiments.models import build_pair, build_pilot
+from benchmarks.experiments.models import alone_as_in_pair, build_pair, build_pilot
+from benchmarks.experiments.pieces import Deadline, kept
 from benchmarks.experiments.precision import uses_bfloat16
 from benchmarks.experiments.replay import Recorder, is_recorded, recording_of, replay
 from benchmarks.experiments.spec import Experiment, Variant
@@ -39,6 +41,8 @@ class Runner:
         data_dir: Folder with the tasks' files; the Hub where none is given.
         device: `cpu` or `cuda`.
         gain_only: Leave out what a gain does not need: the time of the Pilot alone (given as 0).
+        deadline: When it has to end: a run then leaves what a later runner needs to go on with it. `None`: it has the
+            time that it needs.
     """
 
     def __init__(
@@ -49,9 +53,10 @@ class Runner:
         data_dir: str | None,
         device: str = "cpu",
         gain_only: bool = False,
+        deadline: Deadline | None = None,
     ) -> None:
         self.spec, self.store, self.build, self.data_dir, self.device = spec, store, build, data_dir, device
-        self.gain_only = gain_only
+        self.gain_only, self.deadline = gain_only, deadline
 
     def run(self, seed: int, name: str) -> dict[str, Any]:
         """Make one run and write its result.
@@ -62,9 +67,12 @@ class Runner:
 
         Returns:
             The result.
+
+        Raises:
+            OutOfTime: The time is over; what is done of the run is kept.
         """
         data = load_data(self.spec, self.data_dir, seed)
-        place = Workplace(self.spec, data, self.folder(seed, name), seed, self.device)
+        place = Workplace(self.spec, data, self.folder(seed, name), seed, self.device, self.deadline)
         started = time.perf_counter()
         made = self._control(place, name.partition(":")[2]) if name.startswith("control:") else self._pair(place, name)
         result = {
@@ -113,7 +121,8 @@ class Runner:
         else:
             step_seconds = 0.0
             if not self.gain_only:
-                step_seconds = pilot_step_seconds(place, build_pilot(self.spec, place.data, place.seed))
+                pilot = alone_as_in_pair(self.spec, build_pilot(self.spec, place.data, place.seed))
+                step_seconds = self._kept(place, "step_seconds", lambda: pilot_step_seconds(place, pilot))
             steps, cost = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
         if variant.settle:
             cost += self._settle(place, variant, pair)
@@ -156,35 +165,60 @@ class Runner:
         Returns:
             What a line of results has of them.
         """
-        fitted = seconds_now(self.device)
+        fit = self._kept(place, "copilot_weight", lambda: self._fit(place, pair))
+        pair.config.copilot_weight = fit["weight"]
+        if alone is None:
+            pilot = self._measure(place, "pilot", pair, 0.0)
+        else:
+            pilot = {"results": alone["results"]["pilot"], "seconds": alone["seconds"]["pilot_answers"]}
+        together = self._measure(place, "pair", pair)
+        others = self._other_tests(place, pair, {"pilot": 0.0, "pair": None})
+        seconds = {**seconds, "fitting": fit["seconds"]}
+        seconds |= {"pilot_answers": pilot["seconds"], "pair_answers": together["seconds"]}
+        return {
+            "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
+            "copilot_weight": fit["weight"],
+            "weight_fit": fit["scores"],
+            "training_memory_bytes": cost.memory_bytes,
+            "seconds": {name: round(value, 4) for name, value in seconds.items()},
+            "results": {"pilot": pilot["results"], "pair": together["results"]},
+            "other_tests": others,
+        }
+
+    def _kept(self, place: Workplace, name: str, make: Callable[[], Any]) -> Any:
+        """A part of a run, which an earlier piece of it may have made."""
+        return kept(place.folder, self.deadline, name, make)
+
+    def _measure(
+        self, place: Workplace, name: str, model: PreTrainedModel, weight: float | None = None
+    ) -> dict[str, Any]:
+        """What a model does on the test questions, as [`as_timed`] has it."""
+        return self._kept(place, name, lambda: as_timed(measure(self.spec, place.data, model, weight)))
+
+    def _other_tests(
+        self, place: Workplace, model: PreTrainedModel, weights: dict[str, float | None]
+    ) -> dict[str, Any]:
+        """What a model does on further tasks, at each of some λ."""
+        others = {}
+        for task, data in place.data.others.items():
+            there = replace(place, data=data)
+            made = {name: self._measure(there, f"{name}_{task}", model, weight) for name, weight in weights.items()}
+            others[task] = as_other_test(data, made)
+        return others
+
+    def _fit(self, place: Workplace, pair: PreTrainedModel) -> dict[str, Any]:
+        """Choose λ on dev."""
+        started = seconds_now(self.device)
+        grid: dict[str, Any] = {"method": "grid", "grid": self.spec.weight_grid} if self.spec.weight_grid else {}
         fit = fit_copilot_weight(
             pair,
             place.items(place.data.dev),
             data_collator=place.collator(),
             set_name=f"{self.spec.task} dev",
             progress=False,
+            **grid,
         )
-        fitted = seconds_now(self.device) - fitted
-        if alone is None:
-            pilot = measure(self.spec, place.data, pair, 0.0)
-            pilot_results, pilot_seconds = as_json(pilot), pilot.seconds
-        else:
-            pilot_results, pilot_seconds = alone["results"]["pilot"], alone["seconds"]["pilot_answers"]
-        together = measure(self.spec, place.data, pair)
-        others = {}
-        for name, data in place.data.others.items():
-            made = {"pilot": measure(self.spec, data, pair, 0.0), "pair": measure(self.spec, data, pair)}
-            others[name] = as_other_test(data, made)
-        seconds = {**seconds, "fitting": fitted, "pilot_answers": pilot_seconds, "pair_answers": together.seconds}
-        return {
-            "weights": {"pilot": pair.pilot.num_parameters(), "pair": pair.num_parameters()},
-            "copilot_weight": fit.weight,
-            "weight_fit": fit.scores,
-            "training_memory_bytes": cost.memory_bytes,
-            "seconds": {name: round(value, 4) for name, value in seconds.items()},
-            "results": {"pilot": pilot_results, "pair": as_json(together)},
-            "other_tests": others,
-        }
+        return {"weight": fit.weight, "scores": fit.scores, "seconds": seconds_now(self.device) - started}
 
     def _train_pair(
         self, place: Workplace, variant: Variant, pair: PreTrainedModel, recording: Path | None
@@ -194,7 +228,8 @@ class Runner:
         recorder = None if recording is None else Recorder(trainer, recording)
         if recorder is not None:
             trainer.add_callback(recorder)
-        cost = train(trainer)
+        # What others replay is recorded in one go: a part of it would not do.
+        cost = train(trainer, self.deadline if recorder is None else None)
         if recorder is not None:
             recorder.save(pair)
         return trainer.state.global_step, cost
@@ -202,9 +237,9 @@ class Runner:
     def _settle(self, place: Workplace, variant: Variant, pair: PreTrainedModel) -> Cost:
         """Train the Copilot on, beside the Pilot as it is now; its cost."""
         rows = place.data.read or place.data.train
-        place = replace(place, data=replace(place.data, train=rows), folder=place.folder.with_name("settling"))
+        place = replace(place, data=replace(place.data, train=rows), folder=place.folder / "settling")
         training = {**self.spec.training, **variant.training, **variant.settle, "freeze_pilot": True}
-        cost = train(place.trainer(CopilotTrainer, pair, training))
+        cost = train(place.trainer(CopilotTrainer, pair, training), self.deadline)
         pair.pilot.requires_grad_(True)
         return cost
 
@@ -231,16 +266,13 @@ class Runner:
         if pair is None:
             raise ValueError(f"control {name} needs the pair's own run of seed {place.seed} first.")
         model, cost, more = train_control(place, name, pair, self._rate_of_first_seed(place.seed, name))
-        measured = measure(self.spec, place.data, model)
-        others = {
-            name: as_other_test(data, {"control": measure(self.spec, data, model)})
-            for name, data in place.data.others.items()
-        }
+        measured = self._measure(place, "control", model)
+        others = self._other_tests(place, model, {"control": None})
         return {
             "weights": {"control": model.num_parameters()},
             "training_memory_bytes": cost.memory_bytes,
-            "seconds": {"training": round(cost.seconds, 4), "answers": round(measured.seconds, 4)},
-            "results": {"control": as_json(measured)},
+            "seconds": {"training": round(cost.seconds, 4), "answers": round(measured["seconds"], 4)},
+            "results": {"control": measured["results"]},
             "other_tests": others,
             **more,
         }
@@ -257,12 +289,17 @@ def as_json(measured: Measured) -> dict[str, Any]:
     return made
 
 
-def as_other_test(data: ExperimentData, made: dict[str, Measured]) -> dict[str, Any]:
+def as_timed(measured: Measured) -> dict[str, Any]:
+    """A measurement as [`as_json`] has it, and the time that it took."""
+    return {"results": as_json(measured), "seconds": measured.seconds}
+
+
+def as_other_test(data: ExperimentData, made: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What models did on another task's test questions, as a line of results holds it."""
     return {
         "data": data.facts,
-        "seconds": {f"{model}_answers": round(each.seconds, 4) for model, each in made.items()},
-        "results": {model: as_json(each) for model, each in made.items()},
+        "seconds": {f"{model}_answers": round(each["seconds"], 4) for model, each in made.items()},
+        "results": {model: each["results"] for model, each in made.items()},
     }
 
 

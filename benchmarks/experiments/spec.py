@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from transformers_copilot import PilotCopilotConfig
+from transformers_copilot.adapters.adapters import PARTS
 from transformers_copilot.building.pair_building import form_of
 
 
@@ -33,7 +34,8 @@ class Variant:
 
     Args:
         name: What it is called.
-        pair: Options of `from_pilot`, such as `fusion`; under `copilot`, fields of the Copilot's configuration.
+        pair: Options of `from_pilot`, such as `fusion`; under `copilot`, fields of the Copilot's configuration, or the
+            id or path of the checkpoint that its layers are copied from.
         random_weights: Start the Copilot from fresh weights and not from copies of the Pilot's layers.
         training: Fields of `CopilotTrainingArguments`.
         settle: The same for a second training, in which the Pilot is frozen: its mistakes are those that it makes when
@@ -59,12 +61,13 @@ class Experiment:
 
     Args:
         experiment: Its name, that of its results file.
-        section: Which question of `docs/results.md` it answers, "A" to "F".
+        section: Which question of `docs/results.md` it answers, "A" to "F"; "paper" of a row of the paper's tables.
         task: The task, as `tasks.load` knows it, or `sums`, fresh questions that are made on the spot.
         measure: `answers`: replies are written and marked; `choices`: the likeliest label of a question's choices;
             `ranking`: valid items are ranked; `tokens`: likelihood.
-        pilot: `path` of a checkpoint, or `config` with `model_type` and the sizes, and then `tokenizer`: `words`, or
-            the size of a byte-pair vocabulary that is learnt on the training texts.
+        pilot: `path` of a checkpoint, with `dtype`, the type of its weights, if that is not float32; or `config` with
+            `model_type` and the sizes, and then `tokenizer`: `words`, or the size of a byte-pair vocabulary that is
+            learnt on the training texts.
         seeds: Seeds of weights, order and fresh questions.
         training: Fields of `CopilotTrainingArguments` that all runs share.
         pair: Options of `from_pilot` that all variants share.
@@ -89,6 +92,11 @@ class Experiment:
         test_from_train: Questions that are taken out of train to test on, for a task without a test file.
         max_length: Longest training sequence in tokens.
         max_new_tokens: Longest reply; the task's own where none is given.
+        generation: More options of `generate` where answers are written, such as `num_beams`; greedy without any. A
+            ranking of items that take several tokens has `num_beams`, the beams over valid items.
+        weight_grid: The λ that dev chooses among; none: as `fit_copilot_weight` does by itself.
+        lora: By part, `pilot` and `copilot`, what its adapter has of PEFT's LoraConfig; all weights learn in a part
+            that is not named. Of pairs that learn together only, without rivals.
         title: What a table calls its models.
         replay: Train the first variant with its Pilot, and the others from that run's log alone: the Pilot learns the
             same in all of them.
@@ -111,6 +119,9 @@ class Experiment:
     test_from_train: int = 0
     max_length: int = 256
     max_new_tokens: int | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    weight_grid: list[float] = field(default_factory=list)
+    lora: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     replay: bool = False
 
@@ -134,10 +145,18 @@ class Experiment:
             )
         if not self.limits.get("read") and any(variant.finish or variant.everything for variant in self.variants):
             raise ValueError("a variant learns from questions of its own, and there are none: set `read` in `limits`.")
+        if self.measure == "ranking" and self.generation and "num_beams" not in self.generation:
+            raise ValueError("`generation` of a ranking needs `num_beams`, the beams over valid items.")
         if self.also_test and self.measure == "ranking":
             raise ValueError("`also_test` names more tasks; one that ranks its own items has no others.")
         if ("path" in self.pilot) == ("config" in self.pilot):
             raise ValueError("`pilot` needs either `path` or `config`, not both.")
+        if self.lora and (self.controls or self.replay or any(each.finish or each.settle for each in self.variants)):
+            raise ValueError(
+                "`lora` is for pairs that learn together, without `controls`, `replay`, `finish`, `settle`."
+            )
+        if unknown := sorted(set(self.lora) - set(PARTS)):
+            raise ValueError(f"`lora` names {', '.join(unknown)}; a pair has {' and '.join(PARTS)}.")
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) < len(names) or not self.seeds:
             raise ValueError(
@@ -172,7 +191,9 @@ class Experiment:
     def _read_of_rounds(self, variant: Variant) -> dict[str, Any]:
         """What a variant's rounds hold because its Copilot reads it; `None`: nothing of the kind."""
         pair = {**self.pair, **variant.pair}
-        copilot = {**self.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
+        copilot = self.copilot_of(variant) or {}
+        if isinstance(copilot, str):  # layers of a checkpoint are a decoder's
+            copilot = {"form": "decoder"}
         form, states, mistakes = form_of(copilot, pair.get("head"), pair), None, None
         if form == "branch":
             states = ("branch", copilot.get("num_hidden_layers"))
@@ -183,6 +204,14 @@ class Experiment:
             if pair.get("error_feedback", PilotCopilotConfig.error_feedback) in ("observed", "predicted"):
                 mistakes = ("top_k", pair.get("mistake_top_k", 64))
         return {"states": states, "mistakes": mistakes, "lessons": pair.get("mistakes_from", "labels")}
+
+    def copilot_of(self, variant: Variant) -> dict[str, Any] | str | None:
+        """What a variant's Copilot is made of: fields of its configuration, a checkpoint's id or path, or nothing."""
+        own, shared = variant.pair.get("copilot"), self.pair.get("copilot")
+        for given in (own, shared):
+            if isinstance(given, str):
+                return given
+        return {**(shared or {}), **(own or {})} or None
 
     def variant(self, name: str) -> Variant:
         """The variant of a name."""

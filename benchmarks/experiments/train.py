@@ -14,6 +14,7 @@ from benchmarks.experiments.clock import seconds_now
 from benchmarks.experiments.data import ExperimentData, is_encoder_decoder
 from benchmarks.experiments.measure import supervised_of
 from benchmarks.experiments.models import CorrectedHead
+from benchmarks.experiments.pieces import Deadline, OutOfTime, StopInTime, TrainingInPieces
 from benchmarks.experiments.precision import uses_bfloat16
 from benchmarks.experiments.spec import Experiment
 from benchmarks.process_memory import peak_bytes, reset_peak
@@ -36,6 +37,7 @@ class Workplace:
         folder: The run's folder, for checkpoints.
         seed: The run's seed.
         device: `cpu` or `cuda`.
+        deadline: When the runner has to end; `None`: when the run is made.
     """
 
     spec: Experiment
@@ -43,6 +45,7 @@ class Workplace:
     folder: Path
     seed: int
     device: str = "cpu"
+    deadline: Deadline | None = None
 
     def arguments(self, training: dict[str, Any]) -> CopilotTrainingArguments:
         """The training arguments of this run."""
@@ -90,26 +93,47 @@ class Cost:
         return Cost(self.seconds + later.seconds, max(self.memory_bytes, later.memory_bytes))
 
 
-def train(trainer: Trainer) -> Cost:
+def train(trainer: Trainer, deadline: Deadline | None = None) -> Cost:
     """Train to the end, from the last whole checkpoint if there is one; afterwards the model computes in its own type.
 
     Args:
-        trainer: The trainer.
+        trainer: The trainer. Its output folder is this training's alone.
+        deadline: When the runner has to end; `None`: when the training does.
 
     Returns:
         The cost of all of the training: where it goes on from a checkpoint, the seconds of the whole run by its pace.
+
+    Raises:
+        OutOfTime: The time is over before the training has ended; its last step is kept in a checkpoint.
     """
+    pieces = None if deadline is None else TrainingInPieces(trainer)
+    if pieces is not None and pieces.take_trained():
+        return _whole_cost(trainer, *pieces.time())
     reset_peak()
     device = trainer.args.device.type
     started, before = seconds_now(device), 0
-    checkpoint = last_whole_checkpoint(trainer.args.output_dir) if trainer.args.save_strategy != "no" else None
+    has_checkpoints = pieces is not None or trainer.args.save_strategy != "no"
+    checkpoint = last_whole_checkpoint(trainer.args.output_dir) if has_checkpoints else None
     if checkpoint is not None:
         before = int(Path(checkpoint).name.rpartition("-")[2])
+    if deadline is not None:
+        deadline.check()
+        trainer.add_callback(StopInTime(deadline))
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds, done = seconds_now(device) - started, max(1, trainer.state.global_step - before)
     for left in ("forward", "_original_forward"):  # of Accelerate: with it a model goes on computing under autocast
         vars(trainer.model).pop(left, None)
-    return Cost(seconds * trainer.state.global_step / done, peak_bytes())
+    made = seconds_now(device) - started, trainer.state.global_step - before, peak_bytes()
+    if pieces is not None:
+        made = pieces.add_time(*made)
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise OutOfTime
+        pieces.keep_trained(trainer.model)
+    return _whole_cost(trainer, *made)
+
+
+def _whole_cost(trainer: Trainer, seconds: float, steps: int, memory_bytes: int) -> Cost:
+    """The cost of all steps by the pace of those that were timed."""
+    return Cost(seconds * trainer.state.global_step / max(1, steps), memory_bytes)
 
 
 def pilot_step_seconds(place: Workplace, model: PreTrainedModel) -> float:
@@ -194,4 +218,4 @@ def train_head(place: Workplace, model: PreTrainedModel) -> Cost:
     # Trainer's own kind of optimizer, so that the Pilot learns to the last bit what it learns alone.
     kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
     optimizer = kind(groups, weight_decay=args.weight_decay, **options)
-    return train(place.trainer(HeadTrainer, model, place.spec.training, optimizers=(optimizer, None)))
+    return train(place.trainer(HeadTrainer, model, place.spec.training, optimizers=(optimizer, None)), place.deadline)

@@ -1,0 +1,100 @@
+"""Runs in pieces: a runner that is stopped in time goes on where it was, and comes to the same."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.experiments import pieces, run
+from benchmarks.experiments.store import ResultStore
+from tests.benchmarks.test_experiments import SPEC, write_spec
+
+
+CHANGES = {
+    "replay": False,
+    "limits": {**SPEC["limits"], "train": 32, "read": 32},
+    "pair": {},
+    "variants": {
+        "linear": {"finish": {"num_train_epochs": 2, "copilot_learning_rate": 3e-3}},
+        "together": {"everything": True},
+        "same": {"everything": True, "finish": {"num_train_epochs": 2}},
+        "settled": {"everything": True, "settle": {"num_train_epochs": 1}},
+    },
+    "controls": ["everything_longer", "further_in_time", "further", "finished_temperature", "blocks"],
+    "rival_training": {"further": {"rates": [1e-3, 1e-2]}},
+}
+
+
+class StepsLeft:
+    """A deadline that passes after so many looks at it, on any machine."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def passed(self) -> bool:
+        """Whether the looks are used up."""
+        self.looks -= 1
+        return self.looks < 0
+
+    check = pieces.Deadline.check
+
+
+def finish_in_pieces(spec: Path, folder: Path, looks: int, runs: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Start the runner until nothing is left; how often that was."""
+    monkeypatch.setattr(run, "Deadline", lambda minutes: StepsLeft(looks))
+    options = [str(spec), "--results", str(folder), "--build", str(folder / "build"), "--threads", "1"]
+    store = ResultStore(folder / "tiny.jsonl")
+    for started in range(1, 200):
+        run.main([*options, "--stop_after_minutes", "8"])
+        if len(store.read()) == runs:
+            return started
+    raise AssertionError(f"never done: {[line['name'] for line in store.read()]}")
+
+
+def check_pieces(
+    changes: dict, looks: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> int:
+    """Make an experiment in one go and in pieces, which has to come to the same; how many pieces there were."""
+    spec = write_spec(folder, **changes)
+    run.main([str(spec), "--results", str(folder), "--build", str(folder / "build"), "--threads", "1"])
+    whole = {line["name"]: line for line in ResultStore(folder / "tiny.jsonl").read()}
+    capsys.readouterr()
+    started = finish_in_pieces(spec, folder / "pieces", looks, len(whole), monkeypatch)
+    printed = capsys.readouterr().out
+    assert printed.count("left: the same command goes on") >= started - 1
+    lines = {line["name"]: line for line in ResultStore(folder / "pieces" / "tiny.jsonl").read()}
+    assert list(lines) == list(whole)
+    for name, line in lines.items():
+        if name not in ("control:everything_longer", "control:further_in_time"):  # as long as another run took
+            assert line["results"] == whole[name]["results"], name
+        assert line["seconds"].keys() == whole[name]["seconds"].keys()
+        assert all(value > 0 for value in line["seconds"].values())
+    left = [path.name for path in (folder / "pieces" / "build" / "tiny").iterdir() if path.is_dir()]
+    assert all(name.startswith(("finished-", "record-")) for name in left)
+    return started
+
+
+def test_a_runner_that_is_stopped_in_time_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    few = {"variants": {"together": {"everything": True}}, "controls": ["further"]}
+    rivals = {"rival_training": {"further": {"rates": [1e-3]}}}
+    assert check_pieces({**CHANGES, **few, **rivals}, 4, tmp_path, monkeypatch, capsys) > 3
+
+
+@pytest.mark.slow
+def test_a_runner_that_is_stopped_everywhere_comes_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert check_pieces(CHANGES, 4, tmp_path, monkeypatch, capsys) > 15
+
+
+def test_the_first_seed_of_all_experiments_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(run, "run_once", lambda runner, seed, name: made.append((runner.spec.experiment, seed)))
+    paths = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        paths.append(str(write_spec(tmp_path / name, experiment=name, seeds=[3, 1], controls=[], replay=False)))
+    run.main([*paths, "--results", str(tmp_path), "--only", "pair", "--by_seed"])
+    assert made == [("one", 3), ("two", 3), ("one", 1), ("two", 1)]
