@@ -101,7 +101,7 @@ def ranks_by_beams(
     trie, ranks = data.task.target_trie(data.tokenizer), []
     options = {"do_sample": False, **spec.generation, **options}
     beams = options["num_beams"] = min(options["num_beams"], trie.count)
-    size = max(1, spec.training.get("per_device_eval_batch_size", 32) // beams)
+    size = spec.training.get("per_device_eval_batch_size", 32)
     for start in range(0, len(data.test), size):
         rows = data.test[start : start + size]
         texts = [row["prompt"] for row in rows]

@@ -87,16 +87,20 @@ def build_pair(
     pilot = build_pilot(spec, data, seed) if pilot is None else pilot
     options = {**spec.pair, **variant.pair}
     copilot = spec.copilot_of(variant)
-    if isinstance(copilot, dict) and copilot.get("form") == "linear":
+    if copilot.get("form") == "linear":
         copilot.pop("num_hidden_layers", None)  # the experiment's, for those of its Copilots that have layers
-    options["copilot"] = copilot
-    if not isinstance(copilot, str) and form_of(copilot, options.get("head"), options) != "decoder":
+    options["copilot"] = copilot.get("path") or copilot or None
+    if "path" not in copilot and form_of(options["copilot"], options.get("head"), options) != "decoder":
         options.pop("error_feedback", None)  # the experiment's, for those of its pairs that are told anything
     kind = PilotCopilotForSeq2SeqLM if is_encoder_decoder(spec) else PilotCopilotForCausalLM
     pair = kind.from_pilot(pilot, **options)
     if variant.random_weights:
         set_seed(seed)
         pair.copilot.load_state_dict(new_copilot(pair.config.copilot).state_dict())
+    if "path" in copilot and "dropout" in copilot:  # a checkpoint's configuration has none for a Copilot
+        pair.copilot.config.dropout = copilot["dropout"]
+        for layer in pair.copilot.layers:
+            layer.dropout.p = copilot["dropout"]
     pair.generation_config.pad_token_id = data.tokenizer.pad_token_id
     if spec.lora:
         set_seed(seed)  # of the adapters' first weights

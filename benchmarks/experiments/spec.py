@@ -34,8 +34,8 @@ class Variant:
 
     Args:
         name: What it is called.
-        pair: Options of `from_pilot`, such as `fusion`; under `copilot`, fields of the Copilot's configuration, or the
-            id or path of the checkpoint that its layers are copied from.
+        pair: Options of `from_pilot`, such as `fusion`; under `copilot`, fields of the Copilot's configuration, or
+            `path`, id or folder of the checkpoint that its layers are made of, and its `dropout`.
         random_weights: Start the Copilot from fresh weights and not from copies of the Pilot's layers.
         training: Fields of `CopilotTrainingArguments`.
         settle: The same for a second training, in which the Pilot is frozen: its mistakes are those that it makes when
@@ -97,6 +97,8 @@ class Experiment:
         weight_grid: The λ that dev chooses among; none: as `fit_copilot_weight` does by itself.
         lora: By part, `pilot` and `copilot`, what its adapter has of PEFT's LoraConfig; all weights learn in a part
             that is not named. Of pairs that learn together only, without rivals.
+        reported: What the paper reports of it in per cent, of the `pilot` and of variants: the average over the tests,
+            or Hit@10.
         title: What a table calls its models.
         replay: Train the first variant with its Pilot, and the others from that run's log alone: the Pilot learns the
             same in all of them.
@@ -122,6 +124,7 @@ class Experiment:
     generation: dict[str, Any] = field(default_factory=dict)
     weight_grid: list[float] = field(default_factory=list)
     lora: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, float] = field(default_factory=dict)
     title: str = ""
     replay: bool = False
 
@@ -157,6 +160,12 @@ class Experiment:
             )
         if unknown := sorted(set(self.lora) - set(PARTS)):
             raise ValueError(f"`lora` names {', '.join(unknown)}; a pair has {' and '.join(PARTS)}.")
+        for variant in self.variants:
+            beside = sorted(set(self.copilot_of(variant)) - {"path", "dropout"})
+            if "path" in self.copilot_of(variant) and beside:
+                raise ValueError(
+                    f"`copilot` has a `path`, which says all but its `dropout`; leave {', '.join(beside)} out."
+                )
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) < len(names) or not self.seeds:
             raise ValueError(
@@ -191,8 +200,8 @@ class Experiment:
     def _read_of_rounds(self, variant: Variant) -> dict[str, Any]:
         """What a variant's rounds hold because its Copilot reads it; `None`: nothing of the kind."""
         pair = {**self.pair, **variant.pair}
-        copilot = self.copilot_of(variant) or {}
-        if isinstance(copilot, str):  # layers of a checkpoint are a decoder's
+        copilot = self.copilot_of(variant)
+        if "path" in copilot:  # layers of a checkpoint are a decoder's
             copilot = {"form": "decoder"}
         form, states, mistakes = form_of(copilot, pair.get("head"), pair), None, None
         if form == "branch":
@@ -205,13 +214,9 @@ class Experiment:
                 mistakes = ("top_k", pair.get("mistake_top_k", 64))
         return {"states": states, "mistakes": mistakes, "lessons": pair.get("mistakes_from", "labels")}
 
-    def copilot_of(self, variant: Variant) -> dict[str, Any] | str | None:
-        """What a variant's Copilot is made of: fields of its configuration, a checkpoint's id or path, or nothing."""
-        own, shared = variant.pair.get("copilot"), self.pair.get("copilot")
-        for given in (own, shared):
-            if isinstance(given, str):
-                return given
-        return {**(shared or {}), **(own or {})} or None
+    def copilot_of(self, variant: Variant) -> dict[str, Any]:
+        """What a variant's Copilot is made of: fields of its configuration, or a checkpoint's `path`."""
+        return {**self.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
 
     def variant(self, name: str) -> Variant:
         """The variant of a name."""
