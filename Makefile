@@ -17,6 +17,12 @@ SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 DATA_DIR ?= ../shared/data
 # What `make bench` and `make bench-quick` train on: cpu or cuda (with a torch that has it in .venv).
 DEVICE ?= cpu
+# A row of the paper's tables for `make paper`; DRY_RUN=1 tries it without checkpoints and data. PAPER_ARGS: more options.
+ROW ?=
+DRY_RUN ?=
+PAPER_ARGS ?=
+# After how many minutes `make bench-gpu` ends; started again, it goes on.
+MINUTES ?= 8
 # In how many processes pytest runs; 0 is its own.
 JOBS ?= 0
 # More arguments for pytest, such as PYTEST_ARGS="-k fusion". `make test` with none measures the coverage.
@@ -28,7 +34,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv style quality test test-slow test-oldest test-newest test-installed docs demo demo-smollm2 benchmark bench bench-quick clean
+.PHONY: help venv style quality test test-slow test-oldest test-newest test-installed docs demo demo-smollm2 benchmark bench bench-quick bench-gpu bench-gpu-inputs paper clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -134,6 +140,21 @@ bench: $(SMOLLM2_STAMP)  ## All experiments of docs/results.md that are not fini
 bench-quick: $(SMOLLM2_STAMP)  ## Some rows of docs/results.md again: inside their intervals? Under 15 minutes
 	$(PY) examples/smollm2.py --output_dir build/smollm2
 	$(PY) -m benchmarks.experiments.quick --data_dir $(DATA_DIR) --device $(DEVICE)
+
+bench-gpu: DEVICE = cuda
+bench-gpu: $(SMOLLM2_STAMP)  ## SmolLM2-135M on whole training sets, on one GPU: MINUTES of what is not finished yet
+	$(PY) examples/smollm2.py --output_dir build/smollm2
+	$(PY) -m benchmarks.experiments.run benchmarks/experiments/descriptions_gpu/*.yaml --data_dir $(DATA_DIR) \
+		--device $(DEVICE) --by_seed --stop_after_minutes $(MINUTES)
+	$(PY) -m benchmarks.experiments.render
+
+bench-gpu-inputs: $(SMOLLM2_STAMP)  ## What bench-gpu reads, in parts below 64 MB, for a machine without a network
+	$(PY) -m benchmarks.experiments.inputs pack --data_dir $(DATA_DIR) --output_dir build/gpu_inputs --package gguf
+
+# Its checkpoints and data are the Hub's, a dry run's are made on the spot.
+paper: export HF_HUB_OFFLINE := $(if $(DRY_RUN),1,0)
+paper: $(STAMP)  ## A row of the paper's tables, ROW=llama32-1b-commonsense; without ROW a list; DRY_RUN=1 tries it
+	$(PY) -m benchmarks.paper.run $(ROW) $(if $(DRY_RUN),--dry_run) --device $(DEVICE) $(PAPER_ARGS)
 
 clean:  ## Remove what the targets above made, .venv included
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*

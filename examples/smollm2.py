@@ -78,6 +78,7 @@ def main() -> None:
     """Convert the packaged file and save model and tokenizer into `--output_dir`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="outputs/smollm2", help="folder for the checkpoint")
+    parser.add_argument("--gguf", type=Path, help="the GGUF file; that of the package where none is given")
     parser.add_argument("--overwrite", action="store_true", help="convert again although the folder has a checkpoint")
     options = parser.parse_args()
     output_dir = Path(options.output_dir)
@@ -85,7 +86,7 @@ def main() -> None:
         print(f"{output_dir} already has a checkpoint: nothing to do (--overwrite converts again)")
         return
     logging.disable_progress_bar()
-    model, tokenizer = load_gguf(find_gguf())
+    model, tokenizer = load_gguf(find_gguf() if options.gguf is None else options.gguf)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     print(f"{output_dir}: {model.num_parameters():,} parameters, padding token {tokenizer.pad_token!r}")

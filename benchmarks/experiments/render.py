@@ -1,4 +1,4 @@
-"""Write `summary.json`, the tables of `docs/results.md` and its figure from the results of `run.py` alone.
+"""Write `summary.json`, the tables of the pages in `docs/` and a figure from the results of `run.py` alone.
 
     python -m benchmarks.experiments.render
 
@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.experiments.choices import choices_table
 from benchmarks.experiments.figures import cost_figure
 from benchmarks.experiments.finish_table import finish_table
+from benchmarks.experiments.paper_table import paper_table
 from benchmarks.experiments.spec import Experiment, read_experiment
 from benchmarks.experiments.statistics import Comparison, compare, with_likelihoods
 from benchmarks.experiments.store import LOSS, ResultStore, loss_of, of_one_loss
@@ -26,7 +27,11 @@ from benchmarks.experiments.tables import by_variant, comparison_table
 
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = ROOT / "benchmarks" / "experiments" / "descriptions"
+HERE = Path(__file__).parent
+# Folders of descriptions: those of `make bench` and `make bench-gpu`, and the rows of the paper's tables.
+EXPERIMENTS = (HERE / "descriptions", HERE / "descriptions_gpu", ROOT / "examples" / "paper")
+# Pages with tables; one that is not there is left out.
+PAGES = ("results.md", "paper.md")
 # What stands above a table whose runs were made with an older loss.
 OLD_NOTE = "*Made with the old loss, which saw a part of the vocabulary; to be measured again.*"
 TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -38,7 +43,8 @@ KINDS = {
 
 def all_experiments() -> dict[str, Experiment]:
     """The descriptions of all experiments, by name."""
-    return {path.stem: read_experiment(path) for path in EXPERIMENTS.glob("*.yaml")}
+    specs = [read_experiment(path) for folder in EXPERIMENTS for path in sorted(folder.glob("*.yaml"))]
+    return {spec.experiment: spec for spec in specs}
 
 
 def choices_of(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -59,8 +65,13 @@ def titles_of(results: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     return {key: specs[name].title if name in specs else name for key, name in names.items()}
 
 
+def papers(results: dict[str, list[dict[str, Any]]]) -> str:
+    """The table of [`paper_table`]: the rows of the paper that were run."""
+    return paper_table(results, all_experiments())
+
+
 # Tables of several experiments, whose names begin as one of those that stand before a * in the mark.
-GROUPS = {"choices": choices_of, "finish": finished}
+GROUPS = {"choices": choices_of, "finish": finished, "paper": papers}
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -189,8 +200,9 @@ def main(arguments: list[str] | None = None) -> None:
     results = read_results(options.results)
     summary = [entry for name, lines in results.items() for entry in summary_of(name, lines)]
     (options.results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    page = options.docs / "results.md"
-    page.write_text(fill_tables(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+    for page in (options.docs / name for name in PAGES):
+        if page.is_file():
+            page.write_text(fill_tables(page.read_text(encoding="utf-8"), results), encoding="utf-8")
     after = {name: lines for name, lines in results.items() if "finishing" in lines[0].get("seconds", {})}
     if after:
         titles = {name: f"{title}: {after[name][0]['task']}" for name, title in titles_of(after).items()}

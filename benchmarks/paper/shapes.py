@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,23 @@ def model_on_meta(model: str) -> PreTrainedModel:
         return auto.from_config(config)
 
 
+@functools.cache
+def weights_of(model: str) -> tuple[int, int]:
+    """How many weights a checkpoint has.
+
+    Args:
+        model: Its id.
+
+    Returns:
+        All of them; and those of its decoder layers and the norm after them, without what it knows of positions, which
+        no Copilot has.
+    """
+    made = model_on_meta(model)
+    decoder = made.get_decoder()
+    positions = sum(p.numel() for name, p in decoder.named_parameters() if "relative_attention_bias" in name)
+    return _count(made), _count(decoder) - _count(decoder.get_input_embeddings()) - positions
+
+
 @dataclass(frozen=True)
 class Size:
     """How many weights something has, beside what it should have.
@@ -152,31 +170,19 @@ def sizes_of(spec: Experiment, variant: Variant) -> list[Size]:
     sizes, models = [], all_models()
     pilot, source = spec.pilot["path"], spec.copilot_of(variant)["path"]
     for role, model in {"Pilot": pilot, "the Copilot's checkpoint": source}.items():
-        counted = _count(model_on_meta(model))
+        counted, _ = weights_of(model)
         sizes.append(Size(f"{role} {model}", counted, models[model]["weights"], "published"))
         named = models[model]["name"]
-        if named.endswith("B"):
+        if named.endswith("B") and model not in (size.what.rpartition(" ")[2] for size in sizes[:-1]):
             remark = f"the paper's {named} is a name, {ROUNDED[model]}" if model in ROUNDED else ""
             sizes.append(Size(f"{role} {model}", counted, 1e9 * float(named[:-1]), f"the paper's {named}", remark))
-    pair = pair_on_meta(_without_adapters(spec), variant)
+    pair = pair_on_meta(replace(spec, lora={}), variant)
     layers = _count(pair.copilot.layers) + _count(pair.copilot.norm)
-    sizes.append(Size("the Copilot's layers", layers, _decoder_weights(source), f"the decoder layers of {source}"))
+    sizes.append(Size("the Copilot's layers", layers, weights_of(source)[1], f"the decoder layers of {source}"))
     own = 2 * pair.config.copilot.vocab_size * pair.config.copilot.hidden_size
     remark = f"{own:,} of them its two vocabulary matrices, where the checkpoint may have one for both"
     sizes.append(Size("the whole Copilot", _count(pair.copilot), None, "", remark))
     return sizes
-
-
-def _without_adapters(spec: Experiment) -> Experiment:
-    return Experiment(**{**vars(spec), "lora": {}})
-
-
-def _decoder_weights(model: str) -> int:
-    """The weights of a checkpoint's decoder layers and the norm after them, without what it knows of positions."""
-    decoder = model_on_meta(model).get_decoder()
-    vocabulary = _count(decoder.get_input_embeddings())
-    positions = sum(p.numel() for name, p in decoder.named_parameters() if "relative_attention_bias" in name)
-    return _count(decoder) - vocabulary - positions
 
 
 def _count(module: nn.Module) -> int:
