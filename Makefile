@@ -28,13 +28,13 @@ JOBS ?= 0
 # More arguments for pytest, such as PYTEST_ARGS="-k fusion". `make test` with none measures the coverage.
 PYTEST_ARGS ?=
 
-# Nothing here needs a network once .venv stands: an accidental download fails at once instead of hanging.
+# Nothing but `make paper` needs a network once .venv stands: an accidental download fails at once instead of hanging.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv style quality test test-slow test-oldest test-newest test-installed docs demo demo-smollm2 benchmark bench bench-quick bench-gpu bench-gpu-inputs paper clean
+.PHONY: help venv style quality test test-slow test-oldest test-newest test-installed docs demo demo-smollm2 benchmark bench bench-quick bench-gpu gpu-inputs paper clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -148,7 +148,7 @@ bench-gpu: $(SMOLLM2_STAMP)  ## SmolLM2-135M on whole training sets, on one GPU:
 		--device $(DEVICE) --by_seed --stop_after_minutes $(MINUTES)
 	$(PY) -m benchmarks.experiments.render
 
-bench-gpu-inputs: $(SMOLLM2_STAMP)  ## What bench-gpu reads, in parts below 64 MB, for a machine without a network
+gpu-inputs: $(SMOLLM2_STAMP)  ## What bench-gpu reads, in parts below 64 MB, for a machine without a network
 	$(PY) -m benchmarks.experiments.inputs pack --data_dir $(DATA_DIR) --output_dir build/gpu_inputs --package gguf
 
 # Its checkpoints and data are the Hub's, a dry run's are made on the spot.

@@ -3,9 +3,9 @@
     python -m benchmarks.experiments.inputs pack --data_dir ../shared/data --output_dir build/gpu_inputs --package gguf
     python -m benchmarks.experiments.inputs join build/gpu_inputs --output_dir build
 
-`pack` puts the Pilot's GGUF file, the tasks' files and packages that are not there into one compressed archive, cuts it
-into parts of equal size, each below 64 MB (two, with SmolLM2), and writes each into a folder of its own with the sums of
-all of them: `part-1/`, `part-2/`. `join` wants all of the folders beside each other, checks the sums, and unpacks.
+`pack` puts the Pilot's GGUF file, the tasks' files and packages that are not there into one compressed archive and cuts
+it into parts of equal size, each below 64 MB (two, with SmolLM2). Each goes into a folder of its own with the sums of
+all: `part-1/`, `part-2/`. `join` wants all of the folders beside each other, checks the sums, and unpacks.
 """
 
 import argparse

@@ -99,7 +99,8 @@ def ranks_by_beams(
         A rank a question, from 1; of an item that no beam ends in, the number of items.
     """
     trie, ranks = data.task.target_trie(data.tokenizer), []
-    options = {"do_sample": False, **spec.generation, **options}
+    # Where one token alone is valid, as the end after an item, its probability does not tell items apart.
+    options = {"do_sample": False, "renormalize_logits": True, **spec.generation, **options}
     beams = options["num_beams"] = min(options["num_beams"], trie.count)
     size = spec.training.get("per_device_eval_batch_size", 32)
     for start in range(0, len(data.test), size):

@@ -51,7 +51,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--by_seed", action="store_true", help="the first seed of all experiments before the others")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train and measure on")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    check_device(parser, options.device)
+    return options
+
+
+def check_device(parser: argparse.ArgumentParser, device: str) -> None:
+    """End with a message where a device is asked for that isn't there.
+
+    Args:
+        parser: Whose message it is.
+        device: `cpu` or `cuda`.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            f"--device cuda: torch {torch.__version__} sees no GPU. Install a torch that is built for CUDA, or give "
+            "--device cpu (DEVICE=cpu)."
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, set_seed
+from transformers import set_seed
 
 from benchmarks.experiments.data import byte_pair_tokenizer
 from benchmarks.experiments.paper_table import paper_table
 from benchmarks.experiments.runs import Runner
 from benchmarks.experiments.spec import Experiment, Variant
 from benchmarks.experiments.store import ResultStore
-from benchmarks.paper.shapes import config_of, pair_on_meta, sizes_of
+from benchmarks.paper.shapes import new_model, pair_on_meta, sizes_of
 from benchmarks.paper.toy_tasks import write_toy_tasks
 
 
@@ -61,14 +61,10 @@ def scaled_down(spec: Experiment, folder: Path) -> Experiment:
     for model in [spec.pilot["path"], *(spec.copilot_of(variant)["path"] for variant in spec.variants)]:
         if model in paths:
             continue
-        config = config_of(model, scaled_down=True)
-        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-        config.bos_token_id = None
-        if config.is_encoder_decoder:
-            config.decoder_start_token_id = tokenizer.pad_token_id
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        tokens["decoder_start_token_id"] = tokenizer.pad_token_id
         paths[model] = str(folder / model.replace("/", "--"))
-        auto.from_config(config).save_pretrained(paths[model])
+        new_model(model, scaled_down=True, **tokens).save_pretrained(paths[model])
         tokenizer.save_pretrained(paths[model])
     variants = [_beside(spec, variant, paths) for variant in spec.variants]
     training = {**spec.training, "max_steps": STEPS, "per_device_eval_batch_size": 4, "save_strategy": "no"}
@@ -77,7 +73,7 @@ def scaled_down(spec: Experiment, folder: Path) -> Experiment:
         pilot={**spec.pilot, "path": paths[spec.pilot["path"]]},
         variants=variants,
         seeds=spec.seeds[:1],
-        limits={"dev": 4, "test": 2},
+        limits={"dev": 12, "test": 2},
         max_length=1_000,
         max_new_tokens=None if spec.max_new_tokens is None else 4,
         training=training,

@@ -48,7 +48,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stop_after_minutes", type=float, help="end after so many minutes; the same command goes on")
     parser.add_argument("--tflops", type=float, default=machine.tflops, help="assumed of the machine, for the hours")
     parser.add_argument("--gigabytes", type=float, default=machine.gigabytes, help="a second, in generation; likewise")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.dry_run:
+        experiments.check_device(parser, options.device)
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -61,6 +61,28 @@ def config_of(model: str, scaled_down: bool = False) -> PreTrainedConfig:
     return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
+def new_model(model: str, scaled_down: bool = False, **fields: Any) -> PreTrainedModel:
+    """A model of a checkpoint's shape, with fresh weights.
+
+    Args:
+        model: The checkpoint's id.
+        scaled_down: As of [`config_of`].
+        **fields: Fields of its configuration that differ.
+
+    Returns:
+        The model, on the device of the context.
+    """
+    config = config_of(model, scaled_down)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    made = auto.from_config(config)
+    if all_models()[model].get("own_head"):
+        head = made.get_output_embeddings()
+        head.weight = nn.Parameter(torch.randn_like(head.weight) * config.d_model**-0.5)
+    return made
+
+
 def pair_on_meta(spec: Experiment, variant: Variant, scaled_down: bool = False) -> PreTrainedModel:
     """A row's pair with the adapters of both parts, without memory for its weights.
 
@@ -72,37 +94,23 @@ def pair_on_meta(spec: Experiment, variant: Variant, scaled_down: bool = False) 
     Returns:
         The pair, on the meta device.
     """
-    pilot = config_of(spec.pilot["path"], scaled_down)
+    with torch.device("meta"):
+        pilot = new_model(spec.pilot["path"], scaled_down)
     source = config_of(spec.copilot_of(variant)["path"], scaled_down)
-    kind = PilotCopilotForSeq2SeqLM if pilot.is_encoder_decoder else PilotCopilotForCausalLM
+    kind = PilotCopilotForSeq2SeqLM if pilot.config.is_encoder_decoder else PilotCopilotForCausalLM
     copilot = CopilotConfig.from_pilot(
         source,
         num_hidden_layers=source.num_hidden_layers,
-        vocab_size=pilot.vocab_size,
-        pilot_hidden_size=pilot.hidden_size,
-        question_size=pilot.hidden_size,
+        vocab_size=pilot.config.vocab_size,
+        pilot_hidden_size=pilot.config.hidden_size,
+        question_size=pilot.config.hidden_size,
     )
     options = {name: value for name, value in {**spec.pair, **variant.pair}.items() if name != "copilot"}
     with torch.device("meta"):
-        pair = kind(kind.config_class(pilot=pilot, copilot=copilot, **options))
+        pair = kind(kind.config_class(pilot=pilot.config, copilot=copilot, **options), pilot=pilot)
         if spec.lora:
             pair.add_adapters(**{part: lora_config(part, fields) for part, fields in spec.lora.items()})
     return pair
-
-
-def model_on_meta(model: str) -> PreTrainedModel:
-    """A checkpoint's model, without memory for its weights.
-
-    Args:
-        model: Its id.
-
-    Returns:
-        The model, on the meta device.
-    """
-    config = config_of(model)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"):
-        return auto.from_config(config)
 
 
 @functools.cache
@@ -116,7 +124,8 @@ def weights_of(model: str) -> tuple[int, int]:
         All of them; and those of its decoder layers and the norm after them, without what it knows of positions, which
         no Copilot has.
     """
-    made = model_on_meta(model)
+    with torch.device("meta"):
+        made = new_model(model)
     decoder = made.get_decoder()
     positions = sum(p.numel() for name, p in decoder.named_parameters() if "relative_attention_bias" in name)
     return _count(made), _count(decoder) - _count(decoder.get_input_embeddings()) - positions

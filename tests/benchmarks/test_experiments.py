@@ -340,6 +340,11 @@ def test_ranks_are_those_of_a_slow_count(tmp_path: Path) -> None:
         logits = pair(ids).logits[0, -1]
         right = logits[data.tokenizer.convert_tokens_to_ids(f"item_{row['answer']}")]
         assert rank == sum(bool(logits[item] >= right) for item in items)
+    # So many beams as there are items put them into the same order.
+    beams = replace(spec, generation={"num_beams": len(items)})
+    assert measure(beams, data, pair).questions == measured.questions
+    few = measure(replace(spec, generation={"num_beams": 3}), data, pair).questions
+    assert [rank for rank in few if rank < len(items)] == [rank for rank in measured.questions if rank <= 3]
 
 
 def append_many(path: Path, first: int) -> None:
@@ -427,6 +432,10 @@ def test_a_run_under_way_is_left_to_its_runner(tmp_path: Path, capsys: pytest.Ca
         ({"seeds": []}, "there must be a seed"),
         ({"colour": "red"}, "unknown fields colour"),
         ({"variants": {"a": {"pilot": {}}}}, "tiny.yaml.*pilot"),
+        ({"lora": {"pilot": {"r": 4}}}, "`lora` is for pairs that learn together"),
+        ({"lora": {"both": {}}, "controls": [], "replay": False}, "`lora` names both; a pair has pilot and copilot"),
+        ({"pair": {"copilot": {"path": "some", "num_hidden_layers": 2}}}, "leave num_hidden_layers out"),
+        ({"measure": "ranking", "generation": {"top_k": 4}}, "`generation` of a ranking needs `num_beams`"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, changes: dict, message: str) -> None:
