@@ -74,6 +74,11 @@ def test_every_row_has_the_published_and_the_papers_sizes() -> None:
             assert "differs" not in line or any(rounded in line for rounded in shapes.ROUNDED.values()), line
 
 
+def test_every_checkpoint_has_exactly_the_published_number_of_weights() -> None:
+    for model, about in shapes.all_models().items():
+        assert shapes.weights_of(model)[0] == about["weights"], model
+
+
 def test_a_shape_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     models = shapes.all_models()
     models["meta-llama/Llama-3.2-1B"]["config"]["intermediate_size"] = 9000

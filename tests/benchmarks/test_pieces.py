@@ -1,12 +1,19 @@
 """Runs in pieces: a runner that is stopped in time goes on where it was, and comes to the same."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.experiments import pieces, run
+from benchmarks.experiments.data import byte_pair_tokenizer
+from benchmarks.experiments.inputs import DESCRIPTIONS
 from benchmarks.experiments.store import ResultStore
-from tests.benchmarks.test_experiments import SPEC, write_spec
+from benchmarks.paper.toy_tasks import write_toy_tasks
+from tests.benchmarks.test_experiments import LLAMA, SPEC, write_spec
 
 
 CHANGES = {
@@ -39,11 +46,19 @@ class StepsLeft:
     check = pieces.Deadline.check
 
 
-def finish_in_pieces(spec: Path, folder: Path, looks: int, runs: int, monkeypatch: pytest.MonkeyPatch) -> int:
+def finish_in_pieces(
+    spec: Path,
+    folder: Path,
+    looks: int,
+    runs: int,
+    monkeypatch: pytest.MonkeyPatch,
+    experiment: str = "tiny",
+    more: Sequence[str] = (),
+) -> int:
     """Start the runner until nothing is left; how often that was."""
     monkeypatch.setattr(run, "Deadline", lambda minutes: StepsLeft(looks))
-    options = [str(spec), "--results", str(folder), "--build", str(folder / "build"), "--threads", "1"]
-    store = ResultStore(folder / "tiny.jsonl")
+    options = [str(spec), "--results", str(folder), "--build", str(folder / "build"), "--threads", "1", *more]
+    store = ResultStore(folder / f"{experiment}.jsonl")
     for started in range(1, 200):
         run.main([*options, "--stop_after_minutes", "8"])
         if len(store.read()) == runs:
@@ -98,3 +113,35 @@ def test_the_first_seed_of_all_experiments_comes_first(tmp_path: Path, monkeypat
         paths.append(str(write_spec(tmp_path / name, experiment=name, seeds=[3, 1], controls=[], replay=False)))
     run.main([*paths, "--results", str(tmp_path), "--only", "pair", "--by_seed"])
     assert made == [("one", 3), ("two", 3), ("one", 1), ("two", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in DESCRIPTIONS.glob("*.yaml")))
+def test_the_descriptions_for_a_gpu_come_to_their_end_in_pieces(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """On a processor, with a tiny Pilot and few questions; everything else is the description's own."""
+    described = yaml.safe_load((DESCRIPTIONS / f"{name}.yaml").read_text())
+    tokenizer = byte_pair_tokenizer(write_toy_tasks(tmp_path / "tasks", [described["task"], "svamp"]), 300)
+    config = {**LLAMA, "num_hidden_layers": 8, "vocab_size": 300, "max_position_embeddings": 512, "eos_token_id": 1}
+    LlamaForCausalLM(LlamaConfig(**config, pad_token_id=0, bos_token_id=None)).save_pretrained(tmp_path / "pilot")
+    tokenizer.save_pretrained(tmp_path / "pilot")
+    few = {"dev": 4, "test": 2} | ({"train": 8, "read": 20_000} if "limits" in described else {})
+    described |= {"pilot": {"path": str(tmp_path / "pilot")}, "limits": few, "seeds": [0], "max_length": 512}
+    described["training"] |= {"per_device_train_batch_size": 4, "num_train_epochs": 1}
+    if "max_new_tokens" in described:
+        described["max_new_tokens"] = 4
+    if "test_from_train" in described:
+        described["test_from_train"] = 4
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    data = ["--data_dir", str(tmp_path / "tasks")]
+    runs = len(described["variants"]) + len(described["controls"])
+    often = finish_in_pieces(tmp_path / "small.yaml", tmp_path, 12, runs, monkeypatch, name, data)
+    printed = capsys.readouterr().out
+    assert often > 2 and "left: the same command goes on" in printed
+    lines = ResultStore(tmp_path / f"{name}.jsonl").read()
+    assert [line["name"] for line in lines] == [
+        *described["variants"],
+        *(f"control:{name}" for name in described["controls"]),
+    ]
+    assert all(math.isfinite(made["tokens"]["loss"]) for line in lines for made in line["results"].values())
