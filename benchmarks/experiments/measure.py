@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, set_seed
 
 from benchmarks.experiments.clock import seconds_now
 from benchmarks.experiments.data import ExperimentData, is_encoder_decoder
@@ -78,6 +78,8 @@ def _answers(spec: Experiment, data: ExperimentData, model: PreTrainedModel, opt
     limit = spec.max_new_tokens or (SUMS_TOKENS if data.task is None else data.task.max_new_tokens)
     batch = spec.training.get("per_device_eval_batch_size", 32)
     prompts, options = [row["prompt"] for row in data.test], {**spec.generation, **options}
+    if options.get("do_sample"):
+        set_seed(0)  # the same draws in whatever piece of a run they are made
     replies = write_replies(model, data.tokenizer, prompts, limit, batch, **options)
     found = replies if data.task is None else [data.task.extract_answer(reply) for reply in replies]
     return [float(same_answer(got, row["answer"])) for got, row in zip(found, data.test, strict=True)]

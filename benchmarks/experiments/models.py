@@ -162,10 +162,15 @@ def add_identity_blocks(model: PreTrainedModel, count: int) -> PreTrainedModel:
 
     Returns:
         A deeper model with the same outputs.
+
+    Raises:
+        ValueError: More blocks are asked for than there are.
     """
     old = model.config.num_hidden_layers
+    if count > old:
+        raise ValueError(f"{count} blocks are to be added to {old}: at most one beside each. Leave `blocks` out.")
     fields = {**model.config.to_dict(), "num_hidden_layers": old + count, "layer_types": None}
-    after = {(index + 1) * old // count - 1 for index in range(count)} if count <= old else set(range(old))
+    after = {(index + 1) * old // count - 1 for index in range(count)}
     deeper = type(model)(type(model.config)(**fields))
     states, place = {}, 0
     source = model.state_dict()

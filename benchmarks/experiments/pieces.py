@@ -86,6 +86,26 @@ def kept(folder: Path, deadline: Deadline | None, name: str, make: Callable[[], 
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def check_same(folder: Path, description: str) -> None:
+    """Refuse to go on with a run that was begun from another description.
+
+    Args:
+        folder: The run's folder.
+        description: What the run depends on, in words.
+
+    Raises:
+        ValueError: An earlier piece had another one.
+    """
+    path = folder / "description.json"
+    if not path.is_file():
+        _write(path, description)
+    if json.loads(path.read_text(encoding="utf-8")) != description:
+        raise ValueError(
+            f"{folder} holds a part of a run whose description was another one. Delete the folder to begin the run "
+            "anew, or put the description back."
+        )
+
+
 def _write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")

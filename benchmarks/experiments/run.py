@@ -6,11 +6,10 @@
         --by_seed --stop_after_minutes 8
 
 Each finished run is a line in `benchmarks/results/{experiment}.jsonl`; what stands there is not run again, unless it
-was made with an older loss of the Copilot. A runner may
-be stopped at any time: a long run goes on from its last checkpoint, a short one starts anew. With
-`--stop_after_minutes` the runner ends by itself, within a run too: the same command goes on from the step that it had
-come to. A recording, or the answers of one model, that are under way are made to their end first. Two may work on one
-experiment; neither takes a run that the other has begun.
+was made with an older loss of the Copilot. A runner may be stopped at any time: a long run goes on from its last
+checkpoint, a short one starts anew. With `--stop_after_minutes` the runner ends by itself, within a run too: the same
+command goes on from the step that it had come to. A recording, or the answers of one model, that are under way are
+made to their end first. Two may work on one experiment; neither takes a run that the other has begun.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from benchmarks.experiments.data import ExperimentData, load_data
 from benchmarks.experiments.finish import teach
 from benchmarks.experiments.measure import Measured, measure
 from benchmarks.experiments.models import alone_as_in_pair, build_pair, build_pilot
-from benchmarks.experiments.pieces import Deadline, kept
+from benchmarks.experiments.pieces import Deadline, check_same, kept
 from benchmarks.experiments.precision import uses_bfloat16
 from benchmarks.experiments.replay import Recorder, is_recorded, recording_of, replay
 from benchmarks.experiments.spec import Experiment, Variant
@@ -73,6 +73,8 @@ class Runner:
         """
         data = load_data(self.spec, self.data_dir, seed)
         place = Workplace(self.spec, data, self.folder(seed, name), seed, self.device, self.deadline)
+        if self.deadline is not None:
+            check_same(place.folder, about_run(self.spec, name))
         started = time.perf_counter()
         made = self._control(place, name.partition(":")[2]) if name.startswith("control:") else self._pair(place, name)
         result = {
@@ -121,8 +123,7 @@ class Runner:
         else:
             step_seconds = 0.0
             if not self.gain_only:
-                pilot = alone_as_in_pair(self.spec, build_pilot(self.spec, place.data, place.seed))
-                step_seconds = self._kept(place, "step_seconds", lambda: pilot_step_seconds(place, pilot))
+                step_seconds = self._kept(place, "step_seconds", lambda: self._step_seconds(place))
             steps, cost = self._train_pair(place, variant, pair, recording if self.spec.replay and first else None)
         if variant.settle:
             cost += self._settle(place, variant, pair)
@@ -184,6 +185,11 @@ class Runner:
             "results": {"pilot": pilot["results"], "pair": together["results"]},
             "other_tests": others,
         }
+
+    def _step_seconds(self, place: Workplace) -> float:
+        """What a step of the Pilot alone takes; it is gone again before the pair needs the memory."""
+        pilot = build_pilot(self.spec, place.data, place.seed)
+        return pilot_step_seconds(place, alone_as_in_pair(self.spec, pilot))
 
     def _kept(self, place: Workplace, name: str, make: Callable[[], Any]) -> Any:
         """A part of a run, which an earlier piece of it may have made."""
@@ -276,6 +282,12 @@ class Runner:
             "other_tests": others,
             **more,
         }
+
+
+def about_run(spec: Experiment, name: str) -> str:
+    """What a run depends on of its experiment's description, in words to compare."""
+    own = [variant for variant in spec.variants if variant.name == name or name.startswith("control:")]
+    return repr(replace(spec, seeds=[0], controls=[], variants=own, title="", reported={}))
 
 
 def as_json(measured: Measured) -> dict[str, Any]:

@@ -218,4 +218,6 @@ def train_head(place: Workplace, model: PreTrainedModel) -> Cost:
     # Trainer's own kind of optimizer, so that the Pilot learns to the last bit what it learns alone.
     kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
     optimizer = kind(groups, weight_decay=args.weight_decay, **options)
-    return train(place.trainer(HeadTrainer, model, place.spec.training, optimizers=(optimizer, None)), place.deadline)
+    # Where head and embedding are one, transformers can't save the model, so it is trained in one go.
+    deadline = None if model.config.tie_word_embeddings else place.deadline
+    return train(place.trainer(HeadTrainer, model, place.spec.training, optimizers=(optimizer, None)), deadline)

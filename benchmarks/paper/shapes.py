@@ -80,6 +80,7 @@ def new_model(model: str, scaled_down: bool = False, **fields: Any) -> PreTraine
     if all_models()[model].get("own_head"):
         head = made.get_output_embeddings()
         head.weight = nn.Parameter(torch.randn_like(head.weight) * config.d_model**-0.5)
+        made.all_tied_weights_keys.pop("lm_head.weight")  # as transformers does where it reads such a checkpoint
     return made
 
 

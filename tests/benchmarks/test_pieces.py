@@ -11,6 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.experiments import pieces, run
 from benchmarks.experiments.data import byte_pair_tokenizer
 from benchmarks.experiments.inputs import DESCRIPTIONS
+from benchmarks.experiments.runs import about_run
+from benchmarks.experiments.spec import read_experiment
 from benchmarks.experiments.store import ResultStore
 from benchmarks.paper.toy_tasks import write_toy_tasks
 from tests.benchmarks.test_experiments import LLAMA, SPEC, write_spec
@@ -98,6 +100,16 @@ def test_a_runner_that_is_stopped_in_time_goes_on_where_it_was(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_corrected_head_comes_to_its_end_in_pieces(
+    tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pilot = {"config": {**LLAMA, "tie_word_embeddings": tied}}
+    changes = {"replay": False, "variants": {"pair": None}, "controls": ["head"], "pilot": pilot}
+    assert check_pieces(changes, 4, tmp_path, monkeypatch, capsys) > 2
+
+
+@pytest.mark.slow
 def test_a_runner_that_is_stopped_everywhere_comes_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -123,7 +135,7 @@ def test_the_descriptions_for_a_gpu_come_to_their_end_in_pieces(
     """On a processor, with a tiny Pilot and few questions; everything else is the description's own."""
     described = yaml.safe_load((DESCRIPTIONS / f"{name}.yaml").read_text())
     tokenizer = byte_pair_tokenizer(write_toy_tasks(tmp_path / "tasks", [described["task"], "svamp"]), 300)
-    config = {**LLAMA, "num_hidden_layers": 8, "vocab_size": 300, "max_position_embeddings": 512, "eos_token_id": 1}
+    config = {**LLAMA, "num_hidden_layers": 12, "vocab_size": 300, "max_position_embeddings": 512, "eos_token_id": 1}
     LlamaForCausalLM(LlamaConfig(**config, pad_token_id=0, bos_token_id=None)).save_pretrained(tmp_path / "pilot")
     tokenizer.save_pretrained(tmp_path / "pilot")
     few = {"dev": 4, "test": 2} | ({"train": 8, "read": 20_000} if "limits" in described else {})
@@ -145,3 +157,14 @@ def test_the_descriptions_for_a_gpu_come_to_their_end_in_pieces(
         *(f"control:{name}" for name in described["controls"]),
     ]
     assert all(math.isfinite(made["tokens"]["loss"]) for line in lines for made in line["results"].values())
+
+
+def test_a_run_whose_description_was_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    specs = [
+        read_experiment(write_spec(tmp_path, title=name, seeds=seeds)) for name, seeds in (("a", [0]), ("b", [0, 1]))
+    ]
+    for spec in specs:  # neither a title nor further seeds make another run
+        pieces.check_same(tmp_path / "run", about_run(spec, "pair"))
+    changed = read_experiment(write_spec(tmp_path, training={**SPEC["training"], "learning_rate": 2e-2}))
+    with pytest.raises(ValueError, match="description was another one. Delete the folder"):
+        pieces.check_same(tmp_path / "run", about_run(changed, "pair"))
