@@ -185,8 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
             names = join(options.folder, options.output_dir)
             print(f"{len(names)} files in {options.output_dir}")
             gguf = next(name for name in names if name.startswith("smollm2/"))
-            print(f"Next: PYTHONPATH={options.output_dir / 'packages'} python examples/smollm2.py --gguf", end=" ")
-            print(f"{options.output_dir / gguf} --output_dir build/smollm2")
+            print(f"Next: python -m examples.smollm2 --gguf {options.output_dir / gguf} --output_dir build/smollm2")
+            if any(name.startswith("packages/") for name in names):
+                print(f"Set PYTHONPATH={options.output_dir / 'packages'} for packages that are not installed here.")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

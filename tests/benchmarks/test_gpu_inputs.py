@@ -48,7 +48,11 @@ def test_the_descriptions_read_whole_training_sets_three_times_with_three_seeds(
         assert set(spec.controls) == (wanted if "finish" in spec.experiment else {"longer", "blocks", "temperature"})
 
 
-def test_inputs_come_back_as_they_were(tmp_path: Path, data_dir: Path, packed: Path) -> None:
+def test_inputs_come_back_as_they_were(
+    tmp_path: Path, data_dir: Path, packed: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert inputs.main(["join", str(packed), "--output_dir", str(tmp_path / "there")]) == 0
+    assert f"--gguf {tmp_path / 'there' / 'smollm2' / 'tiny.gguf'} " in capsys.readouterr().out
     names = inputs.join(packed, tmp_path / "there")
     assert (tmp_path / "there" / "smollm2" / "tiny.gguf").read_bytes() == (tmp_path / "tiny.gguf").read_bytes()
     for path in data_dir.rglob("*.jsonl"):

@@ -95,7 +95,9 @@ def test_first_example_is_short() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("command", [command for _, command in COMMANDS if command.startswith("make ")])
 def test_make_targets_exist(command: str) -> None:
-    done = subprocess.run([*command.split(), "-n"], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        [*shlex.split(command, comments=True), "-n"], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     scripts = re.findall(r"\b((?:examples|benchmarks)/\w+\.py)", done.stdout)
     assert all((ROOT / script).is_file() for script in scripts)
