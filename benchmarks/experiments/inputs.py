@@ -17,7 +17,8 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, packages_distributions
+from importlib.metadata import files as distribution_files
 from pathlib import Path
 from typing import IO
 
@@ -43,7 +44,7 @@ def files_to_carry(data_dir: Path, gguf: Path, packages: list[str]) -> dict[str,
         packages: Names of installed Python packages that go along.
 
     Returns:
-        Name in the archive to file or folder.
+        Name in the archive to file.
 
     Raises:
         ValueError: A task has no training file there, or a package is not installed.
@@ -58,10 +59,16 @@ def files_to_carry(data_dir: Path, gguf: Path, packages: list[str]) -> dict[str,
         there = [path for path in files.values() if path.is_file()]
         found |= {f"data/{path.relative_to(data_dir)}": path for path in there}
     for name in packages:
-        spec = find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"the package {name} is not installed here: `pip install {name}`, or leave it out.")
-        found[f"packages/{name}"] = Path(spec.submodule_search_locations[0])
+        for distribution in packages_distributions().get(name) or [name]:
+            try:
+                files_of = distribution_files(distribution) or []
+            except PackageNotFoundError as error:
+                raise ValueError(
+                    f"the package {name} is not installed here: `pip install {name}`, or leave it out."
+                ) from error
+            # Its own description among them: transformers asks for its version. What lies outside is a program.
+            inside = [file for file in files_of if ".." not in file.parts and file.suffix != ".pyc"]
+            found |= {f"packages/{file.as_posix()}": Path(str(file.locate())) for file in inside}
     return found
 
 
@@ -69,7 +76,7 @@ def pack(files: dict[str, Path], output_dir: Path, most_bytes: int = MOST_BYTES)
     """Write an archive in parts.
 
     Args:
-        files: Name in the archive to file or folder.
+        files: Name in the archive to file.
         output_dir: Where the parts' folders go; parts of an earlier archive are removed.
         most_bytes: Bytes of a part, at most.
 
@@ -102,9 +109,7 @@ def pack(files: dict[str, Path], output_dir: Path, most_bytes: int = MOST_BYTES)
     return folders
 
 
-def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    if Path(member.name).name == "__pycache__":
-        return None
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.mtime, member.uid, member.gid, member.uname, member.gname = 0, 0, 0, "", ""
     return member
 
