@@ -30,6 +30,7 @@ _EXPORTS: dict[str, str] = {
     "MistakeRecord": "mistake_log.record",
     "RecordedMistakes": "mistake_log.recorded_mistakes",
     "record_mistakes": "mistake_log.recording",
+    "join_records": "mistake_log.record_joining",
     "CopilotTrainer": "training.trainer",
     "CopilotSeq2SeqTrainer": "training.trainer",
     "CopilotTrainerMixin": "training.trainer",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .hub.card_facts import CardFacts, CardResult
     from .mistake_log.log import MistakeLog
     from .mistake_log.record import MistakeRecord
+    from .mistake_log.record_joining import join_records
     from .mistake_log.recorded_mistakes import RecordedMistakes
     from .mistake_log.recording import record_mistakes
     from .pair.cache_pilot_copilot import PilotCopilotCache

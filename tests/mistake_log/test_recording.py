@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+import transformers_copilot.mistake_log.record_header as record_header
 import transformers_copilot.mistake_log.record_shards as record_shards
 import transformers_copilot.mistake_log.recorded_mistakes as recorded_mistakes
 import transformers_copilot.pair.saved_files as saved_files
@@ -284,7 +285,7 @@ def test_killed_and_gone_on_with_is_unbroken(tmp_path, monkeypatch, point, times
             patch.setattr(record_shards.os, "replace", killing(os.replace))
         elif point == "before the header":
             times = 0
-            patch.setattr(record_shards.os, "replace", killing(os.replace))
+            patch.setattr(record_header.os, "link", killing(os.link))
         else:
             patch.setattr(pair, "_round_under_way", killing(pair._round_under_way))
         if point == "mid-shard":  # as SIGKILL: nothing is tidied up
@@ -770,7 +771,7 @@ def test_record_then_train(folder, capsys):
     assert f"train --pilot {folder / 'pilot'} --record {folder / 'record'}" in told
     assert [path.name for path in (folder / "record").glob("*.safetensors")] == ["record-00001-of-00003.safetensors"]
     assert command(folder, "record", "--error_feedback", "token", "--layers", "0") == 0
-    assert "1 of 3 shards are there" in capsys.readouterr().out
+    assert "2 of 3 shards are still to be written here" in capsys.readouterr().out
     header = json.loads((folder / "record" / "record.json").read_text())
     assert header["rationale"] == ["mean", 0] and not header["mistakes_everywhere"] and header["tokenizer_hash"]
     before = contents(folder / "record")

@@ -159,7 +159,8 @@ def test_one_record_and_one_finishing_run_own_their_folders_too(tmp_path):
             record_mistakes(make_pair(), rows, tmp_path, progress=False)
         with pytest.raises(RuntimeError, match="belongs to another run"):
             finish_then_record(make_pilot(), args, rows, data_collator=collate)
-        record_mistakes(make_pair(), rows, tmp_path, shard=(0, 2), progress=False)  # parts are written side by side
+        with pytest.raises(RuntimeError, match="belongs to another run"):
+            record_mistakes(make_pair(), rows, tmp_path, shard=(0, 2), progress=False)
     record_mistakes(make_pair(), rows, tmp_path, progress=False)
     assert len(MistakeLog.open(tmp_path)) == 4 and not list(tmp_path.glob("_run*"))
 

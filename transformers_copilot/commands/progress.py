@@ -98,7 +98,7 @@ class RecordLines:
         if not done:
             self.began = self.spoke = now
             self._started = seconds_now()
-            told = f"recording {total:,} texts" if total else "the record is there already"
+            told = f"recording {total:,} texts" if total else "nothing is left to record here"
         else:
             self.seconds_a_text = (seconds_now() - self._started) / done
             told = f"recorded {done:,} of {total:,}; {duration((total - done) * (now - self.began) / done)} left"

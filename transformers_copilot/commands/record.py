@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
-from transformers import DataCollatorForSeq2Seq
+from transformers import AutoConfig, DataCollatorForSeq2Seq
 
-from ..mistake_log.recording import Recording, processes
-from ..pair.options import OPTION_VALUES, TRAINING_VALUES
+from ..hub.pilot_fingerprint import tokenizer_hash
+from ..mistake_log.record_header import RecordHeader, check_begun
+from ..mistake_log.record_joining import join_records
+from ..mistake_log.record_processes import RecordingProcesses, shard_of
+from ..mistake_log.record_shards import missing_shards
+from ..mistake_log.recording import Recording, data_digest, own_record, processes
+from ..pair.options import OPTION_VALUES, TRAINING_VALUES, check_positive
 from .arguments import make_parser, parse
 from .models import default_device
 from .pair import build_pair, encode, load_texts, pilot_tokenizer
@@ -21,11 +28,23 @@ EPILOG = """\
 examples:
   transformers-copilot record --pilot my/model --dataset questions.jsonl --error_feedback token --output_dir record
   transformers-copilot train --pilot my/model --record record --error_feedback token --output_dir runs/own
-  torchrun --nproc_per_node 4 -m transformers_copilot record --pilot my/model --task boolq --output_dir record
+  accelerate launch --num_processes 4 -m transformers_copilot record --pilot my/model --task boolq --output_dir record
+  transformers-copilot record --pilot my/model --task boolq --shard 0/2 --output_dir record-a    (record-b: 1/2)
+  transformers-copilot record --join record-a record-b --output_dir record
 
 The texts are those that `train` would train on with the same options; those for λ are left out. The Copilot's options
-say what is kept. A command that was stopped is given again to go on: shards that are whole stay. Options can be in a
-YAML file, too (--config)."""
+say what is kept. A command that was stopped is given again to go on: shards that are whole stay. Calls with --shard
+write into one folder, or each into its own; --join then makes one record of these, and copies nothing. Options can be
+in a YAML file, too (--config)."""
+
+
+@dataclass
+class ReadArguments(PairArguments):
+    """The model and the pair's choices. Joining needs neither."""
+
+    pilot: str = field(
+        default="", metadata={"help": "Id or folder of the model, or of a pair, which keeps its own choices; needed."}
+    )
 
 
 @dataclass
@@ -46,6 +65,9 @@ class RecordArguments:
         default=None, metadata={"choices": list(OPTION_VALUES["mistakes_from"]), "help": "Which positions teach."}
     )
     shard: str | None = field(default=None, metadata={"help": "i/n: write every n-th shard only, from number i."})
+    join: list[str] = field(
+        default_factory=list, metadata={"help": "Folders with shards, to be one record; needs only --output_dir."}
+    )
     device: str | None = field(default=None, metadata={"help": "Where the model goes; an accelerator if there is one."})
     seed: int = field(default=42, metadata={"help": "Seed of the choice of texts for λ, as of `train`."})
 
@@ -60,16 +82,35 @@ def run(arguments: list[str]) -> int:
         `int`: the exit code.
     """
     progress = quiet_libraries()
-    kinds = (PairArguments, RecordArguments, DataArguments)
+    kinds = (ReadArguments, RecordArguments, DataArguments)
     parser = make_parser("record", kinds, "Read a model once; teach Copilots from what is kept, often.", EPILOG)
     options, record, data_options, _ = parse(parser, arguments)
+    if record.join:
+        return _join(record, _given(options, record, data_options), progress)
+    if not options.pilot:
+        parser.error("the following arguments are required: --pilot")  # as argparse says it
+    _check(record)
+    with own_record(record.output_dir, _part(record.shard)) as together:
+        return _record(options, record, data_options, together, progress)
+
+
+def _record(
+    options: PairArguments,
+    record: RecordArguments,
+    data_options: DataArguments,
+    together: RecordingProcesses,
+    progress: bool,
+) -> int:
     layers, shard = [_layer(word) for word in record.layers], _part(record.shard)
     data = load_texts(options, data_options, record.seed)
     tokenizer = pilot_tokenizer(options)
+    seq2seq = bool(AutoConfig.from_pretrained(options.pilot).is_encoder_decoder)
+    items, too_long = encode(tokenizer, data.train, options, seq2seq, tell=together.is_first)
+    known = {"sequences": len(items), "data": data_digest(items), "tokenizer_hash": tokenizer_hash(tokenizer)}
+    check_begun(record.output_dir, known)
     pair = build_pair(options, tokenizer).to(record.device or _own_device())
     if record.mistakes_from is not None:
         pair.config.mistakes_from = record.mistakes_from
-    items, too_long = encode(tokenizer, data.train, options, bool(pair.config.is_encoder_decoder), tell=True)
     recording = Recording(
         pair,
         items,
@@ -81,17 +122,68 @@ def run(arguments: list[str]) -> int:
         dtype=record.state_dtype,
         layers=layers,
         shard=shard,
+        together=together,
     )
-    if recording.is_first:
+    if together.is_first:
         say(f"{data.name}: {len(items):,} texts; {too_long:,} were too long", recording.size.describe())
     recording.run(progress or RecordLines())
-    if not recording.is_first:
-        return 0
+    if together.is_first:
+        say(*_done(Path(record.output_dir), options.pilot))
+    return 0
+
+
+def _done(folder: Path, pilot: str) -> list[str]:
+    """What is there now, and what comes next."""
+    header = RecordHeader.read(folder)
+    next_step = f"Next: transformers-copilot train --pilot {pilot} --record {folder} …"
+    if missing := len(missing_shards(folder, header)):
+        return [
+            f"{folder} has {header.shards - missing} of the record's {header.shards} shards. The others come into this "
+            f"folder, too; or, where they are in others: transformers-copilot record --join {folder} … --output_dir "
+            "FOLDER",
+            next_step,
+        ]
+    return [f"The record is in {folder}. {next_step}"]
+
+
+def _join(record: RecordArguments, others: list[str], progress: bool) -> int:
+    if others:
+        raise ValueError(
+            f"`--join` makes one record of folders that are recorded, and reads no model and no data: leave "
+            f"{', '.join(others)} out."
+        )
+    folder = join_records(record.join, record.output_dir, progress=progress)
+    header = RecordHeader.read(folder)
+    lie_in = f"; its shards lie in {', '.join(header.joined_from)}, seen from there" if header.joined_from else ""
     say(
-        f"The record is in {record.output_dir}. Next: transformers-copilot train --pilot {options.pilot} "
-        f"--record {record.output_dir} …"
+        f"{header.shards} shards with {header.sequences:,} texts are whole{lie_in}.",
+        f"The record is in {folder}. Next: transformers-copilot train --pilot … --record {folder} …",
     )
     return 0
+
+
+def _given(*parsed: Any) -> list[str]:
+    """The options beside `--join` and `--output_dir` that are not as they are by default."""
+    found = []
+    for values in parsed:
+        for item in fields(values):
+            default = item.default_factory() if item.default_factory is not MISSING else item.default
+            if item.name not in ("join", "output_dir") and getattr(values, item.name) != default:
+                found.append(f"`--{item.name}`")
+    return found
+
+
+def _check(record: RecordArguments) -> None:
+    """What needs neither data nor model."""
+    shard_of(_part(record.shard))
+    for word in record.layers:
+        _layer(word)
+    check_positive("sequences_per_shard", record.sequences_per_shard)
+    check_positive("batch_size", record.batch_size)
+    known = {"sequences_per_shard": record.sequences_per_shard, "dtype": record.state_dtype}
+    if record.mistakes_from is not None:
+        known["mistakes_from"] = record.mistakes_from
+    check_begun(record.output_dir, known)
 
 
 def _own_device() -> str:

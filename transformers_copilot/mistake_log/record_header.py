@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 RECORD_FILE = "record.json"
 RECORD_FORMAT = "transformers_copilot.record.v1"
 # What may differ between two calls that write into one folder, or may be unknown to one of them.
-_NOT_COMPARED = ("transformers_copilot_version", "head_map")
+_NOT_COMPARED = ("transformers_copilot_version", "head_map", "joined_from")
 _MAY_BE_UNKNOWN = ("tokenizer_hash", "data", "weights", "head")
 
 
@@ -47,6 +48,7 @@ class RecordHeader:
         transformers_copilot_version (`str`): of the package that wrote it.
         tokenizer_hash (`str`, *optional*): of its tokenizer, where one was given.
         data (`str`, *optional*): digest of some of the rows.
+        joined_from (`tuple` of `str`, *optional*): other folders in which its shards lie, seen from its own.
     """
 
     sequences: int
@@ -63,6 +65,7 @@ class RecordHeader:
     transformers_copilot_version: str
     tokenizer_hash: str | None = None
     data: str | None = None
+    joined_from: tuple[str, ...] = ()
 
     @classmethod
     def of_pair(
@@ -133,6 +136,7 @@ class RecordHeader:
         try:
             header = cls(**{name: value for name, value in values.items() if name in known})
             object.__setattr__(header, "rationale", tuple(header.rationale))
+            object.__setattr__(header, "joined_from", tuple(os.fspath(place) for place in header.joined_from))
             header.known_head_map()
         except READING_ERRORS as error:
             raise ValueError(f"{path} lacks something, or can't be used ({error}). {mend}") from error
@@ -142,15 +146,56 @@ class RecordHeader:
                 raise ValueError(f"`{name}` in {path} is {str(count)[:60]}; expected a number from 1. {mend}")
         return header
 
-    def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write it, whole or not at all."""
+    def begin(self, folder: str | os.PathLike[str]) -> RecordHeader:
+        """Write it where none is yet, whole or not at all. Of several calls that begin at once one writes its own.
+
+        Returns:
+            [`RecordHeader`]: what the folder says.
+
+        Raises:
+            ValueError: the folder holds a record that was begun with other options.
+        """
         path = Path(folder) / RECORD_FILE
-        partial = path.with_name(f"{RECORD_FILE}.{os.getpid()}.partial")  # several processes may begin at once
+        if not path.is_file():
+            partial = self._partial(path)
+            try:
+                os.link(partial, path)  # where another call has been faster, its file stays
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        found = RecordHeader.read(folder)
+        self.check_same(found, folder)
+        return found
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write it in the place of what is there, whole or not at all."""
+        path = Path(folder) / RECORD_FILE
+        os.replace(self._partial(path), path)
+
+    def _partial(self, path: Path) -> Path:
+        """It in a file that no other call writes to, on this machine or another."""
+        partial = path.with_name(f"{RECORD_FILE}.{secrets.token_hex(8)}.partial")
         values = {"format": RECORD_FORMAT, **asdict(self)}
+        if not self.joined_from:
+            del values["joined_from"]
         values[FIELDS_FINGERPRINT] = fields_fingerprint(values)
         text = json.dumps(values, indent=2, ensure_ascii=False)
         partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        return partial
+
+    def differences(self, other: RecordHeader) -> dict[str, tuple[Any, Any]]:
+        """What two calls have to agree on, and don't.
+
+        Args:
+            other ([`RecordHeader`]): the other call's.
+
+        Returns:
+            `dict`: name to the value here and the value there.
+        """
+        return _differences(_flat(self), _flat(other))
 
     def check_same(self, recorded: RecordHeader, folder: str | os.PathLike[str]) -> None:
         """Refuse to go on with a record that was begun with other options.
@@ -161,17 +206,7 @@ class RecordHeader:
         Raises:
             ValueError: they differ; every option is named with both values.
         """
-        different = []
-        before, now = _flat(recorded), _flat(self)
-        for name, value in now.items():
-            unknown = name in _MAY_BE_UNKNOWN and (value is None or before.get(name) is None)
-            if not unknown and value != before.get(name):
-                different.append(f"{name} is {value!r} and was {before.get(name)!r}")
-        if different:
-            raise ValueError(
-                f"{folder} holds a record that was begun otherwise: {'; '.join(different)}. Give the same options to "
-                "go on with it, give another folder, or delete this one."
-            )
+        _refuse(self.differences(recorded), folder)
 
     @property
     def shards(self) -> int:
@@ -194,10 +229,43 @@ class RecordHeader:
         return None if self.head_map is None else HeadMap(**self.head_map)
 
 
+def check_begun(folder: str | os.PathLike[str], known: Mapping[str, Any]) -> None:
+    """Refuse to go on with a record that was begun with other options, by what is known without the Pilot.
+
+    Args:
+        folder (`str` or `Path`): the record's; one that holds none yet is taken.
+        known (mapping): some of a [`RecordHeader`]'s fields.
+
+    Raises:
+        ValueError: they differ; every option is named with both values.
+    """
+    if (Path(folder) / RECORD_FILE).is_file():
+        _refuse(_differences(known, _flat(RecordHeader.read(folder))), folder)
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    found = {}
+    for name, value in ours.items():
+        other = theirs.get(name)
+        unknown = name in _MAY_BE_UNKNOWN and (value is None or other is None)
+        if not unknown and value != other:
+            found[name] = (value, other)
+    return found
+
+
+def _refuse(differences: Mapping[str, tuple[Any, Any]], folder: str | os.PathLike[str]) -> None:
+    if differences:
+        named = "; ".join(f"{name} is {now!r} and was {before!r}" for name, (now, before) in differences.items())
+        raise ValueError(
+            f"{folder} holds a record that was begun otherwise: {named}. Give the same options to go on with it, give "
+            "another folder, or delete this one."
+        )
+
+
 def _flat(header: RecordHeader) -> dict[str, Any]:
     """What two calls have to agree on, by name."""
     values = {name: value for name, value in asdict(header).items() if name not in _NOT_COMPARED}
     return {**values, **values.pop("pilot")}
 
 
-__all__ = ["RECORD_FILE", "RECORD_FORMAT", "RecordHeader"]
+__all__ = ["RECORD_FILE", "RECORD_FORMAT", "RecordHeader", "check_begun"]

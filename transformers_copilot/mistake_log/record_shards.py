@@ -20,6 +20,7 @@ from .record_header import RECORD_FILE, RecordHeader
 # What says where sequences are; all else has a sum for each sequence beside it.
 _COUNTS = ("lengths", "lesson_counts", "question_lengths")
 _SUM = "sum."
+_MOST_NAMED = 8
 
 
 class ShardIndex(NamedTuple):
@@ -50,6 +51,50 @@ def shard_name(number: int, count: int) -> str:
         count (`int`): how many there are.
     """
     return f"record-{number:05d}-of-{count:05d}.safetensors"
+
+
+def shard_path(folder: Path, number: int, header: RecordHeader) -> Path:
+    """Where a shard lies: in the record's folder, or else in one that was joined to it.
+
+    Args:
+        folder (`Path`): the record's.
+        number (`int`): the shard, from 0.
+        header ([`RecordHeader`]): the record's; it says how many shards there are, and which folders were joined.
+
+    Returns:
+        `Path`: in the record's own folder where the shard is nowhere.
+    """
+    name = shard_name(number, header.shards)
+    if not (folder / name).is_file():
+        for place in header.joined_from:
+            path = Path(os.path.realpath(folder / place)) / name
+            if path.is_file():
+                return path
+    return folder / name
+
+
+def missing_shards(folder: Path, header: RecordHeader) -> list[int]:
+    """The shards that aren't there.
+
+    Args:
+        folder (`Path`): the record's.
+        header ([`RecordHeader`]): the record's; it says how many shards there are, and which folders were joined.
+
+    Returns:
+        list of `int`: their numbers.
+    """
+    return [number for number in range(header.shards) if not shard_path(folder, number, header).is_file()]
+
+
+def named_shards(numbers: list[int], count: int) -> str:
+    """File names of some shards, for messages.
+
+    Args:
+        numbers (list of `int`): the shards, from 0.
+        count (`int`): how many the record has.
+    """
+    names = ", ".join(shard_name(number, count) for number in numbers[:_MOST_NAMED])
+    return f"{names} and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else names
 
 
 def rationale_name(column: int | str) -> str:
@@ -129,8 +174,21 @@ def _parts_of(name: str, counts: dict[str, list[int]]) -> list[int]:
 
 def _metadata(header: RecordHeader, number: int, tensors: dict[str, Tensor] | None = None) -> dict[str, str]:
     # One entry: several would be written in an order of chance, and equal records are to be equal files.
-    about = f"{header.identity}, shard {number} of {header.shards}"
+    about = f"{_about(header, number)}, data {header.data}"
     return {"record": about if tensors is None else f"{about}, index {_index_digest(tensors)}"}
+
+
+def _about(header: RecordHeader, number: int) -> str:
+    return f"{header.identity}, shard {number} of {header.shards}"
+
+
+def _check_about(path: Path, header: RecordHeader, number: int, about: str) -> None:
+    """Refuse a shard that says that it belongs elsewhere. One of a version before 0.2 says nothing of its data."""
+    record, _, data = about.partition(", index ")[0].partition(", data ")
+    if record != _about(header, number):
+        raise _broken(path, "it belongs to another record than the folder's record.json")
+    if data not in ("", str(header.data)):
+        raise _broken(path, f"it was recorded of other data: data is {data!r}, and {header.data!r} in record.json")
 
 
 def _index_digest(tensors: dict[str, Tensor]) -> str:
@@ -149,7 +207,7 @@ def read_index(folder: Path, number: int, header: RecordHeader) -> ShardIndex:
     Raises:
         ValueError: it is cut off, broken, or of another record; the message names the file.
     """
-    path = folder / shard_name(number, header.shards)
+    path = shard_path(folder, number, header)
     first = number * header.sequences_per_shard
     wanted = min(header.sequences_per_shard, header.sequences - first)
     try:
@@ -161,11 +219,10 @@ def read_index(folder: Path, number: int, header: RecordHeader) -> ShardIndex:
     except ValueError as error:
         raise _broken(path, f"it is cut off or broken: {error}") from error
     about = found.get("record", "")
-    if found.keys() != {"record"} or about.partition(", index ")[0] != _metadata(header, number)["record"]:
-        raise _broken(path, f"it belongs to another record than {folder}/record.json")
+    _check_about(path, header, number, about if found.keys() == {"record"} else "")
     if ", index " in about:
         kept = {name.removeprefix(_SUM) for name in sums}
-        if about != _metadata(header, number, index)["record"] or names != sums | kept | index.keys():
+        if about.partition(", index ")[2] != _index_digest(index) or names != sums | kept | index.keys():
             raise _broken(path, "it is not the file that was written")
     if not {"lengths", "lesson_counts"} <= index.keys():
         raise _broken(path, "it does not say where its sequences are")
@@ -206,17 +263,30 @@ def is_whole(folder: Path, number: int, header: RecordHeader) -> bool:
         number (`int`): the shard, from 0.
         header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
     """
-    if not (folder / shard_name(number, header.shards)).is_file():
+    if not shard_path(folder, number, header).is_file():
         return False
-    path = folder / shard_name(number, header.shards)
     try:
-        index = read_index(folder, number, header)
-        with opened_weights(path, path.name) as file:
-            for name in index.sums or ():
-                check_rows(path, index, name, slice(0, len(index)), file.get_tensor(name))
+        check_shard(folder, number, header)
     except ValueError:
         return False
     return True
+
+
+def check_shard(folder: Path, number: int, header: RecordHeader) -> None:
+    """Read all of a shard.
+
+    Args:
+        folder (`Path`): where the record's shards lie.
+        number (`int`): the shard, from 0.
+        header ([`RecordHeader`]): what a sequence of this record keeps, and of which Pilot.
+
+    Raises:
+        ValueError: it is cut off, broken, of another record, or holds other numbers; the message names the file.
+    """
+    index, path = read_index(folder, number, header), shard_path(folder, number, header)
+    with opened_weights(path, path.name) as file:
+        for name in index.sums or ():
+            check_rows(path, index, name, slice(0, len(index)), file.get_tensor(name))
 
 
 def _edges(counts: Tensor) -> Tensor:
@@ -224,20 +294,26 @@ def _edges(counts: Tensor) -> Tensor:
 
 
 def _broken(path: Path, why: str) -> ValueError:
+    number, count = (int(word) for word in path.stem.split("-")[1::2])
     return ValueError(
         f"{path} cannot be used ({why}). Run `record_mistakes(pair, dataset, {str(path.parent)!r})` or "
         f"`transformers-copilot record --output_dir {path.parent} …` again with the same options: it writes this shard "
-        "anew and leaves whole ones as they are."
+        f"anew and leaves whole ones as they are. With `shard=({number}, {count})` or `--shard {number}/{count}` it "
+        "writes no other one."
     )
 
 
 __all__ = [
     "ShardIndex",
     "check_rows",
+    "check_shard",
     "clear_partial",
     "is_whole",
+    "missing_shards",
+    "named_shards",
     "rationale_name",
     "read_index",
     "shard_name",
+    "shard_path",
     "write_shard",
 ]

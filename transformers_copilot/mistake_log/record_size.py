@@ -33,9 +33,9 @@ class RecordSize:
         tokens (`float`): tokens of all sequences, estimated.
         lessons (`float`): lessons among them, estimated.
         nbytes (`float`): bytes of the whole record.
-        missing (`float`): bytes of what is still to be written.
+        missing (`float`): bytes of what this call has still to write.
         shards (`int`): shards of the whole record.
-        missing_shards (`int`): shards that are still to be written.
+        missing_shards (`int`): shards that this call has still to write.
         free (`int`): free bytes where it is written.
     """
 
@@ -49,12 +49,12 @@ class RecordSize:
 
     def describe(self) -> str:
         """The figures as one text, told before the start."""
-        there = self.shards - self.missing_shards
-        rest = f", {_size(self.missing)} of it still to be written ({there} of {self.shards} shards are there)"
+        count = f"{self.missing_shards} of {self.shards} shards"
+        rest = f"; {count} are still to be written here, {_size(self.missing)}"
         return (
             f"about {self.tokens:,.0f} tokens, {self.lessons:,.0f} of them lessons: "
             f"{self.nbytes / max(self.tokens, 1.0):,.0f} bytes a token, {_size(self.nbytes)} in all"
-            f"{rest if there else ''}; {_size(self.free)} are free"
+            f"{rest if self.missing_shards < self.shards else ''}; {_size(self.free)} are free"
         )
 
     def check_fits(self, folder: Path) -> None:
@@ -88,7 +88,7 @@ def estimate_size(
         header ([`RecordHeader`]): what a sequence of the record keeps, and how many there are.
         dataset: the rows to be recorded, each to be had by its number.
         collate (callable): makes a batch of some rows.
-        missing_shards (`int`): shards that are still to be written.
+        missing_shards (`int`): shards that this call has still to write.
         folder (`Path`): where the record is to lie; the free space of that disk is read.
     """
     step = max(1, header.sequences // _SAMPLED_ROWS)

@@ -19,7 +19,15 @@ from transformers.utils import logging
 
 from .record import LESSON_FIELDS, TOKEN_FIELDS, MistakeRecord
 from .record_header import RecordHeader
-from .record_shards import ShardIndex, check_rows, rationale_name, read_index, shard_name
+from .record_shards import (
+    ShardIndex,
+    check_rows,
+    missing_shards,
+    named_shards,
+    rationale_name,
+    read_index,
+    shard_path,
+)
 
 
 if TYPE_CHECKING:
@@ -36,7 +44,7 @@ class RecordedMistakes(Dataset):
     """The sequences that [`record_mistakes`] wrote, a [`MistakeRecord`] each. [`MistakeLog.open`] makes it.
 
     Opening reads where each sequence begins; states are read, through memory-mapped files, when a sequence is asked
-    for.
+    for. A shard that isn't there is named in a warning, and the others are used.
 
     Args:
         folder (`str` or `Path`): the `output_dir` that [`record_mistakes`] was given.
@@ -50,22 +58,33 @@ class RecordedMistakes(Dataset):
         self.header = RecordHeader.read(self.folder)
         self.rationale: tuple[int | str, ...] = self.header.rationale
         self._left_out: frozenset[str] = frozenset()
-        count = self.header.shards
-        there = [number for number in range(count) if (self.folder / shard_name(number, count)).is_file()]
+        count, missing = self.header.shards, missing_shards(self.folder, self.header)
+        if missing:
+            self._tell_missing(missing)
+        there = sorted(set(range(count)).difference(missing))
+        self._shards: list[tuple[int, ShardIndex]] = [
+            (number, read_index(self.folder, number, self.header)) for number in there
+        ]
+        self._paths = [shard_path(self.folder, number, self.header) for number in there]
+        self._ends = list(accumulate(len(index) for _, index in self._shards))
+        self._files: OrderedDict[int, _MappedTensors] = OrderedDict()
+        self._process = os.getpid()
+
+    def _tell_missing(self, missing: list[int]) -> None:
+        count, one = self.header.shards, missing[0]
         go_on = (
             f"`record_mistakes(pair, dataset, {str(self.folder)!r})` or `transformers-copilot record --output_dir "
             f"{self.folder} …` with the same options as before goes on with it."
         )
-        if not there:
+        if self.header.joined_from:
+            go_on = f"They are not in the folders {', '.join(self.header.joined_from)} beside it either. {go_on}"
+        if len(missing) == count:
             raise ValueError(f"{self.folder} holds none of its {count} shards yet: {go_on}")
-        if len(there) < count:
-            logger.warning(f"{self.folder} holds {len(there)} of {count} shards; they are used as they are. {go_on}")
-        self._shards: list[tuple[int, ShardIndex]] = [
-            (number, read_index(self.folder, number, self.header)) for number in there
-        ]
-        self._ends = list(accumulate(len(index) for _, index in self._shards))
-        self._files: OrderedDict[int, _MappedTensors] = OrderedDict()
-        self._process = os.getpid()
+        logger.warning(
+            f"{self.folder} holds {count - len(missing)} of {count} shards; they are used as they are. It lacks "
+            f"{named_shards(missing, count)}. {go_on} With `shard=({one}, {count})` or `--shard {one}/{count}` it "
+            f"writes number {one} alone."
+        )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -135,7 +154,7 @@ class RecordedMistakes(Dataset):
         if index.questions is not None:
             ranges["question"] = slice(int(index.questions[first]), int(index.questions[end]))
             ranges["question_lengths"] = slice(first, end)
-        path = self.folder / shard_name(self._shards[shard][0], self.header.shards)
+        path = self._paths[shard]
 
         def rows(name: str, part: slice) -> Tensor:
             """A part of one tensor, as it was saved, in memory of its own."""
@@ -158,8 +177,7 @@ class RecordedMistakes(Dataset):
         if stored is None:
             if len(self._files) >= _OPEN_FILES:
                 self._files.popitem(last=False)
-            file = safe_open(self.folder / shard_name(self._shards[shard][0], self.header.shards), framework="pt")
-            stored = _MappedTensors(file)
+            stored = _MappedTensors(safe_open(self._paths[shard], framework="pt"))
         self._files[shard] = stored
         return stored
 

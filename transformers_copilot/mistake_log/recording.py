@@ -7,13 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -25,7 +24,8 @@ from ..pair.options import TRAINING_VALUES, check_option, check_positive
 from ..pair.pilot import parameters_of
 from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
-from .record_shards import clear_partial, is_whole, write_shard
+from .record_processes import RecordingProcesses, processes, shard_of
+from .record_shards import clear_partial, is_whole, shard_path, write_shard
 from .record_size import RecordSize, estimate_size
 from .run_lock import own_folder
 
@@ -58,7 +58,9 @@ def record_mistakes(
     A Copilot is then taught by `CopilotTrainer(model=pair, train_dataset=MistakeLog.open(output_dir))` with
     `freeze_pilot=True`, for any number of epochs and as often as wanted, without the Pilot's layers. What it costs on
     disk is told before the start. A call that was stopped, even killed, is made again to go on: shards that are whole
-    stay. Several processes (`torchrun`, `accelerate launch`), or calls with `shard`, share the work.
+    stay. Several processes (`torchrun`, `accelerate launch`), or calls with `shard`, share the work; calls that write
+    into folders of their own are put together by [`join_records`]. All of it is what one call writes, byte for byte on
+    machines that compute alike.
 
     Args:
         pair: the pair; its Copilot says what is kept, and need not have learnt anything. It is put into evaluation mode
@@ -74,6 +76,7 @@ def record_mistakes(
         layers (iterable of `int` or `"mean"`, *optional*): outputs of these decoder layers, from 0, or the mean of all,
             are kept beside those that the pair's Copilot reads, for Copilots of other kinds.
         shard (`tuple[int, int]`, *optional*): `(i, n)`: write only those shards whose number divided by n leaves i.
+            With n as the record's count of shards it is shard i alone.
         progress (`bool` or callable, *optional*, defaults to `True`): tell what it takes, and show how far it is. A
             function is called in the bar's place, with how many sequences are done and how many there are to do.
 
@@ -81,28 +84,54 @@ def record_mistakes(
         `Path`: the folder.
 
     Raises:
-        ValueError: the data or an option can't be used, the Pilot's logits hold NaN, or the folder holds a record that
-            was begun with other options.
+        ValueError: the data or an option can't be used, the Pilot's logits hold NaN, the folder holds a record that
+            was begun with other options, or processes were given different data or options.
         OSError: it does not fit on the disk, or the disk is full; shards that are whole stay usable.
+        RuntimeError: another call writes the same shards at this moment.
     """
-    recording = Recording(
-        pair,
-        dataset,
-        output_dir,
-        data_collator=data_collator,
-        batch_size=batch_size,
-        tokenizer=tokenizer,
-        sequences_per_shard=sequences_per_shard,
-        dtype=dtype,
-        layers=layers,
-        shard=shard,
-    )
-    told = f"Recording into {recording.folder}: {recording.size.describe()}"
-    if progress and recording.is_first:
-        tqdm.write(told, file=sys.stderr)
-    else:
-        logger.info(told)
-    return recording.run(progress)
+    with own_record(output_dir, shard) as together:
+        recording = Recording(
+            pair,
+            dataset,
+            output_dir,
+            data_collator=data_collator,
+            batch_size=batch_size,
+            tokenizer=tokenizer,
+            sequences_per_shard=sequences_per_shard,
+            dtype=dtype,
+            layers=layers,
+            shard=shard,
+            together=together,
+        )
+        told = f"Recording into {recording.folder}: {recording.size.describe()}"
+        if progress and together.is_first:
+            tqdm.write(told, file=sys.stderr)
+        else:
+            logger.info(told)
+        return recording.run(progress)
+
+
+@contextmanager
+def own_record(output_dir: str | os.PathLike[str], shard: tuple[int, int] | None) -> Iterator[RecordingProcesses]:
+    """Own what a call is to write of a record, before anything is loaded for it.
+
+    Args:
+        output_dir (`str` or `Path`): the record's folder.
+        shard (`tuple[int, int]`, *optional*): as [`record_mistakes`] takes it.
+
+    Yields:
+        [`RecordingProcesses`]: the call's processes, of which one owns it for all.
+
+    Raises:
+        ValueError: there is no such part.
+        RuntimeError: another call writes the same shards at this moment.
+    """
+    part, together = shard_of(shard), RecordingProcesses()
+    try:
+        with own_folder(output_dir, together.is_first, part):
+            yield together
+    finally:
+        together.close()
 
 
 class Recording:
@@ -111,12 +140,13 @@ class Recording:
     Args:
         pair, dataset, output_dir, data_collator, batch_size, tokenizer, sequences_per_shard, dtype, layers, shard: as
             [`record_mistakes`] takes them.
+        together ([`RecordingProcesses`]): the call's processes, as [`own_record`] gave them.
 
     Attributes:
         size ([`RecordSize`]): what it takes on disk.
 
     Raises:
-        ValueError: the data or an option can't be used.
+        ValueError: the data or an option can't be used, or differs among the processes.
         OSError: it does not fit on the disk.
     """
 
@@ -133,6 +163,7 @@ class Recording:
         dtype: str,
         layers: Iterable[int | str],
         shard: tuple[int, int] | None,
+        together: RecordingProcesses,
     ) -> None:
         check_positive("batch_size", batch_size)
         check_positive("sequences_per_shard", sequences_per_shard)
@@ -140,9 +171,7 @@ class Recording:
         _check_dataset(dataset)
         self.pair, self.dataset, self.folder, self.batch_size = pair, dataset, Path(output_dir), batch_size
         self._collate = data_collator or _default_collator(pair, tokenizer)
-        self._owns_all = shard is None
-        self._shared_out = shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
-        self._part = _part_of(shard) if shard is not None or self._shared_out else (0, 1)
+        self._together = together
         stored = {"sequences": len(dataset), "sequences_per_shard": sequences_per_shard, "dtype": dtype}
         with _reading(pair):
             header = RecordHeader.of_pair(pair, layers, tokenizer, data=data_digest(dataset), **stored)
@@ -150,16 +179,34 @@ class Recording:
         if (self.folder / RECORD_FILE).is_file():
             self.header = RecordHeader.read(self.folder)
             header.check_same(self.header, self.folder)
-        missing = [number for number in range(header.shards) if not is_whole(self.folder, number, self.header)]
-        self._own = [number for number in missing if number % self._part[1] == self._part[0]]
-        to_come = len(missing if shard is None else self._own)  # other calls may write to other disks
-        self.size: RecordSize = estimate_size(pair, self.header, dataset, self._batch, to_come, self.folder)
+        part = shard_of(shard)
+        numbers = range(part[0], header.shards, part[1])
+        self._whole = self._whole_here(numbers)
+        missing = sorted(set(numbers).difference(*self._agreed(header, self._whole)))
+        self._own = together.own(missing)
+        self.size: RecordSize = estimate_size(pair, self.header, dataset, self._batch, len(missing), self.folder)
         self.size.check_fits(self.folder)
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that tells how things go."""
-        return not self._shared_out or self._part[0] == 0
+    def _whole_here(self, numbers: range) -> set[int]:
+        """Shards that are whole on this machine, of those that this process is to look at."""
+        there = [number for number in numbers if shard_path(self.folder, number, self.header).is_file()]
+        looked_at = self._together.own_on_machine(there)
+        return {number for number in looked_at if is_whole(self.folder, number, self.header)}
+
+    def _agreed(self, header: RecordHeader, whole: set[int]) -> list[set[int]]:
+        """What all processes found whole, once it is known that they record the same."""
+        told = self._together.gather((header, whole))
+        for index, (other, _) in enumerate(told):
+            if different := other.differences(told[0][0]):
+                named = "; ".join(
+                    f"{name} is {there!r} in process {index} and {first!r} in process 0"
+                    for name, (there, first) in different.items()
+                )
+                raise ValueError(
+                    f"the processes that record into {self.folder} don't record the same: {named}. Give all of them "
+                    "the same Pilot, tokenizer, data and options."
+                )
+        return [found for _, found in told]
 
     def run(self, progress: bool | Callable[[int, int], None] = False) -> Path:
         """Write the shards that are missing.
@@ -172,26 +219,22 @@ class Recording:
             `Path`: the folder.
 
         Raises:
-            ValueError: the Pilot's logits hold NaN, or rows can't be used.
+            ValueError: the Pilot's logits hold NaN, rows can't be used, or another call has begun the record with
+                other options meanwhile.
             OSError: the disk is full.
-            RuntimeError: another call writes the same record at this moment.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Calls that share the work by `shard` write side by side, each its own files.
-        with own_folder(self.folder, self.is_first) if self._owns_all else nullcontext():
-            self._write_missing(progress)
-        if self._shared_out:
-            processes().wait_for_everyone()
+        self._write_missing(progress)
+        self._together.gather(None)
         return self.folder
 
     def _write_missing(self, progress: bool | Callable[[int, int], None]) -> None:
-        if not (self.folder / RECORD_FILE).is_file():
-            self.header.write(self.folder)
-        for number in range(self._part[0], self.header.shards, self._part[1]):
+        self.header = self.header.begin(self.folder)
+        for number in (*self._own, *self._whole):
             clear_partial(self.folder, number, self.header)
         rows = sum(len(self._rows_of(number)) for number in self._own)
-        shown, done = progress is True and self.is_first, 0
-        told = progress if callable(progress) and self.is_first else lambda done, total: None
+        shown, done = progress is True and self._together.is_first, 0
+        told = progress if callable(progress) and self._together.is_first else lambda done, total: None
         told(0, rows)
         with _reading(self.pair), tqdm(total=rows, disable=not shown, desc="recording") as bar:
 
@@ -287,23 +330,6 @@ def _check_dataset(dataset: Any) -> None:
         raise ValueError("`dataset` has no example, so there is nothing to record.")
 
 
-def _part_of(shard: tuple[int, int] | None) -> tuple[int, int]:
-    """Which shards this process writes."""
-    if shard is None:
-        state = processes()
-        return int(state.process_index), int(state.num_processes)
-    index, count = shard
-    if not 0 <= index < count:
-        raise ValueError(f"`shard` is {shard}; give (i, n) with i from 0 to n - 1.")
-    return index, count
-
-
-def processes() -> PartialState:
-    """The processes that `torchrun` or `accelerate launch` has started, as the Trainer knows them."""
-    # Where there is no accelerator it has to be told so, or each process believes to be alone.
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
 @contextmanager
 def _reading(pair: PilotCopilotPreTrainedModel) -> Iterator[None]:
     """Evaluation mode without gradients, and each part's own mode again afterwards."""
@@ -359,4 +385,4 @@ def data_digest(dataset: Any) -> str | None:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["Recording", "processes", "data_digest", "record_mistakes"]
+__all__ = ["Recording", "data_digest", "own_record", "processes", "record_mistakes"]
