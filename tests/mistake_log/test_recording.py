@@ -19,6 +19,7 @@ import transformers_copilot.mistake_log.recorded_mistakes as recorded_mistakes
 import transformers_copilot.pair.saved_files as saved_files
 from tests.helpers.byte_tokenizer import byte_tokenizer
 from tests.helpers.paths import ROOT
+from tests.helpers.recordings import ROWS, command, contents, equal, record
 from tests.helpers.training_helpers import (
     collate,
     largest_difference,
@@ -30,10 +31,8 @@ from tests.helpers.training_helpers import (
 )
 from tests.helpers.training_helpers import state as weights
 from transformers_copilot import MistakeLog, MistakeRecord, PilotCopilotForCausalLM, RecordedMistakes, record_mistakes
-from transformers_copilot.commands.main import main
 
 
-ROWS = 20
 FORMS = {
     "decoder": {},
     "token": {"error_feedback": "token"},
@@ -42,14 +41,6 @@ FORMS = {
     "branch": {"copilot": {"form": "branch", "num_hidden_layers": 1}},
     "linear": {"copilot": {"form": "linear"}},
 }
-
-
-def record(folder, pair=None, rows=None, **options):
-    """Write a record of a tiny pair, three shards by default, and open it."""
-    pair = make_pair() if pair is None else pair
-    rows = reversal_rows(ROWS, seq2seq=pair.config.is_encoder_decoder) if rows is None else rows
-    given = {"sequences_per_shard": 8, "batch_size": 4, "dtype": "float32", "progress": False, **options}
-    return MistakeLog.open(record_mistakes(pair, rows, folder, **given))
 
 
 def teacher(folder, recorded, pair=None, **arguments):
@@ -61,18 +52,6 @@ def taught(folder, recorded, pair=None, resume=None, **arguments):
     trainer = teacher(folder, recorded, pair, **arguments)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-def equal(left, right, bound=0.0):
-    ours, theirs = left.tensors(), right.tensors()
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert ours[name].shape == theirs[name].shape, name
-        assert float((ours[name].double() - theirs[name].double()).abs().max()) <= bound, name
 
 
 def joint_round(pair, rows):
@@ -740,28 +719,6 @@ def test_two_processes_record_and_teach_as_one(tmp_path):
 
 
 # ---- the commands ----
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with a Pilot and data, of which 36 rows are trained on."""
-    tokenizer = byte_tokenizer()
-    tokenizer.save_pretrained(tmp_path / "pilot")
-    ends = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    make_pilot("llama", **ends, eos_token_id=tokenizer.eos_token_id).save_pretrained(tmp_path / "pilot")
-    lines = [json.dumps({"prompt": f"{n}+1=", "target": f" {n + 1}"}) + "\n" for n in range(40)]
-    (tmp_path / "train.jsonl").write_text("".join(lines))
-    return tmp_path
-
-
-def command(folder, name, *words):
-    """A command in this process; the Pilot and the output folder are given by name."""
-    given = ["--pilot", folder / "pilot", "--output_dir", folder / ("record" if name == "record" else "run"), *words]
-    if name == "record":
-        given = [*given, "--dataset", folder / "train.jsonl", "--sequences_per_shard", 12, "--device", "cpu"]
-    else:
-        given = [*given, "--use_cpu", "--max_steps", 4, "--save_strategy", "no"]
-    return main([name, *map(str, given)])
 
 
 def test_record_then_train(folder, capsys):

@@ -28,7 +28,7 @@ EPILOG = """\
 examples:
   transformers-copilot record --pilot my/model --dataset questions.jsonl --error_feedback token --output_dir record
   transformers-copilot train --pilot my/model --record record --error_feedback token --output_dir runs/own
-  accelerate launch --num_processes 4 -m transformers_copilot record --pilot my/model --task boolq --output_dir record
+  accelerate launch --multi_gpu -m transformers_copilot record --pilot my/model --task boolq --output_dir record
   transformers-copilot record --pilot my/model --task boolq --shard 0/2 --output_dir record-a    (record-b: 1/2)
   transformers-copilot record --join record-a record-b --output_dir record
 

@@ -56,7 +56,7 @@ def join_records(
     )
     _check_shards(target, joined, given, progress)
     target.mkdir(parents=True, exist_ok=True)
-    joined.write(target)
+    replace(joined, joined_from=_read_from(target, joined)).write(target)
     return target
 
 
@@ -81,14 +81,19 @@ def _check_same(first: Path, header: RecordHeader, folder: Path, other: RecordHe
 
 
 def _places(target: Path, headers: Sequence[tuple[Path, RecordHeader]]) -> tuple[str, ...]:
-    """The folders that shards are in beside the target, seen from it; of a joined one those that it names, too."""
+    """All folders beside the target, seen from it; of a joined one those that it names, too."""
     own = os.path.realpath(target)
     found: dict[str, None] = {}  # in their order, each once
     for folder, header in headers:
         for place in (folder, *(folder / name for name in header.joined_from)):
             found[os.path.realpath(place)] = None
-    holding = [place for place in found if place != own and any(Path(place).glob("record-*.safetensors"))]
-    return tuple(_seen_from(own, place) for place in holding)
+    return tuple(_seen_from(own, place) for place in found if place != own)
+
+
+def _read_from(target: Path, header: RecordHeader) -> tuple[str, ...]:
+    """Those of a header's folders that a shard is read from."""
+    used = {shard_path(target, number, header).parent for number in range(header.shards)}
+    return tuple(name for name in header.joined_from if Path(os.path.realpath(target / name)) in used)
 
 
 def _seen_from(own: str, place: str) -> str:
