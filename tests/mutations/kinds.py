@@ -25,6 +25,7 @@ from transformers_copilot import (
     CopilotTrainingArguments,
     MistakeLog,
     PilotCopilotForCausalLM,
+    join_records,
     record_mistakes,
 )
 from transformers_copilot.commands.arguments import make_parser, parse
@@ -147,7 +148,12 @@ def _logs(root: Path) -> list[Kind]:
     rows = root / "rows"
     shutil.copytree(run / "mistake_rows", rows / "mistake_rows")
     pair = make_pair(copilot={"form": "decoder", "num_hidden_layers": 2}).eval()
-    record_mistakes(pair, reversal_rows(12), record, data_collator=collate, progress=False, sequences_per_shard=4)
+    sizes = {"data_collator": collate, "progress": False, "sequences_per_shard": 4}
+    record_mistakes(pair, reversal_rows(12), record, **sizes)
+    folders = [root / "folders" / name for name in ("first", "second")]
+    for number, folder in enumerate(folders):
+        record_mistakes(pair, reversal_rows(12), folder, shard=(number, 2), **sizes)
+    join_records(folders, root / "folders" / "joined", progress=False)
 
     def read_log(folder: Path) -> Any:
         read = MistakeLog.load(folder / "mistake_log.safetensors")
@@ -166,6 +172,7 @@ def _logs(root: Path) -> list[Kind]:
     return [
         Kind("a Mistake Log", log, read_log),
         Kind("a record", record, read_record, _leaves_a_shard_out),
+        Kind("a joined record", root / "folders", lambda folder: read_record(folder / "joined"), _leaves_a_shard_out),
         Kind("exported rows", rows, read_rows),
     ]
 
