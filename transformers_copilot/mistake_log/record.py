@@ -85,6 +85,7 @@ class MistakeRecord:
         Returns:
             [`MistakeRecord`]; packed rows come apart into their documents.
         """
+        batch = batch.of_lessons()
         real = batch.attention_mask
         values = {name: getattr(batch, name)[real] for name in present(batch, TOKEN_FIELDS)}
         values |= {name: getattr(batch, name) for name in present(batch, LESSON_FIELDS)}

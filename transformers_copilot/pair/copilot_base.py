@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from transformers import PreTrainedModel
 
 from .configuration_copilot import CopilotConfig
@@ -107,7 +108,23 @@ class CopilotPreTrainedModel(PreTrainedModel):
     def _random_stream(self, content: Tensor) -> AbstractContextManager[None]:
         """The Copilot's own, where it draws anything."""
         draws = self.training and (self.draws_in_training or self._hf_peft_config_loaded)
+        if draws and is_compiling() and not self._has_dropout():
+            return (
+                nullcontext()
+            )  # a stream of its own, which is made of its weights' numbers, would cut the graph in two
         return own_random_stream(self, content) if draws else nullcontext()
+
+    def _has_dropout(self) -> bool:
+        """Whether any of its modules drops something, or draws otherwise, in training."""
+        settings = [module.config for module in self.modules() if isinstance(module, PreTrainedModel)]
+        drawn = [
+            value
+            for one in settings
+            for name, value in vars(one).items()
+            if ("drop" in name or "jitter" in name) and isinstance(value, (int, float))
+        ]
+        drawn += [module.p for module in self.modules() if isinstance(module, nn.Dropout)]
+        return any(share > 0 for share in drawn)
 
     def resize_vocabulary(self, vocab_size: int) -> None:
         """Follow the Pilot's change of vocabulary.

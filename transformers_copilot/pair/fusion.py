@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -102,8 +103,14 @@ def in_range_of(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(torch.isneginf(logits), logits, moved).to(dtype)
 
 
-# By the id of the pair. A context variable and not an attribute: two threads may write with one pair, each with its λ.
-_IN_FORCE: ContextVar[Mapping[int, float] | None] = ContextVar("transformers_copilot_weight", default=None)
+class _InForce(threading.local):
+    """λ of the calls of `generate` that are under way in this thread, by the id of the pair: two threads may write with
+    one pair, each with its λ."""
+
+    weights: Mapping[int, float] = MappingProxyType({})
+
+
+_IN_FORCE = _InForce()
 
 
 @contextmanager
@@ -113,11 +120,12 @@ def weight_in_force(pair: Any, weight: float) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    token = _IN_FORCE.set({**(_IN_FORCE.get() or {}), id(pair): weight})
+    before = _IN_FORCE.weights
+    _IN_FORCE.weights = {**before, id(pair): weight}
     try:
         yield
     finally:
-        _IN_FORCE.reset(token)
+        _IN_FORCE.weights = before
 
 
 def weight_of_pass(pair: Any, copilot_weight: float | None) -> float:
@@ -134,7 +142,7 @@ def weight_of_pass(pair: Any, copilot_weight: float | None) -> float:
         ValueError: it is not from 0 to 20.
     """
     if copilot_weight is None:
-        copilot_weight = (_IN_FORCE.get() or {}).get(id(pair))
+        copilot_weight = _IN_FORCE.weights.get(id(pair))
     return check_copilot_weight(pair.config.copilot_weight if copilot_weight is None else copilot_weight)
 
 
@@ -167,7 +175,7 @@ def weight_of_call(pair: Any, generation_config: Any, copilot_weight: float | No
         ValueError: it is not from 0 to 20.
     """
     named = named_weight(generation_config, copilot_weight)
-    if named is None and id(pair) not in (_IN_FORCE.get() or {}):
+    if named is None and id(pair) not in _IN_FORCE.weights:
         named = getattr(pair.generation_config, "copilot_weight", None)
     return weight_of_pass(pair, named)
 

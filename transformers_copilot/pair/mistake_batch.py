@@ -5,10 +5,11 @@ Made from a forward pass of the Pilot, or from a [`MistakeRecord`] of the log; t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .mistakes import (
@@ -21,6 +22,13 @@ from .mistakes import (
     probability_of,
 )
 from .options import chosen
+
+
+# Fields with a row a lesson.
+_LESSON_FIELDS = (
+    *("true_probabilities", "predicted_ids", "predicted_probabilities", "mistake_sizes"),
+    *("head_states", "lesson_logits"),
+)
 
 
 @dataclass
@@ -55,6 +63,9 @@ class MistakeBatch:
         segments (`torch.LongTensor` of shape `(batch, length)`, *optional*): documents of packed rows.
         layers (`torch.Tensor` of shape `(decoder layers, rows, length, hidden)`, *optional*): every layer's output for
             the first rows, for looking into.
+        is_whole (`bool`, *optional*, defaults to `False`): the fields of shape `(lessons, ...)` have a row for every
+            position, of shape `(batch * length, ...)`. So a compiled pass makes them: its shapes can't depend on how
+            many lessons there are.
     """
 
     token_ids: Tensor
@@ -75,6 +86,7 @@ class MistakeBatch:
     question_mask: Tensor | None = None
     segments: Tensor | None = None
     layers: Tensor | None = None
+    is_whole: bool = False
 
     @classmethod
     @torch.no_grad()
@@ -118,11 +130,13 @@ class MistakeBatch:
         real = torch.ones_like(token_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         lessons = lesson_positions(labels, real, segments, config.mistakes_from)
         following = torch.cat([token_ids[:, 1:], token_ids[:, :1]], dim=1)
-        true = torch.where(labels >= 0, labels, following)[lessons]
+        at = lessons if columns is None else lessons[:, columns]
+        true = _rows_at(lessons, torch.where(labels >= 0, labels, following))
         belief: dict[str, Tensor] = {}
         if keep_belief:
             normalizer = log_normalizer(logits)
-            _check_finite(normalizer, real)
+            if not is_compiling():
+                _check_finite(normalizer, real)
             kept = pilot_distribution(logits, config.mistake_top_k, normalizer)
             next_probabilities = probability_of(logits, following, normalizer)
             next_probabilities[:, -1] = 0.0
@@ -131,10 +145,9 @@ class MistakeBatch:
                 "belief_probabilities": kept.probabilities,
                 "next_probabilities": next_probabilities,
             }
-        at = lessons if columns is None else lessons[:, columns]
-        at_lessons = logits[at]
+        at_lessons = _rows_at(at, logits)
         normalizer = log_normalizer(at_lessons)
-        if not keep_belief:
+        if not keep_belief and not is_compiling():
             _check_finite(lessons.float().masked_scatter(lessons, normalizer), lessons)
         most = pilot_distribution(at_lessons, 1, normalizer)
         values = {name: None if value is None else value.detach() for name, value in read.items()}
@@ -149,9 +162,10 @@ class MistakeBatch:
             predicted_ids=most.token_ids[..., 0],
             predicted_probabilities=most.probabilities[..., 0],
             mistake_sizes=mistake_size(at_lessons, true),
-            head_states=None if head_states is None else head_states.detach()[at],
+            head_states=None if head_states is None else _rows_at(at, head_states.detach()),
             lesson_logits=at_lessons.clone() if head_states is None else None,
             segments=segments,
+            is_whole=is_compiling(),
             **belief,
             **values,
         )
@@ -191,7 +205,7 @@ class MistakeBatch:
             ValueError: some of them were not recorded as lessons.
         """
         wanted = lesson_positions(self.labels, self.attention_mask, self.segments, mistakes_from)
-        if (wanted & ~self.lessons).any():
+        if not is_compiling() and (wanted & ~self.lessons).any():
             raise ValueError(
                 f"this round was recorded with other lessons than mistakes_from={mistakes_from!r} asks for: the states "
                 "of those positions were not kept. Record it again, or set mistakes_from='labels'."
@@ -206,9 +220,32 @@ class MistakeBatch:
             values (`torch.Tensor` of shape `(lessons, ...)`, *optional*): a field of this round; `None` stays `None`.
 
         Returns:
-            `torch.Tensor` of shape `(wanted, ...)`, or `None` where there is no such field.
+            `torch.Tensor` of shape `(wanted, ...)`; in a compiled pass of shape `(batch * length, ...)`, with zeros
+            where nothing is wanted; `None` where there is no such field.
         """
-        return None if values is None else values[wanted[self.lessons]]
+        if values is None:
+            return None
+        if not is_compiling():
+            return values[wanted.flatten() if self.is_whole else wanted[self.lessons]]
+        shape = (-1, *[1] * (values.dim() - 1))
+        if not self.is_whole:
+            places = self.lessons.reshape(shape).expand(-1, *values.shape[1:])
+            values = values.new_zeros(places.shape).masked_scatter(places, values)
+        return values.masked_fill(~wanted.reshape(shape), 0)
+
+    def of_lessons(self) -> MistakeBatch:
+        """The same round with rows of its lessons only, where a compiled pass has left one for every position.
+
+        Returns:
+            [`MistakeBatch`]
+        """
+        if not self.is_whole:
+            return self
+        places, names = self.lessons.flatten(), (*_LESSON_FIELDS,)
+        rows = {name: getattr(self, name) for name in names}
+        return replace(
+            self, is_whole=False, **{name: None if row is None else row[places] for name, row in rows.items()}
+        )
 
     def believed(self, wanted: Tensor, vocab_size: int) -> Tensor | None:
         """log p̂ as it was, at some positions, where every token of it was kept (`mistake_top_k=None`).
@@ -218,11 +255,15 @@ class MistakeBatch:
             vocab_size (`int`): the size of the vocabulary.
 
         Returns:
-            `torch.FloatTensor` of shape `(wanted, vocab)`, or `None` where less was kept.
+            `torch.FloatTensor` of shape `(wanted, vocab)`, in a compiled pass of shape `(batch * length, vocab)`, or
+            `None` where less was kept.
         """
         if self.belief_ids is None or self.belief_probabilities is None or self.belief_ids.shape[-1] < vocab_size:
             return None
-        token_ids, probabilities = self.belief_ids[wanted], self.belief_probabilities[wanted].float()
+        token_ids, probabilities = (
+            _rows_at(wanted, self.belief_ids),
+            _rows_at(wanted, self.belief_probabilities).float(),
+        )
         whole = torch.zeros_like(probabilities).scatter(-1, token_ids, probabilities)
         return whole.clamp_min(torch.finfo(torch.float32).tiny).log()
 
@@ -256,6 +297,11 @@ def lesson_positions(labels: Tensor, real: Tensor, segments: Tensor | None, mist
     if segments is not None:
         known[:, :-1] &= segments[:, :-1] == segments[:, 1:]
     return labelled | known
+
+
+def _rows_at(wanted: Tensor, values: Tensor) -> Tensor:
+    """The values at some positions one below the other; in a compiled pass those of all positions."""
+    return values.flatten(0, 1) if is_compiling() else values[wanted]
 
 
 def target_mask(labels: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 
 # A megabyte of float32: a processor's own cache holds about as much.
@@ -84,9 +85,9 @@ def rows_in_cache(vector: Tensor) -> int:
         vector (`torch.Tensor` of shape `(..., vocab)`): what a pass goes over.
 
     Returns:
-        `int`: all of them where it does not lie on a CPU.
+        `int`: all of them where it does not lie on a CPU, and in a compiled pass, which is cut up by its compiler.
     """
-    if vector.device.type != "cpu":
+    if vector.device.type != "cpu" or is_compiling():
         return max(1, vector[..., 0].numel())
     return max(1, _NUMBERS_AT_ONCE // vector.shape[-1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+import threading
 from typing import Any, cast
 
 import torch
@@ -23,8 +23,13 @@ from .pilot import parameters_of
 from .rationale import decoder_layers, decoder_of
 
 
-# What the first layer is to read. A context variable: two threads may run one Copilot.
-_STATES: ContextVar[Tensor | None] = ContextVar("transformers_copilot_branch_states", default=None)
+class _Read(threading.local):
+    """What the first layer is to read: two threads may run one Copilot."""
+
+    states: Tensor | None = None
+
+
+_READ = _Read()
 
 
 class _Nothing(nn.Module):
@@ -148,12 +153,13 @@ class BranchCopilot(CopilotPreTrainedModel):
         given = {name: value for name, value in given.items() if name in self._taken}
         # Run again in the backward pass, a checkpointed first layer would not find the states.
         self.decoder.get_submodule(self._first).gradient_checkpointing = False
-        token = _STATES.set(states)
+        before = _READ.states
+        _READ.states = states
         try:
             with self._random_stream(torch.tensor(states.shape, device=states.device)):
                 outputs = self.decoder(inputs_embeds=states, use_cache=cache is not None, return_dict=True, **given)
         finally:
-            _STATES.reset(token)
+            _READ.states = before
         return outputs[0]
 
     def head_shift(self, states: Tensor | None, head_states: Tensor | None) -> Tensor:
@@ -174,7 +180,7 @@ class BranchCopilot(CopilotPreTrainedModel):
 
 def _read_states(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Put the branch's input in the place of what the decoder made of it."""
-    states = _STATES.get()
+    states = _READ.states
     if states is None:
         return None
     if args:

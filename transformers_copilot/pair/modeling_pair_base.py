@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import assume_constant_result, is_compiling
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -559,7 +560,8 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """What the Pilot's family does to the output of its head, found out when it is first asked for; `None` where
         its logits can't be made of the state that the head reads."""
         if self._head_map == "unknown":
-            self._head_map = find_head_map(self.pilot, self.recorder.capture)
+            found = _head_map_values(self)
+            self._head_map = None if found is None else HeadMap(*found)
         return self._head_map
 
     def adopt_head_map(self, found: HeadMap | None) -> None:
@@ -650,7 +652,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             ValueError: the loss is NaN or infinite.
         """
         loss = round_loss(self, batch, num_items)
-        if not torch.isfinite(loss):
+        if not is_compiling() and not torch.isfinite(loss):
             raise ValueError(
                 f"the Copilot's loss is {float(loss.detach())}: its weights, or what it reads, hold NaN or infinity, "
                 "and a further step would spoil all of it. Go on from the last checkpoint with a smaller "
@@ -708,7 +710,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
 
     def _lesson_columns(self, targets: Tensor, attention_mask: Tensor | None, segments: Tensor | None) -> Tensor | None:
         """The positions at which any row has a lesson, where the Pilot need not make the logits of others."""
-        if not self._keeps_logits(None, False):
+        if is_compiling() or not self._keeps_logits(None, False):
             return None
         real = torch.ones_like(targets, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         lessons = lesson_positions(targets, real, segments, self.config.mistakes_from)
@@ -798,7 +800,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         loss = outputs.get("loss")
         if loss is None:  # a family without a loss of its own
             return pilot_loss_of(outputs.logits, self.aligned_labels(labels), num_items)
-        if not (labels >= 0).any() and not loss.isfinite():
+        if not is_compiling() and not (labels >= 0).any() and not loss.isfinite():
             return outputs.logits[..., :1].float().sum() * 0.0
         return loss
 
@@ -861,10 +863,13 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             "loss": pilot_loss_of(logits, targets, num_items) + (pilot_loss - cross_entropy),
             "pilot_loss": pilot_loss,
         }
-        supervised = targets >= 0
-        if supervised.any():
-            options, true = (self.config.objective, self.config.fusion), targets[supervised]
-            losses["copilot_loss"] = copilot_objective(correction[supervised], pilot_logits[supervised], true, *options)
+        supervised, options = targets >= 0, (self.config.objective, self.config.fusion)
+        if is_compiling():
+            rows = (correction.flatten(0, 1), pilot_logits.flatten(0, 1), targets.flatten())
+            losses["copilot_loss"] = copilot_objective(*rows, *options)
+        elif supervised.any():
+            rows = (correction[supervised], pilot_logits[supervised], targets[supervised])
+            losses["copilot_loss"] = copilot_objective(*rows, *options)
         return losses
 
     def targets_of(self, labels: Tensor, batch: Mapping[str, Any]) -> Tensor:
@@ -879,6 +884,12 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """
         aligned = batch.get("shift_labels")
         return self.aligned_labels(labels) if aligned is None else aligned
+
+
+@assume_constant_result  # it looks at numbers: a pass that is being compiled runs it once, and follows plain values only
+def _head_map_values(pair: PilotCopilotPreTrainedModel) -> tuple[float, float | None] | None:
+    found = find_head_map(pair.pilot, pair.recorder.capture)
+    return None if found is None else (found.scale, found.softcap)
 
 
 def kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:

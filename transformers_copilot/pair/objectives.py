@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .correction import copilot_states, feedback_kind, reads_mistakes, token_feedback
 from .fusion import rectified_log_probabilities
@@ -37,7 +38,8 @@ def copilot_objective(
     Args:
         correction (`torch.Tensor` of shape `(positions, vocab)`): the Copilot's f.
         pilot_logits (`torch.Tensor` of shape `(positions, vocab)`): the Pilot's z, all of them.
-        token_ids (`torch.LongTensor` of shape `(positions,)`): the true tokens.
+        token_ids (`torch.LongTensor` of shape `(positions,)`): the true tokens. In a compiled pass, whose shapes can't
+            depend on how many positions count, -100 at those that don't.
         objective (`str`):
             - `"rmse"`: sqrt(mean_i ‖f_i − ℓ_i‖²), Eq. 7. The root is over the whole mini-batch: a root per token
               would make the best f a median, which is about zero.
@@ -56,23 +58,38 @@ def copilot_objective(
         ValueError: there is no such objective or fusion.
     """
     chosen("objective", objective), chosen("fusion", fusion)
-    positions = correction.shape[0]
-    items = positions if num_items is None else num_items
+    positions = _positions_that_count(token_ids)
+    items = _at_least_one(positions) if num_items is None else num_items
     if objective == "cross_entropy":
         rows = rows_in_cache(correction)
         pieces = zip(correction.split(rows), pilot_logits.split(rows), token_ids.split(rows), strict=True)
         return -sum((_likelihood(*piece, fusion) for piece in pieces), correction.new_zeros(())).float() / items
     correction = correction.float()
-    true = token_ids.unsqueeze(-1)
+    true = token_ids.clamp_min(0).unsqueeze(-1)
     probabilities = torch.softmax(pilot_logits.float(), dim=-1)
     mistakes = (-probabilities).scatter_add(-1, true, torch.ones_like(true, dtype=correction.dtype))
     if objective == "kl":
         target, predicted = torch.log_softmax(mistakes, dim=-1), torch.log_softmax(correction, dim=-1)
-        return F.kl_div(predicted, target, reduction="sum", log_target=True) / items
-    squared = (correction - mistakes).square().sum()
+        return _of_those_that_count(F.kl_div(predicted, target, reduction="none", log_target=True), token_ids) / items
+    squared = _of_those_that_count((correction - mistakes).square(), token_ids)
     if objective == "mse":
         return squared / items
-    return (squared / positions + _ROOT_EPS).sqrt() * (positions / items)
+    return (squared / _at_least_one(positions) + _ROOT_EPS).sqrt() * (positions / items)
+
+
+def _positions_that_count(token_ids: Tensor) -> Tensor | int:
+    """How many have a true token: all of those that a pass which is not compiled picks."""
+    return (token_ids >= 0).sum() if is_compiling() else len(token_ids)
+
+
+def _at_least_one(positions: Tensor | int) -> Tensor | int:
+    """A number to divide by: where no position counts, the sum that is divided is 0."""
+    return positions.clamp_min(1) if isinstance(positions, Tensor) else positions
+
+
+def _of_those_that_count(values: Tensor, token_ids: Tensor) -> Tensor:
+    """The sum over the positions that have a true token."""
+    return (values.masked_fill((token_ids < 0).unsqueeze(-1), 0.0) if is_compiling() else values).sum()
 
 
 def rectified_cross_entropy(logits: Tensor, token_ids: Tensor, num_items: Tensor | float | None = None) -> Tensor:
@@ -86,7 +103,8 @@ def rectified_cross_entropy(logits: Tensor, token_ids: Tensor, num_items: Tensor
     Returns:
         `torch.FloatTensor`, a scalar.
     """
-    rows, items = rows_in_cache(logits), len(token_ids) if num_items is None else num_items
+    rows = rows_in_cache(logits)
+    items = _at_least_one(_positions_that_count(token_ids)) if num_items is None else num_items
     pieces = zip(logits.split(rows), token_ids.split(rows), strict=True)
     return sum((F.cross_entropy(z.float(), true, reduction="sum") for z, true in pieces), logits.new_zeros(())) / items
 
@@ -97,7 +115,7 @@ def _likelihood(correction: Tensor, pilot_logits: Tensor, token_ids: Tensor, fus
         return -F.cross_entropy(pilot_logits.float() + correction.float(), token_ids, reduction="sum")
     log_probabilities = torch.log_softmax(pilot_logits.float(), dim=-1)
     rectified = rectified_log_probabilities(log_probabilities, correction, 1.0, fusion)
-    return rectified.gather(-1, token_ids.unsqueeze(-1)).sum()
+    return _of_those_that_count(rectified.gather(-1, token_ids.clamp_min(0).unsqueeze(-1)), token_ids)
 
 
 def pilot_loss_of(logits: Tensor, targets: Tensor, num_items: Tensor | float | None = None) -> Tensor:
@@ -112,6 +130,10 @@ def pilot_loss_of(logits: Tensor, targets: Tensor, num_items: Tensor | float | N
         `torch.FloatTensor`, a scalar; 0 where nothing is supervised.
     """
     supervised = targets >= 0
+    if is_compiling():
+        items = supervised.sum().clamp_min(1) if num_items is None else num_items
+        true = targets.masked_fill(~supervised, -100).flatten()
+        return F.cross_entropy(logits.flatten(0, -2).float(), true, ignore_index=-100, reduction="sum") / items
     if not supervised.any():
         return logits[..., :1].float().sum() * 0.0
     chosen, true = logits[supervised].float(), targets[supervised]
@@ -140,15 +162,20 @@ def round_loss(pair: Any, batch: MistakeBatch, num_items: Tensor | float | None 
         batch.segments,
     )
     wanted = batch.supervised(pair.config.mistakes_from)
-    if not wanted.any():
+    true = batch.targets()
+    if is_compiling():  # every position, and what is not wanted has no true token: shapes are the same for any numbers
+        at_lessons = None if states is None else states.masked_fill(~wanted.unsqueeze(-1), 0.0).flatten(0, 1)
+        true = true.masked_fill(~wanted, -100).flatten()
+    elif not wanted.any():
         return _no_lesson(pair, states, batch)
-    at_lessons = None if states is None else states[wanted]
+    else:
+        at_lessons, true = None if states is None else states[wanted], true[wanted]
     head_states, logits = batch.at(wanted, batch.head_states), batch.at(wanted, batch.lesson_logits)
     if _head_learns(pair):
         # What a head that learns makes of a logged state is no longer p̂ as it was; all of that may have been kept.
         believed = batch.believed(wanted, pair.copilot.config.vocab_size)
         logits = logits if believed is None else believed
-    return _lesson_loss(pair, at_lessons, head_states, logits, batch.targets()[wanted], num_items)
+    return _lesson_loss(pair, at_lessons, head_states, logits, true, num_items)
 
 
 def _feedback(pair: Any, batch: MistakeBatch) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from functools import update_wrapper, wraps
-from types import MethodType
 from typing import Any
 
 from transformers import AutoModelForMultimodalLM, PreTrainedConfig, PreTrainedModel
@@ -69,7 +68,7 @@ class PilotInputs:
     def __get__(self, pair: Any, owner: type | None = None) -> Any:
         if pair is None:
             return self.function
-        return MethodType(pair.__dict__.get("_forward", self.function), pair)
+        return pair.__dict__.get("_forward", self.function).__get__(pair)
 
 
 def forward_with_inputs(function: Callable[..., Any], names: Collection[str]) -> Callable[..., Any]:

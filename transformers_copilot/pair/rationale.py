@@ -7,9 +7,9 @@ too: with the head's weights it is the whole distribution.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ class Capture:
     """What one forward pass of the Pilot left behind.
 
     Attributes:
-        owner (`int`): id of the recorder that fills it, so that a Pilot inside a Pilot's call is not mixed up.
+        owner ([`RationaleRecorder`]): who fills it, so that a Pilot inside a Pilot's call is not mixed up.
         wanted (`str` or `tuple`, *optional*, defaults to `"mean"`): what a rationale is: the `"mean"` over the layers,
             the outputs of some, by their numbers, or `None`. In a tuple the mean may be one of several.
         keep_layers (`int`): for how many rows to keep every layer's output beside it.
@@ -44,7 +44,7 @@ class Capture:
             `keep_head_output` all that the head gave.
     """
 
-    owner: int
+    owner: RationaleRecorder
     wanted: str | tuple[int | str, ...] | None = "mean"
     keep_layers: int = 0
     keep_head_output: bool = False
@@ -117,8 +117,14 @@ class Capture:
         return cast(Tensor, self.total) / self.count if isinstance(part, str) else self.states[part]
 
 
-# A context variable and not an attribute: two threads may run one Pilot, each with its own capture.
-_ACTIVE: ContextVar[Capture | None] = ContextVar("transformers_copilot_capture", default=None)
+class _Active(threading.local):
+    """The capture under way in this thread: two threads may run one Pilot, each with its own. `torch.compile` follows
+    what belongs to a thread; it does not follow a `ContextVar`."""
+
+    capture: Capture | None = None
+
+
+_ACTIVE = _Active()
 
 
 class RationaleRecorder:
@@ -162,16 +168,22 @@ class RationaleRecorder:
         Yields:
             [`Capture`], filled when the Pilot has run.
         """
-        captured = Capture(id(self), wanted, keep_layers, keep_head_output)
-        token = _ACTIVE.set(captured)
+        captured = Capture(self, wanted, keep_layers, keep_head_output)
+        before = _ACTIVE.capture
+        _ACTIVE.capture = captured
         try:
             yield captured
         finally:
-            _ACTIVE.reset(token)
+            _ACTIVE.capture = before
+
+    def _own_capture(self) -> Capture | None:
+        """The capture under way, where it is of this recorder."""
+        captured = _ACTIVE.capture
+        return captured if captured is not None and captured.owner is self else None
 
     def _on_layer(self, module: nn.Module, args: Any, output: Any) -> None:
-        captured = _ACTIVE.get()
-        if captured is None or captured.owner != id(self):
+        captured = self._own_capture()
+        if captured is None:
             return
         hidden = (output[0] if isinstance(output, (tuple, list)) else output).detach()
         if captured.keep_layers:
@@ -185,14 +197,14 @@ class RationaleRecorder:
             captured.states[number] = hidden
 
     def _on_embedding(self, module: nn.Module, args: Any, output: Any) -> None:
-        captured = _ACTIVE.get()
+        captured = self._own_capture()
         # The first call: a family that embeds twice (shared encoder and decoder) embeds its input first.
-        if captured is not None and captured.owner == id(self) and captured.question is None:
+        if captured is not None and captured.question is None:
             captured.question = output.detach()
 
     def _before_head(self, module: nn.Module, args: Any) -> Any:
-        captured = _ACTIVE.get()
-        if captured is None or captured.owner != id(self) or not args:
+        captured = self._own_capture()
+        if captured is None or not args:
             return None
         captured.head_input = args[0].detach()
         if captured.corrected is not None:
@@ -202,8 +214,8 @@ class RationaleRecorder:
         return (args[0][:, :0], *args[1:])  # nothing to do for the head itself: `_after_head` does both parts' rows
 
     def _after_head(self, module: nn.Module, args: Any, output: Any) -> Any:
-        captured = _ACTIVE.get()
-        if captured is None or captured.owner != id(self) or captured.head_input is None:
+        captured = self._own_capture()
+        if captured is None or captured.head_input is None:
             return None
         if captured.keep_head_output:
             captured.head_output = output.detach()
