@@ -180,7 +180,9 @@ class MistakeRecord:
             [`MistakeBatch`]
         """
         lengths = self.lengths.tolist()
-        padded = {name: _padded(getattr(self, name), lengths, device) for name in present(self, TOKEN_FIELDS)}
+        padded: dict[str, Any] = {
+            name: _padded(getattr(self, name), lengths, device) for name in present(self, TOKEN_FIELDS)
+        }
         padded |= {name: _widened(getattr(self, name).to(device)) for name in present(self, LESSON_FIELDS)}
         attention_mask = _mask(lengths, device)
         padded["labels"] = padded["labels"].masked_fill(~attention_mask, -100)

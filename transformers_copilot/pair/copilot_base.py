@@ -109,9 +109,7 @@ class CopilotPreTrainedModel(PreTrainedModel):
         """The Copilot's own, where it draws anything."""
         draws = self.training and (self.draws_in_training or self._hf_peft_config_loaded)
         if draws and is_compiling() and not self._has_dropout():
-            return (
-                nullcontext()
-            )  # a stream of its own, which is made of its weights' numbers, would cut the graph in two
+            return nullcontext()  # the seed is made of the weights' numbers, which would cut the compiled graph in two
         return own_random_stream(self, content) if draws else nullcontext()
 
     def _has_dropout(self) -> bool:

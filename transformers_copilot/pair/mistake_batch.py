@@ -6,6 +6,7 @@ Made from a forward pass of the Pilot, or from a [`MistakeRecord`] of the log; t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -241,11 +242,10 @@ class MistakeBatch:
         """
         if not self.is_whole:
             return self
-        places, names = self.lessons.flatten(), (*_LESSON_FIELDS,)
-        rows = {name: getattr(self, name) for name in names}
-        return replace(
-            self, is_whole=False, **{name: None if row is None else row[places] for name, row in rows.items()}
-        )
+        places = self.lessons.flatten()
+        rows: dict[str, Any] = {name: getattr(self, name) for name in _LESSON_FIELDS}
+        rows = {name: None if row is None else row[places] for name, row in rows.items()}
+        return replace(self, is_whole=False, **rows)
 
     def believed(self, wanted: Tensor, vocab_size: int) -> Tensor | None:
         """log p̂ as it was, at some positions, where every token of it was kept (`mistake_top_k=None`).
@@ -260,10 +260,8 @@ class MistakeBatch:
         """
         if self.belief_ids is None or self.belief_probabilities is None or self.belief_ids.shape[-1] < vocab_size:
             return None
-        token_ids, probabilities = (
-            _rows_at(wanted, self.belief_ids),
-            _rows_at(wanted, self.belief_probabilities).float(),
-        )
+        token_ids = _rows_at(wanted, self.belief_ids)
+        probabilities = _rows_at(wanted, self.belief_probabilities).float()
         whole = torch.zeros_like(probabilities).scatter(-1, token_ids, probabilities)
         return whole.clamp_min(torch.finfo(torch.float32).tiny).log()
 

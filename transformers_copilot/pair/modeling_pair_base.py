@@ -886,7 +886,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         return self.aligned_labels(labels) if aligned is None else aligned
 
 
-@assume_constant_result  # it looks at numbers: a pass that is being compiled runs it once, and follows plain values only
+@assume_constant_result  # it looks at numbers: a pass that is being compiled runs it once, and takes plain values only
 def _head_map_values(pair: PilotCopilotPreTrainedModel) -> tuple[float, float | None] | None:
     found = find_head_map(pair.pilot, pair.recorder.capture)
     return None if found is None else (found.scale, found.softcap)
