@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -107,7 +106,8 @@ class _InForce(threading.local):
     """λ of the calls of `generate` that are under way in this thread, by the id of the pair: two threads may write with
     one pair, each with its λ."""
 
-    weights: Mapping[int, float] = MappingProxyType({})
+    def __init__(self) -> None:  # of each thread
+        self.weights: Mapping[int, float] = {}
 
 
 _IN_FORCE = _InForce()

@@ -26,7 +26,8 @@ from .rationale import decoder_layers, decoder_of
 class _Read(threading.local):
     """What the first layer is to read: two threads may run one Copilot."""
 
-    states: Tensor | None = None
+    def __init__(self) -> None:  # of each thread
+        self.states: Tensor | None = None
 
 
 _READ = _Read()

@@ -121,7 +121,8 @@ class _Active(threading.local):
     """The capture under way in this thread: two threads may run one Pilot, each with its own. `torch.compile` follows
     what belongs to a thread; it does not follow a `ContextVar`."""
 
-    capture: Capture | None = None
+    def __init__(self) -> None:  # of each thread
+        self.capture: Capture | None = None
 
 
 _ACTIVE = _Active()
