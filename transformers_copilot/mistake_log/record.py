@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.options import chosen
+from .transfer import to_device, to_host
 
 
 # Kept once a token; `question` too, but an encoder-decoder's has lengths of its own.
@@ -97,8 +98,10 @@ class MistakeRecord:
         layers = None if batch.layers is None else batch.layers[:, real[: batch.layers.shape[1]]]
         tensors = {**values, "lengths": lengths, "question": question, "question_lengths": question_lengths}
         tensors["layers"] = layers
-        stored: dict[str, Any] = {name: _stored(name, tensor, dtype) for name, tensor in tensors.items()}
-        return cls(**stored)
+        stored: dict[str, Any] = {
+            name: _narrowed(name, tensor, dtype) for name, tensor in tensors.items() if tensor is not None
+        }
+        return cls(**to_host(stored))
 
     @classmethod
     def join(cls, records: list[MistakeRecord]) -> MistakeRecord:
@@ -183,7 +186,7 @@ class MistakeRecord:
         padded: dict[str, Any] = {
             name: _padded(getattr(self, name), lengths, device) for name in present(self, TOKEN_FIELDS)
         }
-        padded |= {name: _widened(getattr(self, name).to(device)) for name in present(self, LESSON_FIELDS)}
+        padded |= {name: _widened(to_device(getattr(self, name), device)) for name in present(self, LESSON_FIELDS)}
         attention_mask = _mask(lengths, device)
         padded["labels"] = padded["labels"].masked_fill(~attention_mask, -100)
         question, question_mask = None, None
@@ -237,11 +240,9 @@ def _lengths(batch: MistakeBatch) -> Tensor:
     return torch.cat([count[count > 0] for count in counts])
 
 
-def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _narrowed(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Narrow one field: hidden states to `dtype`; what distributions and corrections are made of to float16 (finer than
     bfloat16) where that is narrow too and its range suffices; single probabilities to float32, ids to int32."""
-    if tensor is None:
-        return None
     if tensor.dtype == torch.bool:
         narrow = torch.bool
     elif name in _HIDDEN_FIELDS:
@@ -251,13 +252,14 @@ def _stored(name: str, tensor: Tensor | None, dtype: torch.dtype) -> Tensor | No
         narrow = torch.float16 if small else (dtype if name == "rationale" else torch.float32)
     else:
         narrow = torch.float32 if name in _EXACT_FIELDS else torch.int32
-    return tensor.detach().to(narrow).to("cpu", copy=True).contiguous()
+    return tensor.detach().to(narrow)
 
 
 def _padded(flat: Tensor, lengths: list[int], device: torch.device | str) -> Tensor:
     if not any(lengths):  # not a single token: one position of padding stands for them
         return _widened(flat.new_zeros(len(lengths), 1, *flat.shape[1:]).to(device))
-    return _widened(pad_sequence(list(flat.split(lengths)), batch_first=True).to(device))
+    # Padded there: without padding and narrow there is less to copy.
+    return _widened(pad_sequence(list(to_device(flat, device).split(lengths)), batch_first=True))
 
 
 def _widened(tensor: Tensor) -> Tensor:
