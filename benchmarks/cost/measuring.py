@@ -61,8 +61,23 @@ def _short(number: float) -> str:
     return f"{number:.3g}" if number < 1000 else f"{number:.0f}"
 
 
+def time_now(clock: str, device: str) -> float:
+    """What a clock shows when the device has done all that it was given.
+
+    Args:
+        clock: "wall" or "cpu".
+        device: `cpu` or `cuda`, which works on after a call has returned.
+
+    Returns:
+        Seconds.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return CLOCKS[clock]()
+
+
 def time_interleaved(
-    variants: dict[str, Callable[[], Any]], repeats: int, clock: str, warmups: int = 1
+    variants: dict[str, Callable[[], Any]], repeats: int, clock: str, device: str, warmups: int = 1
 ) -> dict[str, list[float]]:
     """Run all variants in turn, round after round, so that whatever else the machine does hits all alike.
 
@@ -70,6 +85,7 @@ def time_interleaved(
         variants: What to run, by name.
         repeats: Rounds that count.
         clock: "wall", or "cpu": this process's processor time, for a machine that has other work too.
+        device: What they run on.
         warmups: Rounds before them that do not count.
 
     Returns:
@@ -80,9 +96,9 @@ def time_interleaved(
     for round_number in range(warmups + repeats):
         turn = round_number % len(names)  # every variant takes every place in the order
         for name in names[turn:] + names[:turn]:
-            started = CLOCKS[clock]()
+            started = time_now(clock, device)
             variants[name]()
-            taken = CLOCKS[clock]() - started
+            taken = time_now(clock, device) - started
             if round_number >= warmups:
                 seconds[name].append(taken)
     return seconds
@@ -120,11 +136,12 @@ def announce(row: Row) -> Row:
     return row
 
 
-def describe_machine(threads: int) -> dict[str, str]:
-    """The processor and the versions, for the table's caption.
+def describe_machine(threads: int, device: str) -> dict[str, str]:
+    """The processor, the GPU where it was measured, and the versions, for the table's caption.
 
     Args:
         threads: Threads that torch uses.
+        device: What was measured on.
 
     Returns:
         Facts by name.
@@ -132,7 +149,9 @@ def describe_machine(threads: int) -> dict[str, str]:
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    gpu = {"GPU": torch.cuda.get_device_name()} if device == "cuda" else {}
     return {
+        **gpu,
         "processor": models[0] if models else platform.processor() or platform.machine(),
         "cores": str(len(models) or "?"),
         "threads": str(threads),

@@ -1,11 +1,12 @@
 """The models that are measured and the tokens that they read."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, set_seed
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from transformers_copilot import PilotCopilotForCausalLM
@@ -31,11 +32,80 @@ def smollm2_shape() -> LlamaConfig:
     )
 
 
+def llama31_8b_shape() -> LlamaConfig:
+    """The shape of Llama-3.1-8B."""
+    return LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=131072,
+        rope_theta=500_000.0,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        pad_token_id=2,
+    )
+
+
+def tiny_shape() -> LlamaConfig:
+    """A model that takes no time, to try the program itself."""
+    return LlamaConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        pad_token_id=2,
+    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Pilot's shape, and what Copilots are measured beside it where the command line doesn't say.
+
+    Args:
+        config: Makes the configuration.
+        name: Its name in a sentence.
+        branch_layers: Layers of each branch.
+        copilot_layers: Layers of decoders.
+    """
+
+    config: Callable[[], LlamaConfig]
+    name: str
+    branch_layers: tuple[int, ...] = (2, 6)
+    copilot_layers: int = 2
+
+
+# Five of Llama-3.1-8B's layers are a Copilot of a billion weights.
+SHAPES = {
+    "smollm2": Shape(smollm2_shape, "SmolLM2-135M's shape"),
+    "llama31-8b": Shape(llama31_8b_shape, "Llama-3.1-8B's shape", branch_layers=(5,), copilot_layers=4),
+    "tiny": Shape(tiny_shape, "a tiny shape", branch_layers=(1,)),
+}
+
+
+def shape_named(name: str) -> LlamaConfig:
+    """The configuration of a shape.
+
+    Args:
+        name: One of `SHAPES`.
+
+    Returns:
+        A new configuration.
+    """
+    return SHAPES[name].config()
+
+
 def load_pilot(options: argparse.Namespace) -> PreTrainedModel:
     """The Pilot of the command line, in evaluation mode.
 
     Args:
-        options: `pilot`, an id or path or None for random weights of SmolLM2's shape, and `dtype`.
+        options: `pilot`, an id or path or None for random weights of the shape that `shape` names, `dtype` and
+            `device`.
 
     Returns:
         The model.
@@ -44,8 +114,9 @@ def load_pilot(options: argparse.Namespace) -> PreTrainedModel:
     set_seed(0)
     dtype = getattr(torch, options.dtype)
     if options.pilot is None:
-        return LlamaForCausalLM(smollm2_shape()).to(dtype).eval()
-    return AutoModelForCausalLM.from_pretrained(options.pilot, dtype=dtype).eval()
+        with torch.device(options.device):  # made there, and in its type: the host need not hold it
+            return AutoModelForCausalLM.from_config(shape_named(options.shape), dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(options.pilot, dtype=dtype).to(options.device).eval()
 
 
 @dataclass(frozen=True)
@@ -143,7 +214,7 @@ def random_tokens(pilot: PreTrainedModel, rows: int, length: int, seed: int = 0)
         seed: Seed of the draw.
 
     Returns:
-        Ids of shape `(rows, length)`.
+        Ids of shape `(rows, length)`, on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
     vocabulary = pilot.config.get_text_config(decoder=True).vocab_size

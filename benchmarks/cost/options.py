@@ -2,6 +2,9 @@
 
 import argparse
 
+import torch
+
+from benchmarks.cost.models import SHAPES
 from benchmarks.experiments.precision import bfloat16_pays
 
 
@@ -14,10 +17,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The parser to add to.
     """
-    parser.add_argument("--pilot", help="id or path; random weights of SmolLM2-135M's shape without")
+    parser.add_argument("--pilot", help="id or path; random weights of --shape without")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="smollm2", help="of a Pilot with random weights")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everything runs")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="forms of Copilots")
-    parser.add_argument("--branch_layers", nargs="+", type=int, default=[2, 6], help="layers of each branch")
-    parser.add_argument("--copilot_layers", type=int, default=2, help="layers of decoders")
+    parser.add_argument("--branch_layers", nargs="+", type=int, help="layers of each branch; by default 2 and 6, or 5")
+    parser.add_argument("--copilot_layers", type=int, help="layers of decoders; by default 2, or 4")
     parser.add_argument("--batch", type=int, default=8, help="sequences of a training step")
     parser.add_argument("--rows", type=int, default=8, help="sequences of the larger generation")
     parser.add_argument("--length", type=int, default=64, help="tokens of a training sequence, and of a prompt")
@@ -46,6 +51,11 @@ def read_options(parser: argparse.ArgumentParser, arguments: list[str] | None = 
         The options, with the autocast that this machine gains by where none was asked for.
     """
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no such device; install a torch that has it, or take --device cpu")
+    shape = SHAPES[options.shape]
+    options.branch_layers = options.branch_layers or list(shape.branch_layers)
+    options.copilot_layers = options.copilot_layers or shape.copilot_layers
     if options.autocast is None:
-        options.autocast = "bfloat16" if bfloat16_pays("cpu") else "none"
+        options.autocast = "bfloat16" if bfloat16_pays(options.device) else "none"
     return options

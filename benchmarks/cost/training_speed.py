@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
-from benchmarks.cost.measuring import CLOCKS, Row, announce, compare, time_interleaved
+from benchmarks.cost.measuring import Row, announce, compare, time_interleaved, time_now
 from benchmarks.cost.models import Kind, random_tokens
 from benchmarks.cost.work import Parameters
 from transformers_copilot import (
@@ -31,20 +31,21 @@ class StepTimer(TrainerCallback):
 
     Args:
         clock: "wall" or "cpu".
+        device: What the steps run on.
     """
 
-    def __init__(self, clock: str) -> None:
-        self.now = CLOCKS[clock]
+    def __init__(self, clock: str, device: str) -> None:
+        self.clock, self.device = clock, device
         self.started = 0.0
         self.seconds: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Start."""
-        self.started = self.now()
+        self.started = time_now(self.clock, self.device)
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop."""
-        self.seconds.append(self.now() - self.started)
+        self.seconds.append(time_now(self.clock, self.device) - self.started)
 
 
 def supervised_rows(model: PreTrainedModel, rows: int, options: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
@@ -64,7 +65,7 @@ def training_arguments(options: argparse.Namespace, steps: int, folder: str, **m
         max_steps=steps,
         per_device_train_batch_size=options.batch,
         bf16=options.autocast == "bfloat16",
-        use_cpu=True,
+        use_cpu=options.device == "cpu",
         save_strategy="no",
         report_to="none",
         logging_strategy="no",
@@ -92,7 +93,7 @@ def train(
     Returns:
         Seconds of each step but the first, which also makes the optimizer's state.
     """
-    timer = StepTimer(options.clock)
+    timer = StepTimer(options.clock, options.device)
     data = supervised_rows(model, options.batch * steps, options)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(model, PilotCopilotForCausalLM):
@@ -154,7 +155,7 @@ def log_rows(kind: Kind, pair: PilotCopilotForCausalLM, step_seconds: float, opt
     """
     rows = supervised_rows(pair, options.batch, options)
     pair.train()
-    inputs = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    inputs = {name: torch.stack([row[name] for row in rows]).to(pair.device) for name in rows[0]}
     with torch.no_grad():
         mistakes: MistakeBatch = pair(**inputs, return_mistakes=True).mistakes
     pair.eval()
@@ -164,7 +165,8 @@ def log_rows(kind: Kind, pair: PilotCopilotForCausalLM, step_seconds: float, opt
         log.append(MistakeRecord.from_batch(mistakes))
         log.sample().to_batch(pair.device)
 
-    seconds = time_interleaved({"log": keep_and_draw}, max(LOG_ROUNDS, options.repeats), options.clock)["log"]
+    repeats = max(LOG_ROUNDS, options.repeats)
+    seconds = time_interleaved({"log": keep_and_draw}, repeats, options.clock, options.device)["log"]
     percent = 100.0 * statistics.median(seconds) / step_seconds
     size = log.nbytes / len(log) * LOG_ROUNDS / 1e6
     own_work, stored = "Mistake Log's own work in a step", f"Mistake Log of {LOG_ROUNDS} such rounds"

@@ -10,12 +10,16 @@ import sys
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.cost.models import all_kinds, kind_named, make_pair, smollm2_shape
+from benchmarks.cost import room
+from benchmarks.cost.models import all_kinds, kind_named, llama31_8b_shape, make_pair, smollm2_shape, tiny_shape
 from benchmarks.cost.options import FORMS
+from benchmarks.cost.speed import main, parse_arguments
 from benchmarks.cost.work import count_parameters
 from tests.helpers.paths import ROOT
+from transformers_copilot import PilotCopilotConfig, PilotCopilotForCausalLM
+from transformers_copilot.building.pair_building import copilot_config_for
 
 
 LENGTH, SUPERVISED = 12, 4
@@ -187,3 +191,84 @@ def test_generating_takes_the_operations_that_are_counted(name: str) -> None:
 def test_smollm2_shape_has_its_number_of_weights() -> None:
     with torch.device("meta"):
         assert LlamaForCausalLM(smollm2_shape()).num_parameters() == 134_515_008
+
+
+# ---- memory: what is needed is known before a model is made ----
+
+
+def of_shape(*more: str) -> argparse.Namespace:
+    return parse_arguments(["--autocast", "none", *more])
+
+
+def test_weights_are_counted_before_a_pair_is_made() -> None:
+    options, pilot = of_shape("--shape", "tiny"), LlamaForCausalLM(tiny_shape())
+    for kind in all_kinds(options):
+        assert room.count_weights(options, kind) == count_parameters(make_pair(pilot, kind)).stored, kind.name
+
+
+def test_the_larger_shape_is_8b_beside_1b(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda device: None)
+    options = of_shape("--shape", "llama31-8b", "--dtype", "bfloat16")
+    counts = {kind.name: room.count_weights(options, kind) for kind in all_kinds(options)}
+    assert {pilot for pilot, _ in counts.values()} == {8_030_261_248}
+    assert counts["branch of 5"][1] == pytest.approx(1.09e9, rel=0.01)
+    needed = room.needed_bytes(*counts["branch of 5"], llama31_8b_shape().vocab_size, options)
+    assert sum(needed.values()) == pytest.approx(98e9, rel=0.02)
+
+
+def test_a_pair_of_8b_and_1b_is_built_and_read_on_the_meta_device() -> None:
+    options = argparse.Namespace(forms=["decoder"], branch_layers=[], copilot_layers=4)
+    with torch.device("meta"):
+        pilot = LlamaForCausalLM(llama31_8b_shape())
+        copilot, _ = copilot_config_for(AutoModelForCausalLM, pilot, dict(all_kinds(options)[0].copilot), None, {})
+        pair = PilotCopilotForCausalLM(PilotCopilotConfig(pilot=pilot.config, copilot=copilot), pilot).eval()
+        logits = pair(input_ids=torch.ones(2, 16, dtype=torch.long)).logits
+    assert logits.is_meta and logits.shape == (2, 16, 128_256)
+    work = count_parameters(pair)
+    assert work.stored[0] == 8_030_261_248 and work.stored[1] == pytest.approx(0.906e9, rel=0.01)
+
+
+@pytest.mark.parametrize("more", [[], ["--no_training"]])
+def test_too_little_memory_is_an_error_that_says_what_to_lower(
+    more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda device: 16_000_000_000)
+    with pytest.raises(SystemExit) as stopped:
+        of_shape("--shape", "llama31-8b", "--dtype", "bfloat16", *more)
+    said = " ".join(capsys.readouterr().err.partition("error:")[2].split())
+    assert stopped.value.code == 2 and "16.0 GB are free" in said and "--branch_layers" in said
+    assert ("--batch" in said) == ("gradients" in said) == (not more)
+    assert "--dtype" not in said  # it is narrow already
+
+
+def test_a_run_that_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = of_shape("--shape", "tiny")
+    needed = [
+        sum(room.needed_bytes(*room.count_weights(options, kind), tiny_shape().vocab_size, options).values())
+        for kind in all_kinds(options)
+    ]
+    monkeypatch.setattr(room, "free_bytes", lambda device: max(needed))
+    room.check_room(options)
+    monkeypatch.setattr(room, "free_bytes", lambda device: max(needed) - 1)
+    with pytest.raises(ValueError, match="needs about"):
+        room.check_room(options)
+
+
+def test_a_device_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--device", "cuda"])
+    assert "finds no such device" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_reading_and_writing_are_measured_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--length", "12", "--supervised", "4", "--new_tokens", "4", "--rows", "2", "--repeats", "2"]
+    main(["--shape", "tiny", "--no_training", "--forms", "linear", "--threads", "1", *sizes, "--autocast", "none"])
+    page = capsys.readouterr().out
+    _, cells = tables(page)
+    names = [name for name in TIMED if "training" not in name and "Log" not in name]
+    assert [row[1] for row in cells] == [*names, *names, "peak memory, generation"]
+    assert "random weights of a tiny shape" in page
