@@ -90,8 +90,9 @@ def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | 
         cache ([`PilotCopilotCache`], *optional*): earlier positions.
         captured ([`Capture`]): the Pilot's pass, about to begin.
     """
-    remembers = cache is not None or not reads_mistakes(pair)
-    if not remembers or step.past == 0 or step.token_ids.shape[1] != 1 or not step.question_is_known:
+    if step.token_ids.shape[1] != 1 or not step.question_is_known:
+        return
+    if reads_mistakes(pair) and (cache is None or step.past == 0):  # `past` of a static cache is not known beforehand
         return
     head = pair.get_output_embeddings()
     # With gradients the head has to be detached for the Copilot's row, which a shared product cannot be.

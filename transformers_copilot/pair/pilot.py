@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from functools import update_wrapper, wraps
+from functools import partial, update_wrapper, wraps
+from types import MethodType
 from typing import Any
 
+from torch.compiler import is_compiling
 from transformers import AutoModelForMultimodalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -68,7 +70,9 @@ class PilotInputs:
     def __get__(self, pair: Any, owner: type | None = None) -> Any:
         if pair is None:
             return self.function
-        return pair.__dict__.get("_forward", self.function).__get__(pair)
+        function = pair.__dict__.get("_forward", self.function)
+        # `torch.compile` can't follow how a method is made, or takes what is made here for `pair.forward`: this again.
+        return partial(function, pair) if is_compiling() else MethodType(function, pair)
 
 
 def forward_with_inputs(function: Callable[..., Any], names: Collection[str]) -> Callable[..., Any]:
