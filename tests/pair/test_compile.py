@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, CompileConfig, PreTrainedModel
 
 from tests.conftest import TINY, build_pair, build_pilot
 from transformers_copilot import MistakeRecord
@@ -140,6 +140,40 @@ def test_every_objective_leaves_out_the_same_positions_in_one_graph(objective: s
     found = torch.compile(copilot_objective, fullgraph=True, backend="eager")
     torch.testing.assert_close(found(correction, logits, true, objective, fusion), expected)
     torch.testing.assert_close(found(correction, logits, true.fill_(-100), objective, fusion), torch.tensor(0.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"output_logits": True, "output_scores": True}])
+@pytest.mark.parametrize("name", ["linear", "branch"])
+def test_a_step_beside_a_static_cache_is_one_graph(name: str, more: dict[str, Any]):
+    """On a GPU `generate` compiles such a step by itself; here it is told to."""
+    config = CompileConfig(backend="aot_eager", mode=None, fullgraph=True)
+    config._compile_all_devices = True
+    pair, batch = a_pair(name), a_batch()
+    mask = batch["attention_mask"]
+    mask[1] = 1  # padding on the left alone
+    given = {"input_ids": batch["input_ids"], "attention_mask": mask}
+    given |= {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True, **more}
+    expected = pair.generate(**given)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    found = pair.generate(**given, cache_implementation="static", compile_config=config, disable_compile=False)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1
+    assert torch.equal(found.sequences, expected.sequences)
+    for left, right in zip(found.get("scores") or [], expected.get("scores") or [], strict=True):
+        torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_copilot_that_drops_is_compiled_in_pieces():
+    """Its seed is made of its weights' numbers, which a graph can't hold; the Pilot's graph stays whole."""
+    pair, batch = build_pair(build_pilot(*TINY["t5"]), **BRANCH).train(), a_batch()
+    pair.freeze_pilot()  # and so doesn't drop
+    torch.manual_seed(5)
+    expected = pair(**batch)
+    torch.manual_seed(5)
+    found = torch.compile(pair, backend="aot_eager")(**batch)
+    torch.testing.assert_close(found.pilot_loss, expected.pilot_loss)
+    assert found.copilot_loss.isfinite() and torch.equal(found.copilot_loss > 0, expected.copilot_loss > 0)
 
 
 @pytest.mark.slow

@@ -217,8 +217,6 @@ def test_a_branch_has_a_cache_of_its_layers_and_refuses_what_it_has_not_seen():
     assert isinstance(cache, PilotCopilotCache) and len(cache.copilot.layers) == 2 and len(cache.pilot.layers) == 3
     with pytest.raises(ValueError, match="has not seen"):
         pair(ids[:, 5:], **{CACHE_NAME: cache_of(pilot(ids[:, :5], use_cache=True))})
-    with pytest.raises(ValueError, match="static cache"):
-        pair.generate(ids, max_new_tokens=2, cache_implementation="static")
 
 
 def test_assisted_decoding_writes_what_greedy_decoding_writes(form: str):

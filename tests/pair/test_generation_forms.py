@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from tests.conftest import some_ids
+from tests.conftest import TINY, build_pair, build_pilot, some_ids
 from tests.pair.test_generation import ROUTES, generated, padded_rows
 from tests.pair.test_parity import check_logits
 from transformers_copilot import PilotCopilotCache
@@ -195,6 +195,34 @@ def test_a_caches_rows_are_repeated_and_selected_together(tiny_pair: PairOf, kin
     torch.testing.assert_close(
         pair(rows[:, 4:], **{CACHE_NAME: cache}).logits, pair(rows).logits[:, 4:], atol=1e-4, rtol=0
     )
+
+
+SLIDING = ("Gemma2Config", {**TINY["llama"][1], "head_dim": 8, "sliding_window": 4})
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("form", ["linear", "branch"])
+def test_a_static_cache_changes_nothing_that_is_written(form: str, family: str):
+    """Greedy search, sampling and beams, of rows padded on the left; Gemma 2 has two kinds of masks."""
+    fields = {"num_hidden_layers": 2} if form == "branch" else {}
+    pilot = build_pilot(*(SLIDING if family == "gemma2" else TINY[family]))
+    pair, ids = build_pair(pilot, copilot={"form": form, **fields}), some_ids(2, 6)
+    mask = torch.ones_like(ids)
+    ids[0, :2], mask[0, :2] = 0, 0
+    for more in ({}, {"do_sample": True}, {"num_beams": 3}, {"output_logits": True, "return_dict_in_generate": True}):
+        written = []
+        for cache in ("dynamic", "static"):
+            torch.manual_seed(0)
+            out = generated(pair, ids, attention_mask=mask, cache_implementation=cache, **more)
+            written.append(out if isinstance(out, torch.Tensor) else out.sequences)
+        assert torch.equal(*written), more
+
+
+def test_who_can_have_no_static_cache_says_why(tiny_pair: PairOf):
+    with pytest.raises(ValueError, match="static cache .* a branch of an encoder-decoder"):
+        generated(tiny_pair("t5", copilot={"form": "branch"}), some_ids(1, 5), cache_implementation="static")
+    with pytest.raises(ValueError, match="static cache .* a decoder keeps mistakes"):
+        generated(tiny_pair(error_feedback="token"), some_ids(1, 5), cache_implementation="static")
 
 
 def test_a_linear_copilot_takes_the_caches_that_its_pilot_takes(tiny_pair: PairOf):

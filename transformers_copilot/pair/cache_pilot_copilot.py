@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 
 
@@ -143,7 +144,9 @@ class PilotCopilotCache(Cache):
         Raises:
             ValueError: the Pilot's part holds positions that the Copilot's does not.
         """
-        ahead = self.get_seq_length() - self.copilot.get_seq_length()
+        if is_compiling():  # a static cache keeps its length on the device, where a look at it would cut the graph
+            return
+        ahead = int(self.get_seq_length() - self.copilot.get_seq_length())
         if ahead:
             raise ValueError(
                 f"the cache holds {ahead} positions that the Copilot has not seen: the Pilot read them alone, "
@@ -311,8 +314,8 @@ class PilotCopilotCache(Cache):
 
     @property
     def is_compileable(self) -> bool:
-        """`False`: the Copilot's part grows."""
-        return False
+        """Whether both parts are static."""
+        return self.pilot.is_compileable and isinstance(self.copilot, Cache) and self.copilot.is_compileable
 
     @property
     def is_initialized(self) -> bool:

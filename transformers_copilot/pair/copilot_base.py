@@ -68,8 +68,18 @@ class CopilotPreTrainedModel(PreTrainedModel):
         """
 
     @abstractmethod
-    def new_cache(self) -> Any:
-        """An empty cache of its own for one text that is being written; `None` where it remembers nothing."""
+    def new_cache(self, length: int | None = None) -> Any:
+        """An empty cache of its own for one text that is being written.
+
+        Args:
+            length (`int`, *optional*): positions that a static one has room for; without, it grows.
+
+        Returns:
+            The cache, or `None` where it remembers nothing.
+
+        Raises:
+            ValueError: a static one is asked for, and the form has none.
+        """
 
     @abstractmethod
     def head_shift(self, states: Tensor | None, head_states: Tensor | None) -> Tensor:
@@ -133,4 +143,19 @@ class CopilotPreTrainedModel(PreTrainedModel):
         self.config.vocab_size = vocab_size
 
 
-__all__ = ["own_random_stream", "CopilotPreTrainedModel"]
+def no_static_cache(why: str) -> str:
+    """The message of a form that has no static cache.
+
+    Args:
+        why (`str`): its reason.
+
+    Returns:
+        `str`
+    """
+    return (
+        f'a static cache was asked for, but {why}. Leave `cache_implementation` unset or use "dynamic"; a linear '
+        "Copilot and a branch of a decoder-only Pilot take a static one, and λ = 0 (the Pilot alone) takes any cache."
+    )
+
+
+__all__ = ["no_static_cache", "own_random_stream", "CopilotPreTrainedModel"]

@@ -102,9 +102,12 @@ class PilotPass:
         rows, length = self.token_ids.shape
         if self.rationale is None:  # a Copilot that sees its own position alone
             return
-        if self.attention_mask is not None and self.attention_mask.shape != (rows, self.past + length):
+        mask: Any = self.attention_mask
+        # A branch, which reads no question, takes whole masks as its Pilot does, a static cache's.
+        whole = self.question is None and not (isinstance(mask, Tensor) and mask.dim() == 2)
+        if mask is not None and not whole and mask.shape != (rows, self.past + length):
             raise ValueError(
-                f"the attention mask has the shape {tuple(self.attention_mask.shape)}; for {length} tokens after "
+                f"the attention mask has the shape {tuple(mask.shape)}; for {length} tokens after "
                 f"{self.past} in the cache it must be {(rows, self.past + length)}, 0 at padding and 1 elsewhere."
             )
         if self.rationale.shape[:2] != self.token_ids.shape:
@@ -270,7 +273,9 @@ def _states(
     """States of positions start to end of a call, given their feedback; those before are in the cache."""
     past = seen.past + start
     fixed = seen.question_mask is not None
-    mask = None if seen.attention_mask is None else seen.attention_mask[:, : seen.past + end]
+    mask = seen.attention_mask
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        mask = mask[:, : seen.past + end]
     return copilot_states(
         pair,
         feedback,

@@ -251,21 +251,16 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
         """A pair's cache around a new one of the Pilot's.
 
         Args:
-            cache (`Cache`): empty, and growing. A Copilot that remembers nothing takes any.
+            cache (`Cache`): empty. Static ones are for a branch. A Copilot that remembers nothing takes any.
 
         Returns:
             [`PilotCopilotCache`], or the same cache where the Copilot remembers nothing.
 
         Raises:
-            ValueError: it is static, or holds positions that the Copilot has not seen.
+            ValueError: it is static and the Copilot's can't be, or it holds positions that the Copilot has not seen.
         """
         if self.copilot.new_cache() is None:
             return cache
-        if cache.is_compileable:
-            raise ValueError(
-                "a static cache was asked for, but the Copilot's part of the cache grows with the text. Leave "
-                '`cache_implementation` unset or use "dynamic"; λ = 0 (the Pilot alone) takes any cache.'
-            )
         if cache.get_seq_length() > 0:
             raise ValueError(
                 f"`{CACHE_NAME}` is a {type(cache).__name__} of {cache.get_seq_length()} positions that the Copilot "

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cache_pilot_copilot import CopilotCache
 from .configuration_copilot import CopilotConfig
-from .copilot_base import CopilotPreTrainedModel
+from .copilot_base import CopilotPreTrainedModel, no_static_cache
 from .masks import CopilotMasks
 from .mistakes import SparseMistake
 from .options import chosen
@@ -318,12 +318,22 @@ class CopilotModel(CopilotPreTrainedModel):
             return tuple(max(1, round(num_layers * third / 3)) - 1 for third in (1, 2, 3))
         return (num_layers - 1,) if rationale == "last" else "mean"
 
-    def new_cache(self) -> CopilotCache:
+    def new_cache(self, length: int | None = None) -> CopilotCache:
         """An empty cache.
+
+        Args:
+            length (`int`, *optional*): asks for a static one.
 
         Returns:
             [`CopilotCache`]
+
+        Raises:
+            ValueError: a static one is asked for.
         """
+        if length is not None:
+            raise ValueError(
+                no_static_cache("a decoder keeps mistakes, questions and rationales that grow with the text")
+            )
         return CopilotCache(fixed_questions=self.config.is_encoder_decoder)
 
     def embed_mistakes(self, mistakes: SparseMistake, pilot_embedding: Tensor | None = None) -> Tensor:

@@ -11,14 +11,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    Cache,
     DynamicCache,
     EncoderDecoderCache,
     PreTrainedModel,
+    StaticCache,
 )
 
 from .compat import cache_parameter
 from .configuration_copilot import CopilotConfig
-from .copilot_base import CopilotPreTrainedModel
+from .copilot_base import CopilotPreTrainedModel, no_static_cache
 from .pilot import parameters_of
 from .rationale import decoder_layers, decoder_of
 
@@ -111,14 +113,24 @@ class BranchCopilot(CopilotPreTrainedModel):
         """
         return (num_layers - self.config.num_hidden_layers - 1,)
 
-    def new_cache(self) -> DynamicCache | EncoderDecoderCache:
+    def new_cache(self, length: int | None = None) -> Cache:
         """An empty cache of its layers.
+
+        Args:
+            length (`int`, *optional*): positions that a static one has room for; without, it grows.
 
         Returns:
             `Cache`
+
+        Raises:
+            ValueError: a static one is asked for beside an encoder-decoder.
         """
         if self.config.is_encoder_decoder:
+            if length is not None:
+                raise ValueError(no_static_cache("a branch of an encoder-decoder keeps an encoder's keys, which grow"))
             return EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if length is not None:
+            return StaticCache(config=self.decoder.config, max_cache_len=length)
         return DynamicCache(config=self.decoder.config)
 
     def forward(
@@ -134,7 +146,8 @@ class BranchCopilot(CopilotPreTrainedModel):
 
         Args:
             states (`torch.Tensor` of shape `(batch, length, hidden)`): what the Pilot's last layers read.
-            attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): as the Pilot had it.
+            attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*): as the Pilot had it;
+                whole, of shape `(batch, 1, length, places)`, where the cache is static.
             position_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): the same.
             cache (`Cache`, *optional*): earlier positions, updated here.
             encoded (`torch.Tensor` of shape `(batch, questions, question_size)`, *optional*): encoder-decoder: X̃.

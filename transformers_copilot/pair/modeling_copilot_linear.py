@@ -40,8 +40,12 @@ class LinearCopilot(CopilotPreTrainedModel):
         """
         return
 
-    def new_cache(self) -> None:
-        """None: it remembers nothing."""
+    def new_cache(self, length: int | None = None) -> None:
+        """None: it remembers nothing.
+
+        Args:
+            length (`int`, *optional*): not used.
+        """
         return
 
     def head_shift(self, states: Tensor | None, head_states: Tensor | None) -> Tensor:

@@ -583,9 +583,9 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         return known and (self.head_map.is_linear or weight == 1.0)
 
     def _mask_of_tokens(self, attention_mask: Tensor | None) -> Tensor | None:
-        """Which tokens are padding. `generate` with a static cache makes whole attention masks instead, and only a
-        Copilot that looks at no other position can do without."""
-        whole = attention_mask is not None and attention_mask.dim() == 4
+        """Which tokens are padding. `generate` with a static cache makes whole attention masks instead: a branch reads
+        them as its Pilot does, and a Copilot that looks at no other position does without."""
+        whole = attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 2)
         return None if whole and self.copilot.new_cache() is None else attention_mask
 
     def _keeps_logits(self, labels: Tensor | None, training: bool) -> bool:
@@ -771,8 +771,11 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
 
         Returns:
             [`PilotCopilotCache`], or the Pilot's own where the Copilot remembers nothing.
+
+        Raises:
+            ValueError: it is static, and the Copilot's can't be.
         """
-        own = self.copilot.new_cache()
+        own = self.copilot.new_cache(_static_length(cache))
         return cache if own is None else PilotCopilotCache(cache, own)
 
     def _round_under_way(self, seen: PilotPass, targets: Tensor, columns: Tensor | None = None) -> MistakeBatch:
@@ -884,6 +887,11 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """
         aligned = batch.get("shift_labels")
         return self.aligned_labels(labels) if aligned is None else aligned
+
+
+def _static_length(cache: Cache) -> int | None:
+    """For how many positions a static cache has room; `None` of one that grows."""
+    return cache.get_max_length() if cache.is_compileable else None
 
 
 @assume_constant_result  # it looks at numbers: a pass that is being compiled runs it once, and takes plain values only
