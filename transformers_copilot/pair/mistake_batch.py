@@ -239,9 +239,13 @@ class MistakeBatch:
 
         Returns:
             [`MistakeBatch`]
+
+        Raises:
+            ValueError: the Pilot's logits held NaN or inf at a lesson, which the compiled pass did not look at.
         """
         if not self.is_whole:
             return self
+        _check_finite(self.true_probabilities.view_as(self.lessons), self.lessons)
         places = self.lessons.flatten()
         rows: dict[str, Any] = {name: getattr(self, name) for name in _LESSON_FIELDS}
         rows = {name: None if row is None else row[places] for name, row in rows.items()}
