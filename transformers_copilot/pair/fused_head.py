@@ -92,7 +92,9 @@ def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | 
     """
     if step.token_ids.shape[1] != 1 or not step.question_is_known:
         return
-    if reads_mistakes(pair) and (cache is None or step.past == 0):  # `past` of a static cache is not known beforehand
+    if cache is None and pair.copilot.new_cache() is not None:  # the first token, of which it would remember nothing
+        return
+    if reads_mistakes(pair) and step.past == 0:  # asked of these alone: a static cache's is not known beforehand
         return
     head = pair.get_output_embeddings()
     # With gradients the head has to be detached for the Copilot's row, which a shared product cannot be.
