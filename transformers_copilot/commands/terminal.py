@@ -49,7 +49,9 @@ def quiet_libraries() -> bool:
 
 
 def say(*lines: str) -> None:
-    """Print lines at once."""
+    """Print lines at once; of several processes (`accelerate launch`) the first one speaks for all."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     for line in lines:
         sys.stdout.write(line + "\n")
     sys.stdout.flush()

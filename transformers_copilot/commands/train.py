@@ -58,6 +58,7 @@ def run(arguments: list[str]) -> int:
         logging_steps=LOGGING_SHARE,
         disable_tqdm=not progress,
         dataloader_pin_memory=torch.accelerator.is_available(),  # torch warns of it where there is none
+        use_cpu=not torch.accelerator.is_available(),  # or launched processes would not know of each other
         mistake_log_export_rows=_EXPORTED_ROWS,
     )
     choices, options, data_options, training, _ = parse(parser, arguments)
@@ -67,6 +68,11 @@ def run(arguments: list[str]) -> int:
         return 0
     if options.copilot_share or options.copilot_data is not None:
         return _after_each_other(choices, options, data_options, training)
+    if options.baseline is not None and training.world_size > 1:
+        raise ValueError(
+            f"`--baseline {options.baseline}` is given in {training.world_size} processes: it compares two models by "
+            "the time that one process takes. Leave it out, or train in one process."
+        )
     has_texts = data_options.task is not None or data_options.dataset is not None
     if options.record is not None and options.baseline is not None and not has_texts:
         raise ValueError("`--baseline` is given without texts to train it on: add `--task` or `--dataset`.")

@@ -115,7 +115,7 @@ class MistakeLog:
         """
         if not self._rounds:
             raise ValueError("the Mistake Log is empty; append a round before sampling one.")
-        return self[int(torch.randint(len(self._rounds), (), generator=generator))]
+        return self[self.drawn_place(len(self._rounds), generator)]
 
     def sample_with_next(self, generator: torch.Generator | None = None) -> MistakeRecord | None:
         """A round drawn as if the one that is under way were appended already (Algorithm 1 appends before it draws).
@@ -127,9 +127,33 @@ class MistakeLog:
             [`MistakeRecord`], or `None` for the round under way. Of a full log the oldest round is never drawn: it goes
             when the next one comes.
         """
-        oldest = int(len(self._rounds) == self.max_rounds)
-        choice = oldest + int(torch.randint(len(self._rounds) - oldest + 1, (), generator=generator))
-        return self[choice] if choice < len(self._rounds) else None
+        place = self.drawn_place(len(self._rounds), generator, with_next=True)
+        return self[place] if place < len(self._rounds) else None
+
+    def drawn_place(self, count: int, generator: torch.Generator | None = None, with_next: bool = False) -> int:
+        """Which of some rounds is drawn, all with the same probability.
+
+        Args:
+            count (`int`): how many there are, oldest first: of several processes more than this one may keep.
+            generator (`torch.Generator`, *optional*): source of randomness; defaults to torch's.
+            with_next (`bool`, *optional*, defaults to `False`): draw as if the round under way were there already.
+
+        Returns:
+            `int`: from 0; `count` is the round under way.
+        """
+        oldest = int(with_next and count == self.max_rounds)
+        return oldest + int(torch.randint(count - oldest + with_next, (), generator=generator))
+
+    def newest_of(self, number: int) -> MistakeRecord | None:
+        """The round of a number, the newest of several.
+
+        Args:
+            number (`int`): as `append` was given it.
+
+        Returns:
+            [`MistakeRecord`], or `None` where the log keeps none of it.
+        """
+        return next((record for own, record in reversed(self._rounds) if own == number), None)
 
     def __len__(self) -> int:
         return len(self._rounds)
@@ -205,6 +229,29 @@ class MistakeLog:
         for number, record in zip(about["rounds"], records, strict=True):
             log.append(record, number)
         log.total_rounds, log.skipped_rounds = about["total_rounds"], about["skipped_rounds"]
+        return log
+
+    @classmethod
+    def shared_out(cls, logs: list[MistakeLog], rank: int, processes: int, max_bytes: int) -> MistakeLog:
+        """One process's part of the rounds that other processes have logged, more of them or fewer.
+
+        Args:
+            logs (list of [`MistakeLog`]): of the processes of a run, in their order: each has a part of a round.
+            rank (`int`): the number of the process that the part is for, from 0.
+            processes (`int`): into how many parts of about as many sequences each round goes.
+            max_bytes (`int`): bound of the new log.
+
+        Returns:
+            [`MistakeLog`]
+        """
+        log = cls(logs[0].max_rounds, max_bytes, logs[0].fingerprint)
+        for number in sorted({number for one in logs for number in one.round_numbers})[-log.max_rounds :]:
+            found = [record for one in logs if (record := one.newest_of(number)) is not None]
+            part = MistakeRecord.join(found).part(rank, processes)
+            if len(part.lengths) and bool(part.lessons.any()):
+                log.append(part, number)
+        log.total_rounds = max(one.total_rounds for one in logs)
+        log.skipped_rounds = min(one.skipped_rounds for one in logs)
         return log
 
     @staticmethod

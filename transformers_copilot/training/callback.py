@@ -151,20 +151,25 @@ class MistakeLogCallback(TrainerCallback):
         if self.rows is not None:
             write_rows_count(folder, self.rows.rows_on_disk, rank, step)
 
-    def load(self, folder: str | Path, rank: int) -> None:
+    def load(self, folder: str | Path, rank: int, processes: int = 1) -> None:
         """Go on with the log of a checkpoint; where it holds none, with the one there is, and a warning.
 
         Args:
-            rank (`int`): this process's number, which saved it: each has a log of its own.
+            rank (`int`): this process's number: each has a log of its own.
+            processes (`int`, *optional*, defaults to 1): how many there are. Of a checkpoint that more or fewer saved,
+                the rounds are put together and shared out anew.
 
         Raises:
             ValueError: the log is cut off or another model's.
         """
-        path = log_file(folder, rank)
-        if not path.is_file():
+        saved = _log_files(folder)
+        if not saved:
             logger.warning(f"{folder} holds no Mistake Log; the run goes on with an empty one.")
-            return
-        self.log = MistakeLog.load(path, self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
+        elif len(saved) == processes:
+            self.log = MistakeLog.load(saved[rank], self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
+        else:
+            parts = [MistakeLog.load(path, self.log.max_rounds, 2**63, self.log.fingerprint) for path in saved]
+            self.log = MistakeLog.shared_out(parts, rank, processes, self.log.max_bytes)
 
 
 def rows_writer(args: Any, folder: str | None = None) -> MistakeRowsWriter | None:
@@ -193,6 +198,13 @@ def log_file(folder: str | Path, rank: int) -> Path:
         `Path`
     """
     return Path(folder) / ("mistake_log.safetensors" if rank == 0 else f"mistake_log-{rank:05d}.safetensors")
+
+
+def _log_files(folder: str | Path) -> list[Path]:
+    """The logs that a checkpoint holds, in the order of the processes that saved them."""
+    first = log_file(folder, 0)
+    others = sorted(Path(folder).glob("mistake_log-*.safetensors"))
+    return [first, *others] if first.is_file() else []
 
 
 __all__ = ["MistakeLogCallback", "log_file", "rows_writer"]

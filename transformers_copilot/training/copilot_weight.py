@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -68,6 +69,9 @@ def fit_copilot_weight(
     Under probability fusion the least-squares value λ = Σ⟨ℓ, f⟩ / Σ⟨f, f⟩ minimises E‖p − p̂ − λf‖². Where clamping and
     renormalising p̂ + λf make E‖p − p̃‖² worse than the Pilot's in spite of it, λ is 0. Any fusion can be searched over a
     grid, by the tokens' likelihood or mistake, or by a metric of your task.
+
+    Of several processes (`accelerate launch`) each reads its share of the set, and all of them have to call this; λ is
+    the one that one process would find. A `metric` of your own is asked in each process for the whole set.
 
     Args:
         dataset: tokenised validation examples with labels; only its length is used with `metric`.
@@ -135,14 +139,18 @@ def _token_sums(
     was_training = pair.training
     pair.eval()
     sums: dict[Any, float] = {"product": 0.0, "square": 0.0, "count": 0.0}
-    for batch in tqdm(loader, disable=not progress, desc="fitting λ"):
+    sums |= {(name, weight): 0.0 for weight in weights for name in ("loss", "mistake_size")}
+    for batch, counts in tqdm(_OwnBatches(loader), disable=not progress, desc="fitting λ"):
         batch = {name: value.to(pair.device) for name, value in batch.items()}
         logits, correction, true = _supervised(pair, batch)
+        if not counts:
+            continue
         # In pieces: a dozen values of λ over a large vocabulary need several V-sized tensors a token.
         for start in range(0, len(true), TOKENS_AT_ONCE):
             piece = slice(start, start + TOKENS_AT_ONCE)
             _add_sums(sums, logits[piece].float(), correction[piece].float(), true[piece], weights, pair.config.fusion)
     pair.train(was_training)
+    sums = _over_processes(sums, pair.device)
     if not sums["count"]:
         raise ValueError("no token of the validation set has a label, so λ cannot be fitted; check its `labels`.")
     if not math.isfinite(sums["square"]):
@@ -179,9 +187,40 @@ def _add_sums(
     for weight in weights:
         rectified = rectify(logits, correction, weight, fusion)
         loss = torch.nn.functional.cross_entropy(rectified, true, reduction="sum")
-        sums["loss", weight] = sums.get(("loss", weight), 0.0) + float(loss)
-        size = float(mistake_size(rectified, true).sum())
-        sums["mistake_size", weight] = sums.get(("mistake_size", weight), 0.0) + size
+        sums["loss", weight] += float(loss)
+        sums["mistake_size", weight] += float(mistake_size(rectified, true).sum())
+
+
+class _OwnBatches:
+    """This process's share of a loader's batches, and whether each counts: all processes make as many passes, as a pair
+    whose weights are spread over them asks for, and the last may be made for the others alone."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        started = dist.is_available() and dist.is_initialized()
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if started else (0, 1)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.loader) / self.processes)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], bool]]:
+        made, last = 0, None
+        for number, batch in enumerate(self.loader):
+            last = batch
+            if number % self.processes == self.rank:
+                made += 1
+                yield batch, True
+        if last is not None and made < len(self):
+            yield last, False
+
+
+def _over_processes(sums: dict[Any, float], device: torch.device) -> dict[Any, float]:
+    """The sums of all processes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return sums
+    total = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return dict(zip(sums, total.tolist(), strict=True))
 
 
 __all__ = ["DEFAULT_GRID", "CopilotWeightFit", "fit_copilot_weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -42,11 +43,15 @@ from .optimization import (
     split_parameter_groups,
 )
 from .pair_view import PairView
+from .process_checks import check_launch, check_same_data
 from .trainer_evaluation import CopilotEvaluationMixin
 from .trainer_saving import STAGING, CopilotSavingMixin
 
 
 logger = logging.get_logger(__name__)
+
+# What Gloo and NCCL say when a process at the other end is gone.
+_LOST = ("closed by peer", "reset by peer", "Connection refused", "remote process exited", "Broken pipe")
 
 
 class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
@@ -119,6 +124,9 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         self.loss_is_scaled_for_ga = True
         self._micro_step = 0
         self._drawn: MistakeRecord | None = None
+        self._draws_nothing = False  # whether other processes have all of the round that was drawn
+        self._latest: MistakeRecord | None = None  # this process's latest, with lessons in it or not
+        self._drawn_lessons: Any = None
         self._lessons: Any = 0
         self.forget_losses()
         self._begin_evaluation()
@@ -165,6 +173,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         if self.args.mistakes_from is not None:
             self.pair.config.mistakes_from = self.args.mistakes_from
         check_devices(self.args)
+        check_launch(self.args, self.accelerator)
         self._begin_with_record(log is not None)
         self._hold_out()
         if log is None:  # an empty one is false, and kept all the same
@@ -229,7 +238,8 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             RuntimeError: another run owns the folder.
         """
         folder = self._get_output_dir(trial)
-        with own_folder(folder, self.is_world_process_zero()):
+        with own_folder(folder, self.is_world_process_zero()), self._lost_process_named(folder):
+            check_same_data(self.accelerator, self._data_sets())
             checkpoint = self._checkpoint_of(folder, resume_from_checkpoint)
             self._resumed_beside = () if checkpoint is None else (Path(checkpoint).parent,)
             self._clear_up(folder, checkpoint is None)
@@ -238,6 +248,27 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             if self.args.push_to_hub and trial is None:
                 self._push_result()
         return output
+
+    def _data_sets(self) -> dict[str, Any]:
+        """What is trained and evaluated on, by the names of the arguments."""
+        several = isinstance(self.eval_dataset, Mapping)
+        named = {f"eval_dataset[{name!r}]": data for name, data in self.eval_dataset.items()} if several else {}
+        found = {"train_dataset": self.train_dataset, **(named if several else {"eval_dataset": self.eval_dataset})}
+        return {name: data for name, data in found.items() if data is not None}
+
+    @contextmanager
+    def _lost_process_named(self, folder: str) -> Iterator[None]:
+        """Where another process has ended, say so: the library that connects them names a socket."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.args.world_size > 1 and any(sign in str(error) for sign in _LOST):
+                error.add_note(
+                    f"Another process of this run has ended, so process {self.args.process_index} stops as well; the "
+                    f"other's own message says why. Checkpoints in {folder} are whole: `resume_from_checkpoint=True` "
+                    "goes on from the last."
+                )
+            raise
 
     def _checkpoint_of(self, folder: str, given: str | bool | None) -> str | None:
         """The checkpoint to go on from, which is whole."""
@@ -353,7 +384,8 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         self._micro_step = 0  # a step begins, whatever became of the one before
         if batch_samples and _is_recorded(batch_samples[0]):
             return self._count_recorded(batch_samples, device)
-        self._lessons = max(sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch), 1)
+        lessons = sum(self._count_lessons(batch) for batch in batch_samples if "labels" in batch)
+        self._lessons = self._even_share(lessons, device)
         items = super()._get_num_items_in_batch([pilots_batch(batch) for batch in batch_samples], device)
         return items.clamp_min(1) if isinstance(items, Tensor) else items
 
@@ -362,15 +394,19 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         return batch_lessons(self.pair, batch)[1].sum()
 
     def _count_recorded(self, batches: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        """Lessons of the whole step, in all processes. Each process divides its sums by its even share of them, since
-        gradients are averaged over processes."""
+        """Lessons of the whole step, in all processes."""
         mistakes_from = self.pair.config.mistakes_from
         own = sum(MistakeRecord(**batch).count_supervised(mistakes_from) for batch in batches)
-        items = torch.tensor(float(own), device=device)
+        self._lessons = self._even_share(own, device)
+        return self._lessons * self.args.world_size
+
+    def _even_share(self, own: Tensor | int, device: torch.device) -> Tensor:
+        """What this process divides its sum of losses by, so that the average over processes, which is taken of
+        gradients, is the sum over all lessons divided by their number."""
+        items = torch.as_tensor(own, dtype=torch.float32, device=device)
         if self.args.world_size > 1:
             items = self.accelerator.gather(items.reshape(1)).sum()
-        self._lessons = items.clamp_min(1.0) / self.args.world_size
-        return items
+        return items.clamp_min(1.0) / self.args.world_size
 
     def compute_loss(
         self,
@@ -450,24 +486,49 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
 
     def _draw(self, again: int = 0) -> MistakeRecord | None:
         """A round of the log, or `None` for the one under way. What is drawn depends on seed and step only, so that a
-        resumed run draws as an uninterrupted one."""
+        resumed run draws as an uninterrupted one. Several processes draw the same round, of which each has a part."""
+        self._draws_nothing = False
         if not again and chosen("mistake_log_draw", self.args.mistake_log_draw) == "newest":
             return None
-        step = self.state.global_step
-        seed = (self.args.seed * 1_000_003 + step) * 1009 + again + self.args.process_index * 7_919
+        seed = (self.args.seed * 1_000_003 + self.state.global_step) * 1009 + again
         generator = torch.Generator().manual_seed(seed % 2**63)
-        return self.mistake_log.sample(generator) if again else self.mistake_log.sample_with_next(generator)
+        log = self.mistake_log
+        if self.args.world_size == 1:
+            return log.sample(generator) if again else log.sample_with_next(generator)
+        numbers = self._kept_rounds()
+        place = log.drawn_place(len(numbers), generator, with_next=not again)
+        if place == len(numbers):
+            return None
+        record = log.newest_of(numbers[place])
+        self._draws_nothing = record is None
+        return record
+
+    def _kept_rounds(self) -> list[int]:
+        """The numbers of the rounds of which any process keeps a part, as one process would keep them."""
+        own = torch.tensor(self.mistake_log.round_numbers, dtype=torch.long, device=self.args.device)
+        padded = self.accelerator.pad_across_processes(own, pad_index=-1)
+        numbers = set(self.accelerator.gather(padded).tolist()) - {-1}
+        return sorted(numbers)[-self.mistake_log.max_rounds :]
 
     def _part_of_round(self, index: int, micro_steps: int) -> dict[str, Any]:
         """The drawn round's part for this micro-batch, and what its sum is to be divided by."""
-        if self._drawn is None:  # the round under way
-            return {}
+        if index == 0:
+            self._drawn_lessons = self._lessons_of_drawn(self._drawn)
+        if self._drawn is None:  # the round under way, or one of which other processes have all
+            return {"copilot_scale": 0.0} if self._draws_nothing else {}
         part = self._drawn.part(index, micro_steps)
         if len(part.lengths) == 0:
             part = self._drawn.part(0, len(self._drawn.lengths))
             return {"mistake_round": part.to_batch(self.args.device), "copilot_scale": 0.0}
-        items = max(1, self._drawn.count_supervised(self.pair.config.mistakes_from))
+        items = self._drawn_lessons
         return {"mistake_round": part.to_batch(self.args.device), "copilot_items": items, "copilot_scale": 1.0}
+
+    def _lessons_of_drawn(self, record: MistakeRecord | None) -> Any:
+        """What the losses of a drawn round are divided by; `None` where the round under way was drawn."""
+        if record is None and not self._draws_nothing:
+            return None
+        own = 0 if record is None else record.count_supervised(self.pair.config.mistakes_from)
+        return self._even_share(own, self.args.device)
 
     def _both_losses(self, outputs: Any, pilot_loss: Tensor, num_items: Any) -> Tensor:
         """The Pilot's loss as the base Trainer would scale it, and the Copilot's, which is scaled already."""
@@ -486,7 +547,10 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         dtype = getattr(torch, chosen("mistake_log_dtype", self.args.mistake_log_dtype))
         keep_question = self.pair.pilot.get_input_embeddings().weight.requires_grad
         empty = not mistakes.supervised(self.pair.config.mistakes_from).any()
-        self.mistake_callback.hand(None if empty else MistakeRecord.from_batch(mistakes, dtype, keep_question))
+        several = self.args.world_size > 1
+        record = None if empty and not several else MistakeRecord.from_batch(mistakes, dtype, keep_question)
+        self._latest = record if several else None
+        self.mistake_callback.hand(None if empty else record)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip each part by its own norm; the Pilot's is returned, or the Copilot's beside a frozen Pilot."""
@@ -511,15 +575,20 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
 
     def _further_copilot_steps(self) -> None:
         """The second and later steps of the Copilot in a round: only its own parameters have gradients."""
-        if not len(self.mistake_log):
+        further = range(1, self.args.copilot_steps_per_round)
+        if not further or not (len(self.mistake_log) if self.args.world_size == 1 else self._kept_rounds()):
             return
-        for again in range(1, self.args.copilot_steps_per_round):
+        for again in further:
             record = self._draw(again)
+            lessons = self._lessons_of_drawn(record)
+            if self._draws_nothing:  # the processes run together, so this one runs too, and what it finds is left out
+                record, lessons = self._latest, math.inf
             if record is None:  # only a round's first draw can be the round under way
                 break
             self.model_wrapped.train()
             with self.compute_loss_context_manager(), self._round_named():
-                loss = self.model_wrapped(mistake_round=record.to_batch(self.args.device)).loss
+                lesson = record.to_batch(self.args.device)
+                loss = self.model_wrapped(mistake_round=lesson, copilot_items=lessons).loss
             self.accelerator.backward(loss)
             self.accelerator.unscale_gradients()
             self._clip_copilot()

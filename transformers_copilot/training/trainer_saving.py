@@ -87,7 +87,7 @@ class CopilotSavingMixin(_TrainerBase):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.keeps_log:
-            self.mistake_callback.load(checkpoint, self.args.process_index)
+            self.mistake_callback.load(checkpoint, self.args.process_index, self.args.world_size)
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

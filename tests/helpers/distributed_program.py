@@ -1,0 +1,136 @@
+"""One training of several processes, launched by `accelerate launch` for tests/training/test_distributed.py: each
+process writes what it found into a file of its own.
+
+    accelerate launch ... tests/helpers/distributed_program.py FOLDER JOB
+
+`JOB` is JSON: which variants to train, and what to do with the first of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+STEPS, SEQUENCES_OF_STEP = 20, 4  # a micro-batch is one sequence, so that any number of processes makes the same ones
+
+# Keywords of `make_pair`, and training arguments.
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "branch": ({"copilot": {"form": "branch", "num_hidden_layers": 1}}, {"mistake_log_draw": "newest"}),
+    "linear": ({"family": "llama-tied", "copilot": {"form": "linear"}}, {"mistake_log_draw": "uniform"}),
+    "decoder": ({"random_head": True}, {"mistake_log_draw": "uniform", "mistakes_from": "all"}),
+    "twice": ({"copilot": {"form": "branch", "num_hidden_layers": 1}}, {"copilot_steps_per_round": 2}),
+    "frozen": ({"copilot": {"form": "linear"}}, {"freeze_pilot": True, "copilot_steps_per_round": 2}),
+}
+
+
+def training(folder: Path, variant: str, **changes: Any) -> Any:
+    """A trainer of a variant, with rows of unequal lengths."""
+    from transformers import PrinterCallback
+
+    from tests.helpers.training_helpers import make_pair, make_trainer, reversal_rows
+
+    of_pair, of_training = VARIANTS[variant]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    given = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": SEQUENCES_OF_STEP // processes,
+        "per_device_eval_batch_size": 3,
+        "learning_rate": 2e-3,
+        "adam_epsilon": 1e-6,
+        "mistake_log_dtype": "float32",
+        "ddp_find_unused_parameters": variant == "twice",
+        "use_cpu": "CPU_IS_ACCELERATOR" not in os.environ,
+        **of_training,
+        **changes,
+    }
+    trainer = make_trainer(folder, make_pair(**of_pair), rows=reversal_rows(48), **given)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def whole_state(trainer: Any) -> dict[str, torch.Tensor]:
+    """The pair's weights, put together from all processes; empty in those that have none to write."""
+    given = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return {name: tensor.detach().clone() for name, tensor in given.items()}
+
+
+def about_parameters(trainer: Any) -> dict[str, Any]:
+    """How weights lie in this process."""
+    kinds = {name: type(weight.data).__name__ for name, weight in trainer.pair.named_parameters()}
+    own = [module for module in trainer.pair.modules() if type(module).__name__.startswith("FSDP")]
+    engine = trainer.model_wrapped
+    return {
+        "kinds": sorted(set(kinds.values())),
+        "sharded": sorted({type(module).__name__ for module in own}),
+        "wrapper": type(engine).__name__,
+        "stage": engine.zero_optimization_stage() if hasattr(engine, "zero_optimization_stage") else None,
+        "processes": trainer.args.world_size,
+    }
+
+
+def first_variant(trainer: Any, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """What is done with one trained pair: an evaluation and a fit on data that no number of processes divides, saving,
+    and going on from the middle."""
+    from tests.helpers.training_helpers import collate, reversal_rows
+    from transformers_copilot import fit_copilot_weight
+
+    fit = fit_copilot_weight(
+        trainer.pair, reversal_rows(9, seed=5), data_collator=collate, batch_size=2, progress=False
+    )
+    found: dict[str, Any] = {
+        "metrics": trainer.evaluate(reversal_rows(10, seed=1), copilot_weight=0.5),
+        "λ": fit.weight,
+        "scores": fit.scores,
+        "log": [
+            (number, len(record.lengths))
+            for number, record in zip(trainer.mistake_log.round_numbers, trainer.mistake_log, strict=True)
+        ],
+        "locked": sorted(path.name for path in folder.glob("_run*")),
+    }
+    trainer.save_model(str(folder / "pair"))
+    if job.get("resume"):
+        again = training(
+            folder, job["variants"][0], save_strategy="steps", save_steps=10, mistake_log_export_rows=10_000
+        )
+        again.train(resume_from_checkpoint=str(folder / "checkpoint-10"))
+        found["resumed"] = whole_state(again)
+    return found
+
+
+def main(folder: Path, job: dict[str, Any]) -> None:
+    """Train the variants that a job names."""
+    if "CPU_IS_ACCELERATOR" in os.environ:
+        from tests.helpers.cpu_as_accelerator import take_cpu_for_accelerator
+
+        take_cpu_for_accelerator()
+    from tests.helpers.training_helpers import logged
+
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    for place, variant in enumerate(job["variants"]):
+        own = folder / variant
+        changes: dict[str, Any] = {}
+        if place == 0:
+            changes = {"save_strategy": "steps", "save_steps": 10, "mistake_log_export_rows": 10_000}
+        trainer = training(own, variant, **changes)
+        trainer.train(resume_from_checkpoint=job.get("from"))
+        found[variant] = {
+            "losses": logged(trainer, "pilot_loss"),
+            "copilot_losses": logged(trainer, "copilot_loss"),
+            "state": whole_state(trainer),
+            "about": about_parameters(trainer),
+        }
+        if place == 0 and not job.get("from"):
+            found[variant] |= first_variant(trainer, own, job)
+    torch.save(found, folder / f"found-{os.environ.get('RANK', '0')}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
