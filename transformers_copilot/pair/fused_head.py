@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .cache_pilot_copilot import PilotCopilotCache
 from .correction import (
@@ -28,7 +28,7 @@ from .correction import (
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake
 from .options import chosen
-from .pilot_head import narrowed
+from .pilot_head import is_plain_linear, narrowed
 from .rationale import Capture
 
 
@@ -98,7 +98,7 @@ def share_head(pair: Corrector, step: GeneratedStep, cache: PilotCopilotCache | 
         return
     head = pair.get_output_embeddings()
     # With gradients the head has to be detached for the Copilot's row, which a shared product cannot be.
-    plain = type(head) is nn.Linear and cast(Tensor | None, head.bias) is None and head.weight.device.type != "meta"
+    plain = is_plain_linear(head) and cast(Tensor | None, head.bias) is None and head.weight.device.type != "meta"
     if plain and chosen("head", pair.copilot.config.head) == "pilot" and not torch.is_grad_enabled():
         captured.head_rows = lambda: pair.copilot.head_shift(
             copilot_rows(pair, step, cache, captured), captured.head_input

@@ -58,7 +58,15 @@ from .modeling_outputs import PairCall, PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, round_loss
 from .options import check_token_ids, chosen
 from .pilot import auto_class_for, forward_with_inputs, has_adapter, parameters_of
-from .pilot_head import HeadMap, find_head_map, finite_product, narrowed, product_with_rows
+from .pilot_head import (
+    HeadMap,
+    find_head_map,
+    finite_product,
+    gather,
+    is_plain_linear,
+    narrowed,
+    product_with_rows,
+)
 from .quantization import adopt_quantization
 from .rationale import Capture, RationaleRecorder
 from .saved_files import checksums_in
@@ -329,7 +337,9 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         """
         if chosen("head", self.copilot.config.head) == "own":
             return None
-        return self.pilot.get_input_embeddings().weight.detach()
+        embedding = self.pilot.get_input_embeddings()
+        gather(embedding)
+        return embedding.weight.detach()
 
     def correction(self, states: Tensor | None, head_states: Tensor | None) -> Tensor:
         """f from the Copilot's states; with `head="pilot"` through the Pilot's head, read only.
@@ -349,9 +359,11 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
 
     def _read_pilot_head(self, states: Tensor, with_bias: bool = False) -> Tensor:
         head = self.pilot.get_output_embeddings()
+        gather(head)
         bias = cast(Tensor | None, getattr(head, "bias", None))
-        if type(head) is nn.Linear:
-            output = finite_product(product_with_rows(narrowed(states, head.weight.dtype), head.weight.detach()))
+        if is_plain_linear(head):
+            weight = cast(Tensor, head.weight).detach()
+            output = finite_product(product_with_rows(narrowed(states, weight.dtype), weight))
             return output if bias is None or not with_bias else output + bias.detach()
         detached = {name: parameter.detach() for name, parameter in head.named_parameters()}
         output = finite_product(torch.func.functional_call(head, detached, (states,)))

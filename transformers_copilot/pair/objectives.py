@@ -19,6 +19,7 @@ from .fusion import rectified_log_probabilities
 from .mistake_batch import MistakeBatch
 from .mistakes import rows_in_cache
 from .options import chosen
+from .pilot_head import gather
 
 
 # Added under the root of "rmse" so that its gradient at an exact fit is finite.
@@ -187,9 +188,11 @@ def _feedback(pair: Any, batch: MistakeBatch) -> Any:
 def _question(pair: Any, batch: MistakeBatch) -> Tensor | None:
     if batch.question is not None or batch.question_mask is not None or feedback_kind(pair) is None:
         return batch.question
+    embedding = pair.get_input_embeddings()
+    gather(embedding)
     with torch.no_grad():
         # Without hooks: a Trainer's NEFTune hook would add noise, and draw it from the Pilot's random stream.
-        return pair.get_input_embeddings().forward(batch.token_ids)
+        return embedding.forward(batch.token_ids)
 
 
 def _head_learns(pair: Any) -> bool:

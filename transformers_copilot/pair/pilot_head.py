@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -38,6 +38,37 @@ def product_with_rows(states: Tensor, weight: Tensor) -> Tensor:
         rows = F.pad(rows, (0, 0, 0, 1))  # one column would take the slower matrix-vector way
     product = torch.mm(weight, rows.t()).t()
     return product[: states.numel() // states.shape[-1]].reshape(*states.shape[:-1], -1)
+
+
+def is_plain_linear(head: nn.Module) -> bool:
+    """Whether a head is a matrix and nothing else: `nn.Linear` itself, also where FSDP2 has given it a class with that
+    for its last base.
+
+    Returns:
+        `bool`
+    """
+    return (type(head).__bases__[-1] if is_sharded(head) else type(head)) is nn.Linear
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 spreads a module's weights over processes.
+
+    Returns:
+        `bool`
+    """
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
+def gather(module: nn.Module) -> None:
+    """Have a module's weights here for reading them outside its own pass, where FSDP2 spreads them over processes. They
+    stay, as a gradient may go through them, until FSDP2 spreads them again: after the module's own pass, or at the end
+    of the backward pass."""
+    if is_sharded(module):
+        cast(Any, module).unshard()
 
 
 def narrowed(states: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,9 +7,16 @@ import math
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import (
+    FSDP_MODEL_NAME,
+    OPTIMIZER_NAME,
+    SCHEDULER_NAME,
+    TRAINER_STATE_NAME,
+    TRAINING_ARGS_NAME,
+)
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
@@ -131,6 +138,42 @@ def check_whole(folder: str | Path, output_dir: str | Path | None = None) -> Non
             f"{folder} can't be resumed from with all its exported rows ({problem}). {advice}. To go on without these "
             f"rows, delete {_ROWS_FILES} there."
         )
+
+
+def check_kept_alike(folder: str | Path, fsdp_plugin: Any, uses_deepspeed: bool) -> None:
+    """Refuse a checkpoint whose weights and optimizer's state lie there in another way than this run reads them.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint's.
+        fsdp_plugin (*optional*): accelerate's, where this run uses FSDP2.
+        uses_deepspeed (`bool`): whether this run uses DeepSpeed.
+
+    Raises:
+        ValueError: it was written by a run that was launched in another way.
+    """
+    if fsdp_plugin is not None:
+        own = _FULL if "FULL" in str(fsdp_plugin.state_dict_type) else _SHARDED
+    else:
+        own = _DEEPSPEED if uses_deepspeed else _PLAIN
+    if (found := _kept_by(Path(folder))) != own:
+        raise ValueError(
+            f"{folder} was written by {found}, and this run is {own}: the optimizer's state lies there in another way, "
+            "so it can't be gone on with. Launch this run as that one was (any number of processes will do), or begin "
+            "a new one from a saved pair."
+        )
+
+
+_PLAIN, _DEEPSPEED = "one process or DDP", "DeepSpeed"
+_FULL, _SHARDED = "FSDP2 with FULL_STATE_DICT", "FSDP2 with SHARDED_STATE_DICT"
+
+
+def _kept_by(folder: Path) -> str:
+    """What wrote a checkpoint, by the names of its files."""
+    if (folder / f"{FSDP_MODEL_NAME}.bin").is_file():
+        return _FULL
+    if any(folder.glob(f"{FSDP_MODEL_NAME}_*")):
+        return _SHARDED
+    return _DEEPSPEED if (folder / "latest").is_file() else _PLAIN
 
 
 def is_torn(folder: str | Path) -> bool:
@@ -278,6 +321,7 @@ def _in_words(error: Exception) -> str:
 
 
 __all__ = [
+    "check_kept_alike",
     "check_whole",
     "checkpoint_to_resume",
     "checkpoints_of",

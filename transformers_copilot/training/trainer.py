@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.utils import logging
@@ -32,7 +33,7 @@ from ..pair.options import chosen
 from ..pair.trl_trainers import check_trl_trainer, trainer_that_teaches_both
 from .argument_checks import check_arguments, check_devices, check_recorded_training
 from .callback import MistakeLogCallback, rows_writer
-from .checkpoints import check_whole, checkpoint_to_resume, checkpoints_of
+from .checkpoints import check_kept_alike, check_whole, checkpoint_to_resume, checkpoints_of
 from .held_out import HeldOutCollator, hold_out, pilots_batch
 from .live_metrics import MistakePicturesCallback
 from .optimization import (
@@ -273,11 +274,14 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
     def _checkpoint_of(self, folder: str, given: str | bool | None) -> str | None:
         """The checkpoint to go on from, which is whole."""
         with_rows = bool(self.args.mistake_log_export_rows)
-        if given is True:
-            return checkpoint_to_resume(folder, with_rows)
         if not given:
             return None
-        check_whole(given, folder if with_rows else None)
+        if given is True:
+            given = checkpoint_to_resume(folder, with_rows)
+        else:
+            check_whole(given, folder if with_rows else None)
+        fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        check_kept_alike(given, fsdp, self.is_deepspeed_enabled)
         return given
 
     def _clear_up(self, folder: str, is_new: bool) -> None:
@@ -563,7 +567,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             norm = super()._get_grad_norm(pair.pilot)
         own = self._clip_copilot()
         self._add("copilot_grad_norm", own)
-        return own if norm is None else norm
+        return own if norm is None else _whole(norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # With `max_grad_norm=0` Trainer only asks for the norm; the Copilot may have a bound of its own all the same.
@@ -571,7 +575,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
 
     def _clip_copilot(self) -> Tensor:
         limit = self.args.of_copilot("max_grad_norm")
-        return nn.utils.clip_grad_norm_(self.pair.copilot.parameters(), limit if limit > 0 else float("inf"))
+        return _whole(nn.utils.clip_grad_norm_(self.pair.copilot.parameters(), limit if limit > 0 else float("inf")))
 
     def _further_copilot_steps(self) -> None:
         """The second and later steps of the Copilot in a round: only its own parameters have gradients."""
@@ -627,6 +631,11 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         """Forget what training has summed up and not logged yet: it begins anew."""
         self._sums: dict[str, Tensor] = {}
         self._summed_steps = 0
+
+
+def _whole(norm: Any) -> Any:
+    """A gradient's norm over all processes, where each has a share of the gradient."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _is_recorded(batch: Any) -> bool:

@@ -21,6 +21,7 @@ from transformers.utils import PushInProgress, logging
 from ..hub.model_card import is_ours, make_card, users_readme
 from ..hub.push import files_of, hub_api, push_errors_explained, push_files
 from ..mistake_log.export import ROWS_FOLDER
+from ..pair.pilot_head import is_sharded
 from .card import facts_of_training
 from .checkpoints import FILES_NAME, is_torn, write_files_list
 
@@ -122,6 +123,21 @@ class CopilotSavingMixin(_TrainerBase):
                 f"The state that was resumed from names {best} as the best checkpoint, which lies neither in "
                 f"{self.args.output_dir} nor beside the resumed one. It is not followed: the last weights stay."
             )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole pair; see `Trainer.save_model`, which writes nothing where FSDP2 keeps shards in checkpoints.
+        All processes have to call it.
+
+        Args:
+            output_dir (`str`, *optional*): the folder. Defaults to the arguments' `output_dir`.
+        """
+        of_checkpoint = _internal_call and output_dir is not None
+        if of_checkpoint or not (self.is_fsdp_enabled and is_sharded(self.model)):
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
