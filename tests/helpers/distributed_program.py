@@ -3,39 +3,44 @@ process writes what it found into a file of its own.
 
     accelerate launch ... tests/helpers/distributed_program.py FOLDER JOB
 
-`JOB` is JSON: which variants to train, and what to do with the first of them.
+`JOB` is JSON: which variants to train, and what to do with the first of them; or the words of a command.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
+from transformers import PrinterCallback, TrainerCallback
 
 
 STEPS, SEQUENCES_OF_STEP = 20, 4  # a micro-batch is one sequence, so that any number of processes makes the same ones
 
+SAVING = {"save_strategy": "steps", "save_steps": 10, "mistake_log_export_rows": 10_000}
+
 # Keywords of `make_pair`, and training arguments.
+_BRANCH = {"copilot": {"form": "branch", "num_hidden_layers": 1}, "random_head": True}
+_LINEAR = {"copilot": {"form": "linear"}, "random_head": True}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "branch": ({"copilot": {"form": "branch", "num_hidden_layers": 1}}, {"mistake_log_draw": "newest"}),
-    "linear": ({"family": "llama-tied", "copilot": {"form": "linear"}}, {"mistake_log_draw": "uniform"}),
+    "branch": (_BRANCH, {"mistake_log_draw": "newest"}),
+    "linear": ({"family": "llama-tied", **_LINEAR}, {"mistake_log_draw": "uniform"}),
     "decoder": ({"random_head": True}, {"mistake_log_draw": "uniform", "mistakes_from": "all"}),
-    "twice": ({"copilot": {"form": "branch", "num_hidden_layers": 1}}, {"copilot_steps_per_round": 2}),
-    "frozen": ({"copilot": {"form": "linear"}}, {"freeze_pilot": True, "copilot_steps_per_round": 2}),
+    "twice": (_BRANCH, {"copilot_steps_per_round": 2}),
+    "frozen": (_LINEAR, {"freeze_pilot": True}),
 }
 
 
-def training(folder: Path, variant: str, **changes: Any) -> Any:
+def training(folder: Path, variant: str, pair: Any, **changes: Any) -> Any:
     """A trainer of a variant, with rows of unequal lengths."""
-    from transformers import PrinterCallback
+    from tests.helpers.training_helpers import make_trainer, reversal_rows
 
-    from tests.helpers.training_helpers import make_pair, make_trainer, reversal_rows
-
-    of_pair, of_training = VARIANTS[variant]
+    _, of_training = VARIANTS[variant]
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     given = {
         "max_steps": STEPS,
@@ -50,7 +55,7 @@ def training(folder: Path, variant: str, **changes: Any) -> Any:
         **of_training,
         **changes,
     }
-    trainer = make_trainer(folder, make_pair(**of_pair), rows=reversal_rows(48), **given)
+    trainer = make_trainer(folder, pair, rows=reversal_rows(48), **given)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -58,7 +63,7 @@ def training(folder: Path, variant: str, **changes: Any) -> Any:
 def whole_state(trainer: Any) -> dict[str, torch.Tensor]:
     """The pair's weights, put together from all processes; empty in those that have none to write."""
     given = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    return {name: tensor.detach().clone() for name, tensor in given.items()}
+    return {name: tensor.detach().clone() for name, tensor in (given or {}).items()}
 
 
 def about_parameters(trainer: Any) -> dict[str, Any]:
@@ -66,7 +71,9 @@ def about_parameters(trainer: Any) -> dict[str, Any]:
     kinds = {name: type(weight.data).__name__ for name, weight in trainer.pair.named_parameters()}
     own = [module for module in trainer.pair.modules() if type(module).__name__.startswith("FSDP")]
     engine = trainer.model_wrapped
+    here = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in trainer.pair.parameters()]
     return {
+        "numbers_here": sum(weight.numel() for weight in here),
         "kinds": sorted(set(kinds.values())),
         "sharded": sorted({type(module).__name__ for module in own}),
         "wrapper": type(engine).__name__,
@@ -75,7 +82,7 @@ def about_parameters(trainer: Any) -> dict[str, Any]:
     }
 
 
-def first_variant(trainer: Any, folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+def first_variant(trainer: Any, folder: Path, job: dict[str, Any], fresh: Any) -> dict[str, Any]:
     """What is done with one trained pair: an evaluation and a fit on data that no number of processes divides, saving,
     and going on from the middle."""
     from tests.helpers.training_helpers import collate, reversal_rows
@@ -96,12 +103,27 @@ def first_variant(trainer: Any, folder: Path, job: dict[str, Any]) -> dict[str, 
     }
     trainer.save_model(str(folder / "pair"))
     if job.get("resume"):
-        again = training(
-            folder, job["variants"][0], save_strategy="steps", save_steps=10, mistake_log_export_rows=10_000
-        )
+        again = training(folder, job["variants"][0], fresh, **job.get("arguments", {}), **SAVING)
         again.train(resume_from_checkpoint=str(folder / "checkpoint-10"))
         found["resumed"] = whole_state(again)
     return found
+
+
+class Killed(TrainerCallback):
+    """Ends one process as the kernel does that is out of memory.
+
+    Args:
+        rank (`int`): which.
+        step (`int`): after which step.
+    """
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Kill this process, if it is the one."""
+        if (args.process_index, state.global_step) == (self.rank, self.step):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(folder: Path, job: dict[str, Any]) -> None:
@@ -110,16 +132,25 @@ def main(folder: Path, job: dict[str, Any]) -> None:
         from tests.helpers.cpu_as_accelerator import take_cpu_for_accelerator
 
         take_cpu_for_accelerator()
-    from tests.helpers.training_helpers import logged
+    from tests.helpers.training_helpers import logged, make_pair
 
     torch.set_num_threads(1)
+    if "command" in job:
+        from transformers_copilot.commands.main import main as command
+
+        sys.exit(command([*job["command"], "--use_cpu", str("CPU_IS_ACCELERATOR" not in os.environ)]))
+    # Before any trainer: once there is one with ZeRO-3, transformers spreads every model that is made.
+    pairs = {variant: make_pair(**VARIANTS[variant][0]) for variant in job["variants"]}
+    fresh = make_pair(**VARIANTS[job["variants"][0]][0])
     found: dict[str, Any] = {}
     for place, variant in enumerate(job["variants"]):
         own = folder / variant
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = dict(job.get("arguments", {}))
         if place == 0:
-            changes = {"save_strategy": "steps", "save_steps": 10, "mistake_log_export_rows": 10_000}
-        trainer = training(own, variant, **changes)
+            changes |= SAVING
+        trainer = training(own, variant, pairs[variant], **changes)
+        if "dies" in job:
+            trainer.add_callback(Killed(**job["dies"]))
         trainer.train(resume_from_checkpoint=job.get("from"))
         found[variant] = {
             "losses": logged(trainer, "pilot_loss"),
@@ -128,7 +159,7 @@ def main(folder: Path, job: dict[str, Any]) -> None:
             "about": about_parameters(trainer),
         }
         if place == 0 and not job.get("from"):
-            found[variant] |= first_variant(trainer, own, job)
+            found[variant] |= first_variant(trainer, own, job, fresh)
     torch.save(found, folder / f"found-{os.environ.get('RANK', '0')}.pt")
 
 

@@ -12,7 +12,7 @@ from transformers.utils.hub import resolve_revision
 
 from ..adapters.adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot
 from ..hub.copilot_alone import CopilotCheckpoint
-from ..pair.compatibility import check_pairing, check_pilot, keep_attention_plain, question_size
+from ..pair.compatibility import check_pairing, check_pilot, keep_attention_plain, question_size, refuse_spread_weights
 from ..pair.configuration_copilot import CopilotConfig
 from ..pair.configuration_pilot_copilot import PilotCopilotConfig
 from ..pair.copilot_forms import new_copilot
@@ -201,6 +201,7 @@ def build_pair(
             leaves it to the configuration.
         options (`dict`): options by name, and keywords of the Pilot's `from_pretrained`.
     """
+    refuse_spread_weights()
     named = {name: options.pop(name) for name in PAIR_OPTIONS if name in options}
     own = {**(config.option_values() if config is not None else {}), **named}
     checkpoint = CopilotCheckpoint.find(copilot, options.pop("copilot_revision", None), options)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .configuration_copilot import CopilotConfig
@@ -183,6 +184,20 @@ def keep_attention_plain(config: CopilotConfig, pilot_config: PreTrainedConfig) 
         config._attn_implementation = "sdpa"
 
 
+def refuse_spread_weights() -> None:
+    """Refuse to make a pair where transformers gives every new model weights of no size.
+
+    Raises:
+        ValueError: there is a trainer with DeepSpeed's ZeRO-3 already.
+    """
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "a pair can't be made while DeepSpeed's ZeRO-3 spreads the weights of every new model: its parts are "
+            "compared and made of whole ones. Make it before the trainer, with `zero3_init_flag: false` in accelerate's "
+            "configuration, as in examples/accelerate/zero3.yaml."
+        )
+
+
 __all__ = [
     "check_head",
     "check_holds_pair",
@@ -191,4 +206,5 @@ __all__ = [
     "check_whole",
     "keep_attention_plain",
     "question_size",
+    "refuse_spread_weights",
 ]

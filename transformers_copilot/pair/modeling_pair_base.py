@@ -27,6 +27,7 @@ from .compatibility import (
     check_whole,
     keep_attention_plain,
     question_size,
+    refuse_spread_weights,
 )
 from .configuration_copilot import CopilotConfig
 from .configuration_pilot_copilot import PilotCopilotConfig
@@ -210,6 +211,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
                 fetched.
             OSError: a file of it is missing or can't be reached.
         """
+        refuse_spread_weights()
         source = pretrained_model_name_or_path
         hub: dict[str, Any] = {
             name: kwargs[name]

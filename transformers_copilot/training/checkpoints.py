@@ -140,13 +140,13 @@ def check_whole(folder: str | Path, output_dir: str | Path | None = None) -> Non
         )
 
 
-def check_kept_alike(folder: str | Path, fsdp_plugin: Any, uses_deepspeed: bool) -> None:
+def check_kept_alike(folder: str | Path, fsdp_plugin: Any = None, of_deepspeed: int | None = None) -> None:
     """Refuse a checkpoint whose weights and optimizer's state lie there in another way than this run reads them.
 
     Args:
         folder (`str` or `Path`): the checkpoint's.
         fsdp_plugin (*optional*): accelerate's, where this run uses FSDP2.
-        uses_deepspeed (`bool`): whether this run uses DeepSpeed.
+        of_deepspeed (`int`, *optional*): how many processes this run has, where it uses DeepSpeed.
 
     Raises:
         ValueError: it was written by a run that was launched in another way.
@@ -154,12 +154,19 @@ def check_kept_alike(folder: str | Path, fsdp_plugin: Any, uses_deepspeed: bool)
     if fsdp_plugin is not None:
         own = _FULL if "FULL" in str(fsdp_plugin.state_dict_type) else _SHARDED
     else:
-        own = _DEEPSPEED if uses_deepspeed else _PLAIN
+        own = _PLAIN if of_deepspeed is None else _DEEPSPEED
     if (found := _kept_by(Path(folder))) != own:
         raise ValueError(
             f"{folder} was written by {found}, and this run is {own}: the optimizer's state lies there in another way, "
-            "so it can't be gone on with. Launch this run as that one was (any number of processes will do), or begin "
-            "a new one from a saved pair."
+            "so it can't be gone on with. Launch this run as that one was, or begin a new one from a saved pair."
+        )
+    if of_deepspeed is None:
+        return
+    saved = len({path.name for path in Path(folder).glob("*/*zero_pp_rank_*_optim_states.pt")})
+    if saved not in (0, of_deepspeed):
+        raise ValueError(
+            f"{folder} was written by {saved} processes of DeepSpeed, and this run has {of_deepspeed}: DeepSpeed "
+            f"doesn't share its optimizer's state out anew. Launch {saved} processes, or train with DDP or FSDP2, which do."
         )
 
 

@@ -12,6 +12,10 @@ import torch
 from ..mistake_log.recording import data_digest
 
 
+_SHARDS_NOTHING = (
+    "{name} is asked for, and accelerate spreads nothing here: it does so on accelerators only, and would train with "
+    "DDP without saying so. Use examples/accelerate/ddp.yaml on a CPU."
+)
 _NOT_SIZED, _NOT_COMPARED = -1, 0
 # accelerate's ways of dividing up one text or one layer, of which a mistake has to be whole.
 _DIVIDED = {"tp": "tensor parallelism", "cp": "context parallelism", "sp": "sequence parallelism"}
@@ -35,6 +39,7 @@ def check_launch(args: Any, accelerator: Any) -> None:
             "an accelerator, and this machine has none. Say `use_cpu=True` (`--use_cpu`) to train on its CPU."
         )
     _check_fsdp(args, accelerator)
+    _check_deepspeed(args, accelerator)
     divided = getattr(accelerator, "parallelism_config", None)
     for name, what in _DIVIDED.items():
         size = getattr(divided, f"{name}_size", 1) or 1
@@ -51,14 +56,33 @@ def _check_fsdp(args: Any, accelerator: Any) -> None:
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     wanted = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if plugin is None and wanted:
-        raise ValueError(
-            "FSDP is asked for, and accelerate shards nothing here: it does so on accelerators only, and otherwise "
-            "trains with DDP without saying so. Use examples/accelerate/ddp.yaml on a CPU."
-        )
+        raise ValueError(_SHARDS_NOTHING.format(name="FSDP"))
     if plugin is not None and plugin.fsdp_version != 2:
         raise ValueError(
             "`fsdp_version: 1` is refused: it clips gradients of each part by those of one process only. Set "
             "`fsdp_version: 2`, as examples/accelerate/fsdp2.yaml does."
+        )
+
+
+def _check_deepspeed(args: Any, accelerator: Any) -> None:
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is None:
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            raise ValueError(_SHARDS_NOTHING.format(name="DeepSpeed"))
+        return
+    own, of_copilot = args.max_grad_norm, args.of_copilot("max_grad_norm")
+    fixed = plugin.deepspeed_config.get("gradient_clipping")
+    clips = own > 0 or of_copilot > 0 or (isinstance(fixed, (int, float)) and fixed > 0)
+    if clips and not (args.freeze_pilot and own == of_copilot):
+        raise ValueError(
+            f"`max_grad_norm={own}`, `copilot_max_grad_norm={of_copilot}` beside DeepSpeed: it clips by one norm of "
+            "all weights, and each part is to be clipped by its own. Set `max_grad_norm=0` (`--max_grad_norm 0`), "
+            "leave `copilot_max_grad_norm` out, and say `gradient_clipping: auto` in its configuration; or take FSDP2."
+        )
+    if args.copilot_steps_per_round > 1:
+        raise ValueError(
+            f"`copilot_steps_per_round={args.copilot_steps_per_round}` beside DeepSpeed, whose engine knows of one "
+            "kind of step only, in which all weights move. Set it to 1, or take DDP or FSDP2."
         )
 
 

@@ -281,7 +281,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         else:
             check_whole(given, folder if with_rows else None)
         fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        check_kept_alike(given, fsdp, self.is_deepspeed_enabled)
+        check_kept_alike(given, fsdp, self.args.world_size if self.is_deepspeed_enabled else None)
         return given
 
     def _clear_up(self, folder: str, is_new: bool) -> None:
@@ -557,7 +557,10 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         self.mistake_callback.hand(None if empty else record)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clip each part by its own norm; the Pilot's is returned, or the Copilot's beside a frozen Pilot."""
+        """Clip each part by its own norm; the Pilot's is returned, or the Copilot's beside a frozen Pilot. DeepSpeed
+        has stepped already, and knows the norm of all that learns."""
+        if self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
         pair, norm = self.pair, None
         if pair.pilot_is_frozen:
             self.accelerator.unscale_gradients()
