@@ -193,8 +193,8 @@ def refuse_spread_weights() -> None:
     if is_deepspeed_zero3_enabled():
         raise ValueError(
             "a pair can't be made while DeepSpeed's ZeRO-3 spreads the weights of every new model: its parts are "
-            "compared and made of whole ones. Make it before the trainer, with `zero3_init_flag: false` in accelerate's "
-            "configuration, as in examples/accelerate/zero3.yaml."
+            "compared and made of whole ones. Make it before the trainer, with `zero3_init_flag: false` in "
+            "accelerate's configuration, as in examples/accelerate/zero3.yaml."
         )
 
 

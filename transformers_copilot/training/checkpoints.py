@@ -166,7 +166,7 @@ def check_kept_alike(folder: str | Path, fsdp_plugin: Any = None, of_deepspeed: 
     if saved not in (0, of_deepspeed):
         raise ValueError(
             f"{folder} was written by {saved} processes of DeepSpeed, and this run has {of_deepspeed}: DeepSpeed "
-            f"doesn't share its optimizer's state out anew. Launch {saved} processes, or train with DDP or FSDP2, which do."
+            f"doesn't share its optimizer's state out anew. Launch {saved} processes; DDP and FSDP2 take any number."
         )
 
 
