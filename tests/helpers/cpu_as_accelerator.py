@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import CPUOffloadPolicy
 
 
 def take_cpu_for_accelerator() -> None:
@@ -18,3 +19,4 @@ def take_cpu_for_accelerator() -> None:
         return "gloo", DistributedType.MULTI_GPU
 
     PartialState._prepare_backend = prepared
+    CPUOffloadPolicy.__init__.__defaults__ = (False,)  # `pin_memory`, which only an accelerator's driver can do

@@ -57,6 +57,9 @@ def training(folder: Path, variant: str, pair: Any, **changes: Any) -> Any:
     }
     trainer = make_trainer(folder, pair, rows=reversal_rows(48), **given)
     trainer.remove_callback(PrinterCallback)
+    if trainer.is_deepspeed_enabled:  # ZeRO-3 would leave weights as small as these whole
+        config = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return trainer
 
 

@@ -662,7 +662,8 @@ if empty:  # the first process's batches have no supervised token
     none = [{**row, "labels": [-100] * len(row["labels"])} for row in rows]
     rows = [none[i] if (i // size) % 2 == 0 else row for i, row in enumerate(rows)]
 trainer = make_trainer(folder, pair, rows=rows, per_device_train_batch_size=size, train_sampling_strategy="sequential",
-                       optim="sgd", max_grad_norm=0.0, ddp_find_unused_parameters=False, learning_rate=0.1,
+                       optim="sgd", max_grad_norm=0.0, ddp_find_unused_parameters=empty, learning_rate=0.1,
+                       copilot_steps_per_round=2 if empty else 1,
                        copilot_learning_rate=0.01, max_steps=4, save_strategy="steps", save_steps=4)
 trainer.train()
 metrics = trainer.evaluate()
