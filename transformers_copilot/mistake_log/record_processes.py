@@ -50,7 +50,8 @@ class RecordingProcesses:
     """
 
     def __init__(self) -> None:
-        self.index, self.count = 0, 1
+        self.index = 0
+        self.count = 1
         self._local = (0, 1)
         self._group: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
