@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from datasets import Dataset
 
 import transformers_copilot.commands.record as record_command
@@ -291,7 +290,6 @@ def test_a_refused_call_leaves_no_folder(tmp_path):
 def test_a_share_that_was_killed_goes_on_beside_the_others(tmp_path):
     pair, rows = make_pair(), reversal_rows(ROWS)
     pair.head_map  # noqa: B018 - found out here, not in the fork
-    torch.set_num_threads(1)
 
     def act(ready):
         save, written = record_shards.save_file, []
