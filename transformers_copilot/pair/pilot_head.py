@@ -44,6 +44,9 @@ def is_plain_linear(head: nn.Module) -> bool:
     """Whether a head is a matrix and nothing else: `nn.Linear` itself, also where FSDP2 has given it a class with that
     for its last base.
 
+    Args:
+        head (`torch.nn.Module`): a model's output embeddings.
+
     Returns:
         `bool`
     """
@@ -52,6 +55,9 @@ def is_plain_linear(head: nn.Module) -> bool:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP2 spreads a module's weights over processes.
+
+    Args:
+        module (`torch.nn.Module`): what may have been given to `fully_shard`.
 
     Returns:
         `bool`
@@ -64,9 +70,12 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def gather(module: nn.Module) -> None:
-    """Have a module's weights here for reading them outside its own pass, where FSDP2 spreads them over processes. They
-    stay, as a gradient may go through them, until FSDP2 spreads them again: after the module's own pass, or at the end
-    of the backward pass."""
+    """Have a module's weights here for reading them outside its own pass, where FSDP2 spreads them over processes.
+
+    Args:
+        module (`torch.nn.Module`): its weights stay, as a gradient may go through them, until FSDP2 spreads them again:
+            after the module's own pass, or at the end of the backward pass.
+    """
     if is_sharded(module):
         cast(Any, module).unshard()
 

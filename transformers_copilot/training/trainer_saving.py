@@ -130,6 +130,7 @@ class CopilotSavingMixin(_TrainerBase):
 
         Args:
             output_dir (`str`, *optional*): the folder. Defaults to the arguments' `output_dir`.
+            _internal_call (`bool`, *optional*, defaults to `False`): whether Trainer itself calls, which pushes then.
         """
         of_checkpoint = _internal_call and output_dir is not None
         if of_checkpoint or not (self.is_fsdp_enabled and is_sharded(self.model)):
