@@ -31,6 +31,7 @@ from transformers_copilot import (
     PilotCopilotForSeq2SeqLM,
     PilotCopilotSeq2SeqConfig,
 )
+from transformers_copilot.pair.meta_device import NoDrawsOnMeta
 
 
 PairOf = Callable[..., PreTrainedModel]
@@ -56,6 +57,30 @@ def output(pair: PreTrainedModel) -> torch.Tensor:
 def shape(pair: PreTrainedModel) -> dict[str, Any]:
     """The Copilot's configuration; files say the weights' type besides."""
     return {name: value for name, value in pair.config.copilot.to_dict().items() if name != "dtype"}
+
+
+def test_loading_draws_no_first_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the meta device there is nothing to draw; elsewhere torch draws as ever, beside a loading too."""
+    pair = build_pair(build_pilot(*TINY["llama"]), copilot={"num_hidden_layers": 2})
+    pair.save_pretrained(tmp_path)
+    drawn: list[str] = []
+    plain = torch.Tensor.uniform_
+
+    def noted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        drawn.append(tensor.device.type)
+        return plain(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", noted)
+    loaded = PilotCopilotForCausalLM.from_pretrained(tmp_path)
+    assert drawn == []
+    check_same_output(loaded.eval(), pair)
+    with NoDrawsOnMeta(), torch.device("meta"):
+        empty = torch.nn.Linear(3, 3)
+        full = torch.nn.Linear(3, 3, device="cpu")
+    assert empty.weight.is_meta and set(drawn) == {"cpu"} and bool(full.weight.any())
+    with torch.device("meta"):
+        torch.nn.Linear(3, 3)
+    assert "meta" in drawn  # what is left out would be noted
 
 
 def check_same_output(loaded: PreTrainedModel, pair: PreTrainedModel) -> None:

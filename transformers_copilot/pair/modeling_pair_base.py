@@ -54,6 +54,7 @@ from .loading import (
     load_errors_explained,
     refuse_adapter_beside,
 )
+from .meta_device import NoDrawsOnMeta
 from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PairCall, PilotCopilotOutput
 from .objectives import copilot_objective, pilot_loss_of, round_loss
@@ -125,7 +126,8 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         config.check_options()
         if pilot is None:
             pilot_config = cast(PreTrainedConfig, config.pilot)
-            self.pilot = auto_class_for(pilot_config, self._auto_pilot_class).from_config(pilot_config)
+            with NoDrawsOnMeta():
+                self.pilot = auto_class_for(pilot_config, self._auto_pilot_class).from_config(pilot_config)
         else:
             self.pilot = pilot
             # Two classes may share a kind of configuration: the one that is saved says which of them it is of.
@@ -135,7 +137,8 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
         check_pairing(self.pilot.config, copilot_config, question_size(self.pilot))
         check_head(self.pilot, copilot_config)
         keep_attention_plain(copilot_config, self.pilot.config)
-        self.copilot = new_copilot(copilot_config) if copilot is None else copilot
+        with NoDrawsOnMeta():
+            self.copilot = new_copilot(copilot_config) if copilot is None else copilot
         self.config.pilot, self.config.copilot = self.pilot.config, self.copilot.config
         self.recorder = RationaleRecorder(self.pilot)
         self._read_pilot_inputs()
