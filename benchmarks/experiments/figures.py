@@ -38,10 +38,12 @@ def cost_figure(experiments: dict[str, list[dict[str, Any]]], titles: dict[str, 
         path: The PNG file.
     """
     experiments = {name: lines for name, lines in experiments.items() if any("control" in x["results"] for x in lines)}
-    figure, axes = plt.subplots(
-        1, len(experiments), figsize=(1.5 + 4.6 * len(experiments), 4.4), layout="constrained", squeeze=False
-    )
-    for panel, (name, lines) in zip(axes[0], experiments.items(), strict=True):
+    columns = min(2, len(experiments))
+    rows = -(-len(experiments) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(7.5 * columns, 4.4 * rows), layout="constrained", squeeze=False)
+    for panel in axes.flat[len(experiments) :]:
+        panel.set_axis_off()
+    for panel, (name, lines) in zip(axes.flat, experiments.items(), strict=False):
         shown = sorted(points(with_likelihoods(lines)[-1]), key=lambda point: point[2])
         for place, (label, minutes, gain, color) in enumerate(shown):
             panel.scatter(minutes, gain, color=color, s=28, zorder=3)
@@ -53,7 +55,8 @@ def cost_figure(experiments: dict[str, list[dict[str, Any]]], titles: dict[str, 
         panel.set_title(titles[name], fontsize=9)
         panel.set_xlabel("all training, processor minutes a seed")
         panel.grid(alpha=0.3)
-    axes[0][0].set_ylabel("gain over the finished Pilot, nats a token")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("gain over the finished Pilot, nats a token")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
