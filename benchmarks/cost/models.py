@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, set_seed
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
+from benchmarks.paper.shapes import config_of
 from transformers_copilot import PilotCopilotForCausalLM
 
 
@@ -32,21 +33,11 @@ def smollm2_shape() -> LlamaConfig:
     )
 
 
-def llama31_8b_shape() -> LlamaConfig:
+def llama31_8b_shape() -> PreTrainedConfig:
     """The shape of Llama-3.1-8B."""
-    return LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=131072,
-        rope_theta=500_000.0,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-        pad_token_id=2,
-    )
+    config = config_of("meta-llama/Llama-3.1-8B")
+    config.pad_token_id = 2
+    return config
 
 
 def tiny_shape() -> LlamaConfig:
@@ -74,7 +65,7 @@ class Shape:
         copilot_layers: Layers of decoders.
     """
 
-    config: Callable[[], LlamaConfig]
+    config: Callable[[], PreTrainedConfig]
     name: str
     branch_layers: tuple[int, ...] = (2, 6)
     copilot_layers: int = 2
@@ -88,7 +79,7 @@ SHAPES = {
 }
 
 
-def shape_named(name: str) -> LlamaConfig:
+def shape_named(name: str) -> PreTrainedConfig:
     """The configuration of a shape.
 
     Args:

@@ -2,10 +2,8 @@
 
 import argparse
 
-import torch
-
 from benchmarks.cost.models import SHAPES
-from benchmarks.experiments.precision import bfloat16_pays
+from benchmarks.experiments.precision import bfloat16_pays, check_device
 
 
 FORMS = ("linear", "branch", "decoder")
@@ -51,8 +49,7 @@ def read_options(parser: argparse.ArgumentParser, arguments: list[str] | None = 
         The options, with the autocast that this machine gains by where none was asked for.
     """
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no such device; install a torch that has it, or take --device cpu")
+    check_device(parser, options.device)
     shape = SHAPES[options.shape]
     options.branch_layers = options.branch_layers or list(shape.branch_layers)
     options.copilot_layers = options.copilot_layers or shape.copilot_layers

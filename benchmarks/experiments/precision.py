@@ -1,7 +1,8 @@
-"""In which precision a run trains and records: bfloat16 where its experiment wants it and the machine gains by it."""
+"""What a run computes on, and how exactly: in bfloat16 where its experiment wants it and the machine gains by it."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import time
 
@@ -11,6 +12,20 @@ from benchmarks.experiments.spec import Experiment
 
 
 TIMED_SIZE, TIMED_PRODUCTS = 512, 3
+
+
+def check_device(parser: argparse.ArgumentParser, device: str) -> None:
+    """End with a message where a device is asked for that isn't there.
+
+    Args:
+        parser: Whose message it is.
+        device: `cpu` or `cuda`.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            f"--device cuda: torch {torch.__version__} sees no GPU. Install a torch that is built for CUDA, or give "
+            "--device cpu (DEVICE=cpu)."
+        )
 
 
 def uses_bfloat16(spec: Experiment, device: str) -> bool:

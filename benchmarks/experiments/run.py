@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from benchmarks.experiments.pieces import Deadline, OutOfTime
+from benchmarks.experiments.precision import check_device
 from benchmarks.experiments.runs import Runner
 from benchmarks.experiments.spec import read_experiment
 from benchmarks.experiments.store import ResultStore
@@ -53,20 +54,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     check_device(parser, options.device)
     return options
-
-
-def check_device(parser: argparse.ArgumentParser, device: str) -> None:
-    """End with a message where a device is asked for that isn't there.
-
-    Args:
-        parser: Whose message it is.
-        device: `cpu` or `cuda`.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error(
-            f"--device cuda: torch {torch.__version__} sees no GPU. Install a torch that is built for CUDA, or give "
-            "--device cpu (DEVICE=cpu)."
-        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.experiments import run as experiments
+from benchmarks.experiments.precision import check_device
 from benchmarks.experiments.spec import Experiment, read_experiment
 from benchmarks.paper.dry_run import check_sizes, three_steps
 from benchmarks.paper.expectation import Expectation, Machine, expect
@@ -50,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, default=machine.gigabytes, help="a second, in generation; likewise")
     options = parser.parse_args(arguments)
     if not options.dry_run:
-        experiments.check_device(parser, options.device)
+        check_device(parser, options.device)
     return options
 
 

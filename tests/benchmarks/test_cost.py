@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from benchmarks.cost import room
 from benchmarks.cost.models import all_kinds, kind_named, llama31_8b_shape, make_pair, smollm2_shape, tiny_shape
@@ -61,17 +61,7 @@ ROWS += [(kind, f"peak memory, {case}") for case in ("training", "generation") f
 
 def small_llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=0,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(tiny_shape()).eval()
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +250,7 @@ def test_a_device_that_is_not_there_is_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         parse_arguments(["--device", "cuda"])
-    assert "finds no such device" in capsys.readouterr().err
+    assert "sees no GPU" in capsys.readouterr().err
 
 
 @pytest.mark.slow

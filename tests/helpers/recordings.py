@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.training_helpers import make_pair, reversal_rows
+from tests.helpers.byte_tokenizer import byte_tokenizer
+from tests.helpers.training_helpers import make_pair, make_pilot, reversal_rows
 from transformers_copilot import MistakeLog, MistakeRecord, RecordedMistakes, record_mistakes
 from transformers_copilot.commands.main import main
 
 
 ROWS = 20
+
+
+def write_pilot_and_texts(folder: Path) -> None:
+    """A Pilot and forty texts of its own, as a command reads them."""
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(folder / "pilot")
+    ends = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    make_pilot("llama", **ends, eos_token_id=tokenizer.eos_token_id).save_pretrained(folder / "pilot")
+    lines = [json.dumps({"prompt": f"{n}+1=", "target": f" {n + 1}"}) + "\n" for n in range(40)]
+    (folder / "train.jsonl").write_text("".join(lines))
 
 
 def record(folder: Path, pair: Any = None, rows: Any = None, **options: Any) -> RecordedMistakes:

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.helpers.byte_tokenizer import byte_tokenizer
 from tests.helpers.distributed_program import STEPS, VARIANTS, main
 from tests.helpers.paths import ROOT
-from tests.helpers.training_helpers import largest_difference, make_pilot
+from tests.helpers.recordings import write_pilot_and_texts
+from tests.helpers.training_helpers import largest_difference
 from transformers_copilot import MistakeLog, PilotCopilotForCausalLM
 from transformers_copilot.commands.main import main as command
 from transformers_copilot.training.callback import log_file
@@ -251,12 +251,7 @@ def test_a_process_that_dies_ends_the_run_and_leaves_whole_checkpoints(name: str
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Pilot and data."""
     folder = tmp_path_factory.mktemp("texts")
-    tokenizer = byte_tokenizer()
-    tokenizer.save_pretrained(folder / "pilot")
-    ends = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    make_pilot("llama", **ends, eos_token_id=tokenizer.eos_token_id).save_pretrained(folder / "pilot")
-    lines = [json.dumps({"prompt": f"{n}+1=", "target": f" {n + 1}"}) + "\n" for n in range(40)]
-    (folder / "train.jsonl").write_text("".join(lines))
+    write_pilot_and_texts(folder)
     return folder
 
 

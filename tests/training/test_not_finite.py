@@ -55,6 +55,30 @@ def test_a_further_step_of_the_round_stops_too(tmp_path: Path) -> None:
         trainer.train()
 
 
+COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
+
+
+def test_a_compiled_training_stops_in_the_round_too(tmp_path: Path) -> None:
+    """A compiled pass looks at no numbers, so the trainer does."""
+    trainer = make_trainer(tmp_path, make_pair(copilot={"form": "linear"}), max_steps=6, **COMPILED)
+    trainer.add_callback(SpoilAfter(1, float("nan")))
+    with pytest.raises(ValueError, match="round 1: the Copilot's loss is nan"):
+        trainer.train()
+    assert trainer.state.global_step == 1 and len(trainer.mistake_log) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"), [("input_ids", 9_999, "token id 9999"), ("labels", -5, "-5"), ("labels", 9_999, "9999")]
+)
+def test_a_compiled_training_names_what_is_outside_the_vocabulary(
+    tmp_path: Path, field: str, value: int, told: str
+) -> None:
+    rows = [{**row, field: [*row[field][:-1], value]} for row in reversal_rows(4)]
+    trainer = make_trainer(tmp_path, make_pair(copilot={"form": "linear"}), rows=rows, max_steps=1, **COMPILED)
+    with pytest.raises(ValueError, match=told):
+        trainer.train()
+
+
 @pytest.mark.parametrize(("family", "copilot"), COPILOTS, ids=str)
 def test_training_from_a_record_stops_in_the_round(tmp_path: Path, family: str, copilot: dict[str, Any]) -> None:
     pair, rows = make_pair(family, copilot=copilot), reversal_rows(12, seq2seq=family == "t5")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from transformers import AutoConfig, DataCollatorForSeq2Seq
 from ..hub.pilot_fingerprint import tokenizer_hash
 from ..mistake_log.record_header import RecordHeader, check_begun
 from ..mistake_log.record_joining import join_records
-from ..mistake_log.record_processes import RecordingProcesses, shard_of
+from ..mistake_log.record_processes import RecordingProcesses, processes, shard_of
 from ..mistake_log.record_shards import missing_shards
-from ..mistake_log.recording import Recording, data_digest, own_record, processes
+from ..mistake_log.recording import Recording, data_digest, own_record
 from ..pair.options import OPTION_VALUES, TRAINING_VALUES, check_positive
 from .arguments import make_parser, parse
 from .models import default_device
@@ -89,26 +88,29 @@ def run(arguments: list[str]) -> int:
         return _join(record, _given(options, record, data_options), progress)
     if not options.pilot:
         parser.error("the following arguments are required: --pilot")  # as argparse says it
-    _check(record)
-    with own_record(record.output_dir, _part(record.shard)) as together:
-        return _record(options, record, data_options, together, progress)
+    layers, shard = _check(record)
+    with own_record(record.output_dir, shard) as together:
+        return _record(options, record, data_options, layers, shard, together, progress)
 
 
 def _record(
     options: PairArguments,
     record: RecordArguments,
     data_options: DataArguments,
+    layers: list[int | str],
+    shard: tuple[int, int] | None,
     together: RecordingProcesses,
     progress: bool,
 ) -> int:
-    layers, shard = [_layer(word) for word in record.layers], _part(record.shard)
     data = load_texts(options, data_options, record.seed)
     tokenizer = pilot_tokenizer(options)
     seq2seq = bool(AutoConfig.from_pretrained(options.pilot).is_encoder_decoder)
     items, too_long = encode(tokenizer, data.train, options, seq2seq, tell=together.is_first)
     known = {"sequences": len(items), "data": data_digest(items), "tokenizer_hash": tokenizer_hash(tokenizer)}
     check_begun(record.output_dir, known)
-    pair = build_pair(options, tokenizer).to(record.device or _own_device())
+    pair = build_pair(options, tokenizer).to(
+        record.device or (str(processes().device) if together.count > 1 else default_device())
+    )
     if record.mistakes_from is not None:
         pair.config.mistakes_from = record.mistakes_from
     recording = Recording(
@@ -173,22 +175,17 @@ def _given(*parsed: Any) -> list[str]:
     return found
 
 
-def _check(record: RecordArguments) -> None:
-    """What needs neither data nor model."""
-    shard_of(_part(record.shard))
-    for word in record.layers:
-        _layer(word)
+def _check(record: RecordArguments) -> tuple[list[int | str], tuple[int, int] | None]:
+    """What needs neither data nor model: the layers that are named, and the call's share."""
+    layers, shard = [_layer(word) for word in record.layers], _part(record.shard)
+    shard_of(shard)
     check_positive("sequences_per_shard", record.sequences_per_shard)
     check_positive("batch_size", record.batch_size)
     known = {"sequences_per_shard": record.sequences_per_shard, "dtype": record.state_dtype}
     if record.mistakes_from is not None:
         known["mistakes_from"] = record.mistakes_from
     check_begun(record.output_dir, known)
-
-
-def _own_device() -> str:
-    """Under `torchrun` each process has a device of its own."""
-    return str(processes().device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else default_device()
+    return layers, shard
 
 
 def _layer(word: str) -> int | str:

@@ -66,16 +66,10 @@ def run(arguments: list[str]) -> int:
     if options.dry_run:
         _show_texts(choices, data_options, training.seed)
         return 0
+    has_texts = data_options.task is not None or data_options.dataset is not None
+    _check_baseline(options, has_texts, training.world_size)
     if options.copilot_share or options.copilot_data is not None:
         return _after_each_other(choices, options, data_options, training)
-    if options.baseline is not None and training.world_size > 1:
-        raise ValueError(
-            f"`--baseline {options.baseline}` is given in {training.world_size} processes: it compares two models by "
-            "the time that one process takes. Leave it out, or train in one process."
-        )
-    has_texts = data_options.task is not None or data_options.dataset is not None
-    if options.record is not None and options.baseline is not None and not has_texts:
-        raise ValueError("`--baseline` is given without texts to train it on: add `--task` or `--dataset`.")
     recorded = None if options.record is None else RecordedMistakes(options.record)
     if recorded is not None:
         _only_the_copilot_learns(training)
@@ -112,6 +106,19 @@ def run(arguments: list[str]) -> int:
         rival = Baseline(options.baseline, lambda: load_pilot(choices, tokenizer), texts, training, tokenizer, rate)
         say(*rival.compare(pair, dev_items, clock.seconds))
     return 0
+
+
+def _check_baseline(options: TrainArguments, has_texts: bool, processes: int) -> None:
+    """What a rival needs."""
+    if options.baseline is None:
+        return
+    if processes > 1:
+        raise ValueError(
+            f"`--baseline {options.baseline}` is given in {processes} processes: it compares two models by the time "
+            "that one process takes. Leave it out, or train in one process."
+        )
+    if options.record is not None and not has_texts:
+        raise ValueError("`--baseline` is given without texts to train it on: add `--task` or `--dataset`.")
 
 
 def _items(

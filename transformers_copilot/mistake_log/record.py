@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..pair.mistake_batch import MistakeBatch
+from ..pair.mistake_batch import LESSON_FIELDS, MistakeBatch
 from ..pair.options import chosen
 from .transfer import to_device, to_host
 
@@ -18,11 +18,6 @@ from .transfer import to_device, to_host
 TOKEN_FIELDS = (
     *("token_ids", "labels", "lessons", "rationale"),
     *("belief_ids", "belief_probabilities", "next_probabilities"),
-)
-# Kept once a lesson.
-LESSON_FIELDS = (
-    *("head_states", "lesson_logits"),
-    *("true_probabilities", "predicted_ids", "predicted_probabilities", "mistake_sizes"),
 )
 _HIDDEN_FIELDS = ("question", "layers")
 # Kept in 16 bits too, but finer than bfloat16, where all of them are within float16's range: distributions are made of
@@ -273,4 +268,4 @@ def _mask(lengths: list[int], device: torch.device | str) -> Tensor:
     return positions < torch.tensor(lengths, device=device).unsqueeze(-1)
 
 
-__all__ = ["LESSON_FIELDS", "TOKEN_FIELDS", "MistakeRecord", "present"]
+__all__ = ["TOKEN_FIELDS", "MistakeRecord", "present"]

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..pair.mistake_batch import LESSON_FIELDS
 from ..pair.saved_files import digest_of, opened_weights, sum_of_words, sums_of_rows
-from .record import LESSON_FIELDS, MistakeRecord
+from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 
 

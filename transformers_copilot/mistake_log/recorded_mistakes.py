@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from .record import LESSON_FIELDS, TOKEN_FIELDS, MistakeRecord
+from ..pair.mistake_batch import LESSON_FIELDS
+from .record import TOKEN_FIELDS, MistakeRecord
 from .record_header import RecordHeader
 from .record_shards import (
     ShardIndex,

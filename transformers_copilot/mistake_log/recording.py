@@ -24,7 +24,7 @@ from ..pair.options import TRAINING_VALUES, check_option, check_positive
 from ..pair.pilot import parameters_of
 from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
-from .record_processes import RecordingProcesses, processes, shard_of
+from .record_processes import RecordingProcesses, shard_of
 from .record_shards import clear_partial, is_whole, shard_path, write_shard
 from .record_size import RecordSize, estimate_size
 from .run_lock import own_folder
@@ -385,4 +385,4 @@ def data_digest(dataset: Any) -> str | None:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["Recording", "data_digest", "own_record", "processes", "record_mistakes"]
+__all__ = ["Recording", "data_digest", "own_record", "record_mistakes"]

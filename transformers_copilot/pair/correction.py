@@ -16,7 +16,7 @@ from .cache_pilot_copilot import CopilotCache, PilotCopilotCache
 from .configuration_pilot_copilot import PilotCopilotConfig
 from .copilot_base import CopilotPreTrainedModel
 from .fusion import rectified_log_probabilities
-from .masks import copilot_masks, key_visibility
+from .masks import copilot_masks, is_token_mask, key_visibility
 from .mistake_batch import feedback_validity, shifted
 from .mistakes import SparseMistake, log_normalizer, observed_mistake, pilot_distribution, probability_of, sparse_vector
 from .options import chosen
@@ -104,7 +104,7 @@ class PilotPass:
             return
         mask: Any = self.attention_mask
         # A branch, which reads no question, takes whole masks as its Pilot does, a static cache's.
-        whole = self.question is None and not (isinstance(mask, Tensor) and mask.dim() == 2)
+        whole = self.question is None and not is_token_mask(mask)
         if mask is not None and not whole and mask.shape != (rows, self.past + length):
             raise ValueError(
                 f"the attention mask has the shape {tuple(mask.shape)}; for {length} tokens after "
@@ -274,7 +274,7 @@ def _states(
     past = seen.past + start
     fixed = seen.question_mask is not None
     mask = seen.attention_mask
-    if isinstance(mask, Tensor) and mask.dim() == 2:
+    if is_token_mask(mask):
         mask = mask[:, : seen.past + end]
     return copilot_states(
         pair,

@@ -148,7 +148,7 @@ class PilotCopilotGenerationMixin(DelegatedHooksMixin):
                 '`custom_generate="user/repository"`, and take it off the Pilot: `del pair.pilot.generate`.'
             )
         given = {name: kwargs.get(name) for name in ("input_ids", "decoder_input_ids")}
-        self._check_tokens(inputs=inputs, **given)
+        self.check_tokens(inputs=inputs, **given)
         weight = weight_of_call(self, generation_config, copilot_weight)
         if copilot_weight is not None:
             kwargs["copilot_weight"] = copilot_weight

@@ -6,7 +6,7 @@ rationales h̄_k with k < j (`rationale="preceding"`) or k ≤ j (all others). W
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -26,6 +26,19 @@ class CopilotMasks(NamedTuple):
 
     mistakes: Tensor
     memory: Tensor
+
+
+def is_token_mask(mask: Any) -> TypeGuard[Tensor]:
+    """Whether an attention mask says of each token whether it is padding. `generate` with a static cache makes whole
+    ones instead, of shape `(batch, 1, queries, keys)`, or one for each kind of layer.
+
+    Args:
+        mask (`torch.Tensor` or `dict`, *optional*): an attention mask as a model takes it.
+
+    Returns:
+        `bool`
+    """
+    return isinstance(mask, Tensor) and mask.dim() == 2
 
 
 def key_visibility(
@@ -112,4 +125,4 @@ def packed_segments(position_ids: Tensor | None, attention_mask: Tensor | None, 
     return torch.nn.functional.pad(starts.long().cumsum(dim=-1), (1, 0))
 
 
-__all__ = ["CopilotMasks", "copilot_masks", "key_visibility", "packed_segments"]
+__all__ = ["CopilotMasks", "copilot_masks", "is_token_mask", "key_visibility", "packed_segments"]

@@ -1,6 +1,8 @@
 """Making a model on the meta device, where weights have shapes and no numbers, as `from_pretrained` does.
 
-torch draws first numbers there too, for nothing: a tenth of the time in which a small pair is loaded.
+torch draws first numbers there too, for nothing: a tenth of the time in which a small pair is loaded. transformers'
+`no_init_weights` would leave that out on every device and in all threads, as it puts others in the place of torch's
+functions.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from .options import chosen
 
 
 # Fields with a row a lesson.
-_LESSON_FIELDS = (
-    *("true_probabilities", "predicted_ids", "predicted_probabilities", "mistake_sizes"),
+LESSON_FIELDS = (
     *("head_states", "lesson_logits"),
+    *("true_probabilities", "predicted_ids", "predicted_probabilities", "mistake_sizes"),
 )
 
 
@@ -247,7 +247,7 @@ class MistakeBatch:
             return self
         _check_finite(self.true_probabilities.view_as(self.lessons), self.lessons)
         places = self.lessons.flatten()
-        rows: dict[str, Any] = {name: getattr(self, name) for name in _LESSON_FIELDS}
+        rows: dict[str, Any] = {name: getattr(self, name) for name in LESSON_FIELDS}
         rows = {name: None if row is None else row[places] for name, row in rows.items()}
         return replace(self, is_whole=False, **rows)
 
@@ -374,4 +374,4 @@ def shifted(known: SparseMistake, first: SparseMistake | None, valid: Tensor | N
     return SparseMistake(token_ids, values)
 
 
-__all__ = ["MistakeBatch", "feedback_validity", "lesson_positions", "shifted", "target_mask"]
+__all__ = ["LESSON_FIELDS", "MistakeBatch", "feedback_validity", "lesson_positions", "shifted", "target_mask"]

@@ -54,10 +54,11 @@ from .loading import (
     load_errors_explained,
     refuse_adapter_beside,
 )
+from .masks import is_token_mask
 from .meta_device import NoDrawsOnMeta
 from .mistake_batch import MistakeBatch, lesson_positions
 from .modeling_outputs import PairCall, PilotCopilotOutput
-from .objectives import copilot_objective, pilot_loss_of, round_loss
+from .objectives import check_copilot_loss, copilot_objective, pilot_loss_of, round_loss
 from .options import check_token_ids, chosen
 from .pilot import auto_class_for, forward_with_inputs, has_adapter, parameters_of
 from .pilot_head import (
@@ -521,9 +522,16 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             options=options,
         )
 
-    def _check_tokens(self, **ids: Tensor | None) -> None:
+    def check_tokens(self, **ids: Tensor | None) -> None:
         """Refuse ids without an embedding, before the embedding does it with an error of its own, or on an accelerator
-        with one that ends the process. A Pilot that also reads images marks their places with ids of its choice."""
+        with one that ends the process. A Pilot that also reads images marks their places with ids of its choice.
+
+        Args:
+            **ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): token ids, by the name of their argument.
+
+        Raises:
+            ValueError: one is outside the vocabulary.
+        """
         size = getattr(self.get_input_embeddings(), "num_embeddings", None)  # an adapter's layer may not say it
         if size is None or type(self.pilot.config).sub_configs:
             return
@@ -602,7 +610,7 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
     def _mask_of_tokens(self, attention_mask: Tensor | None) -> Tensor | None:
         """Which tokens are padding. `generate` with a static cache makes whole attention masks instead: a branch reads
         them as its Pilot does, and a Copilot that looks at no other position does without."""
-        whole = attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 2)
+        whole = attention_mask is not None and not is_token_mask(attention_mask)
         return None if whole and self.copilot.new_cache() is None else attention_mask
 
     def _keeps_logits(self, labels: Tensor | None, training: bool) -> bool:
@@ -669,12 +677,8 @@ class PilotCopilotPreTrainedModel(PairSavingMixin, PilotCopilotGenerationMixin, 
             ValueError: the loss is NaN or infinite.
         """
         loss = round_loss(self, batch, num_items)
-        if not is_compiling() and not torch.isfinite(loss):
-            raise ValueError(
-                f"the Copilot's loss is {float(loss.detach())}: its weights, or what it reads, hold NaN or infinity, "
-                "and a further step would spoil all of it. Go on from the last checkpoint with a smaller "
-                "`copilot_learning_rate`, or clip its gradient (`copilot_max_grad_norm`)."
-            )
+        if not is_compiling():
+            check_copilot_loss(loss)
         return loss
 
     def head_logits(self, head_states: Tensor | None) -> Tensor:

@@ -110,7 +110,7 @@ class PilotCopilotForCausalLM(PilotCopilotPreTrainedModel, GenerationMixin):
         """
         if input_ids is None and mistake_round is not None:
             return self.copilot_only(mistake_round, kwargs.get("copilot_items"))
-        self._check_tokens(input_ids=input_ids)
+        self.check_tokens(input_ids=input_ids)
         for targets in (labels, mistake_targets):
             if targets is not None:
                 check_labels(targets, self.config.vocab_size)

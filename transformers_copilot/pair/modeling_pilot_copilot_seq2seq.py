@@ -120,7 +120,7 @@ class PilotCopilotForSeq2SeqLM(PilotCopilotPreTrainedModel, GenerationMixin):
         """
         if mistake_round is not None and input_ids is None and encoder_outputs is None and inputs_embeds is None:
             return self.copilot_only(mistake_round, kwargs.get("copilot_items"))
-        self._check_tokens(input_ids=input_ids, decoder_input_ids=decoder_input_ids)
+        self.check_tokens(input_ids=input_ids, decoder_input_ids=decoder_input_ids)
         if labels is not None and mistake_targets is not None:
             check_labels(labels, self.config.vocab_size)
         lesson_targets = labels if mistake_targets is None else mistake_targets

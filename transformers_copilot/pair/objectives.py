@@ -93,6 +93,23 @@ def _of_those_that_count(values: Tensor, token_ids: Tensor) -> Tensor:
     return (values.masked_fill((token_ids < 0).unsqueeze(-1), 0.0) if is_compiling() else values).sum()
 
 
+def check_copilot_loss(loss: Tensor) -> None:
+    """Refuse to learn from a loss that is no number.
+
+    Args:
+        loss (`torch.FloatTensor`): the Copilot's, a scalar.
+
+    Raises:
+        ValueError: it is NaN or infinite.
+    """
+    if not torch.isfinite(loss):
+        raise ValueError(
+            f"the Copilot's loss is {float(loss.detach())}: its weights, or what it reads, hold NaN or infinity, "
+            "and a further step would spoil all of it. Go on from the last checkpoint with a smaller "
+            "`copilot_learning_rate`, or clip its gradient (`copilot_max_grad_norm`)."
+        )
+
+
 def rectified_cross_entropy(logits: Tensor, token_ids: Tensor, num_items: Tensor | float | None = None) -> Tensor:
     """`"cross_entropy"` under logits fusion, of logits z + f that one product has made.
 
@@ -229,4 +246,4 @@ def _lesson_loss(
     return copilot_objective(correction, logits, true, objective, fusion, num_items)
 
 
-__all__ = ["copilot_objective", "pilot_loss_of", "rectified_cross_entropy", "round_loss"]
+__all__ = ["check_copilot_loss", "copilot_objective", "pilot_loss_of", "rectified_cross_entropy", "round_loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ class MistakeLogCallback(TrainerCallback):
         elif len(saved) == processes:
             self.log = MistakeLog.load(saved[rank], self.log.max_rounds, self.log.max_bytes, self.log.fingerprint)
         else:
-            parts = [MistakeLog.load(path, self.log.max_rounds, 2**63, self.log.fingerprint) for path in saved]
+            parts = [MistakeLog.load(path, self.log.max_rounds, sys.maxsize, self.log.fingerprint) for path in saved]
             self.log = MistakeLog.shared_out(parts, rank, processes, self.log.max_bytes)
 
 

@@ -32,6 +32,9 @@ FILES_NAME = "checkpoint_files.json"
 ROWS_NAME, _ROWS_FILES = "mistake_rows-{rank:05d}.json", "mistake_rows-*.json"
 # Not needed to go on, or written later; the last is the Trainer's own, while it saves on SIGTERM.
 _NOT_LISTED = (FILES_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME, "checkpoint-is-incomplete.txt")
+# What writes a checkpoint, as messages name it.
+_PLAIN, _DEEPSPEED = "one process or DDP", "DeepSpeed"
+_FULL, _SHARDED = "FSDP2 with FULL_STATE_DICT", "FSDP2 with SHARDED_STATE_DICT"
 _ZIPPED = (".pt", ".pth", ".bin")
 
 
@@ -168,10 +171,6 @@ def check_kept_alike(folder: str | Path, fsdp_plugin: Any = None, of_deepspeed: 
             f"{folder} was written by {saved} processes of DeepSpeed, and this run has {of_deepspeed}: DeepSpeed "
             f"doesn't share its optimizer's state out anew. Launch {saved} processes; DDP and FSDP2 take any number."
         )
-
-
-_PLAIN, _DEEPSPEED = "one process or DDP", "DeepSpeed"
-_FULL, _SHARDED = "FSDP2 with FULL_STATE_DICT", "FSDP2 with SHARDED_STATE_DICT"
 
 
 def _kept_by(folder: Path) -> str:

@@ -191,14 +191,17 @@ def _add_sums(
         sums["mistake_size", weight] += float(mistake_size(rectified, true).sum())
 
 
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 class _OwnBatches:
     """This process's share of a loader's batches, and whether each counts: all processes make as many passes, as a pair
     whose weights are spread over them asks for, and the last may be made for the others alone."""
 
     def __init__(self, loader: DataLoader) -> None:
         self.loader = loader
-        started = dist.is_available() and dist.is_initialized()
-        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if started else (0, 1)
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if _are_several() else (0, 1)
 
     def __len__(self) -> int:
         return math.ceil(len(self.loader) / self.processes)
@@ -216,7 +219,7 @@ class _OwnBatches:
 
 def _over_processes(sums: dict[Any, float], device: torch.device) -> dict[Any, float]:
     """The sums of all processes."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _are_several():
         return sums
     total = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
     dist.all_reduce(total)

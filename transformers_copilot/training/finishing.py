@@ -21,8 +21,9 @@ from transformers.utils import logging
 
 from ..mistake_log.export import ROWS_FOLDER, MistakeRowsWriter, set_rows_aside
 from ..mistake_log.log import MistakeLog
+from ..mistake_log.record_processes import processes
 from ..mistake_log.recorded_mistakes import RecordedMistakes
-from ..mistake_log.recording import data_digest, processes, record_mistakes
+from ..mistake_log.recording import data_digest, record_mistakes
 from ..mistake_log.run_lock import own_folder
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 from ..pair.modeling_pilot_copilot import PilotCopilotForCausalLM

@@ -4,7 +4,7 @@ whether they have the same data."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
@@ -124,7 +124,7 @@ def _rows(length: int) -> str:
 
 def _about(data: Any) -> list[int]:
     """The length and a digest of some rows."""
-    if isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__"):
+    if isinstance(data, torch.utils.data.IterableDataset) or not isinstance(data, Sized):
         return [_NOT_SIZED, _NOT_COMPARED]
     digests = {data_digest(data) for _ in range(2)} if len(data) else {None}
     digest = digests.pop()

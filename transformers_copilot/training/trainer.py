@@ -29,7 +29,8 @@ from ..pair.fusion import named_weight
 from ..pair.installed_package import advice_for_own_code
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
-from ..pair.options import chosen
+from ..pair.objectives import check_copilot_loss
+from ..pair.options import check_labels, chosen
 from ..pair.trl_trainers import check_trl_trainer, trainer_that_teaches_both
 from .argument_checks import check_arguments, check_devices, check_recorded_training
 from .callback import MistakeLogCallback, rows_writer
@@ -437,12 +438,15 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         if model.training and _is_recorded(inputs):
             return self._recorded_loss(model, inputs, return_outputs)
         labels, base = inputs.get("labels"), super().compute_loss
+        self._check_numbers(inputs)
         if model.training:
             inputs = pilots_batch(inputs)
         view = PairView(model, self.pair, labels, self._extra_arguments(labels, inputs, model.training))
         with self._round_named() if model.training else nullcontext():
             # A copy: the base Trainer takes the labels out of it where it smooths them.
             loss = base(view, dict(inputs), num_items_in_batch=num_items_in_batch)
+            if model.training:
+                self._check_loss(view.outputs.copilot_loss)
         if model.training:
             loss = self._both_losses(view.outputs, loss, num_items_in_batch)
         else:
@@ -457,6 +461,19 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         except ValueError as error:
             raise ValueError(f"round {self.state.global_step}: {error}") from error
 
+    def _check_numbers(self, inputs: Mapping[str, Any]) -> None:
+        """What the pair itself looks at, but for a compiled pass."""
+        if not self.args.torch_compile:
+            return
+        self.pair.check_tokens(input_ids=inputs.get("input_ids"))
+        if inputs.get("labels") is not None:
+            check_labels(inputs["labels"], self.pair.config.vocab_size)
+
+    def _check_loss(self, copilot_loss: Tensor) -> None:
+        """The same of the Copilot's loss."""
+        if self.args.torch_compile:
+            check_copilot_loss(copilot_loss)
+
     def _recorded_loss(self, model: nn.Module, batch: dict[str, Tensor], return_outputs: bool) -> Any:
         """The Copilot's loss on recorded sequences."""
         micro_steps = max(1, self.current_gradient_accumulation_steps)
@@ -464,6 +481,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         lessons = MistakeRecord(**batch).to_batch(self.args.device)
         with self._round_named():
             outputs = model(mistake_round=lessons, copilot_items=self._lessons)
+            self._check_loss(outputs.copilot_loss)
         self._add_losses(None, outputs.copilot_loss)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
@@ -596,6 +614,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             with self.compute_loss_context_manager(), self._round_named():
                 lesson = record.to_batch(self.args.device)
                 loss = self.model_wrapped(mistake_round=lesson, copilot_items=lessons).loss
+                self._check_loss(loss)
             self.accelerator.backward(loss)
             self.accelerator.unscale_gradients()
             self._clip_copilot()
