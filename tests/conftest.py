@@ -96,6 +96,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread_again() -> Iterator[None]:
+    """Programs that a test calls set torch's threads, and two round otherwise than one: the next test would see it."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def little_to_collect() -> Iterator[None]:
     """Trainer has all garbage collected before it trains; what is there already need not be looked at each time."""

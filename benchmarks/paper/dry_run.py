@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from transformers import set_seed
 
 from benchmarks.experiments.data import byte_pair_tokenizer
@@ -97,7 +96,7 @@ def three_steps(spec: Experiment) -> list[str]:
     Raises:
         ValueError: A pair has not the weights that its shape has on the meta device, or has not made its steps.
     """
-    lines, threads = [], torch.get_num_threads()
+    lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small = scaled_down(spec, folder)
@@ -115,5 +114,4 @@ def three_steps(spec: Experiment) -> list[str]:
             loss = result["results"]["pair"]["tokens"]["loss"]
             lines.append(f"  {variant} scaled down: {made:,} weights, {STEPS} steps, loss {loss:.2f}, written and read")
         lines += ["", paper_table({spec.experiment: store.read()}, {spec.experiment: spec})]
-    torch.set_num_threads(threads)
     return lines
