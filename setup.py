@@ -34,6 +34,7 @@ REQUIREMENTS = [
     "numpy>=2.0,<3",
     "packaging>=23.0",  # named by the year: no release of it is a major one
     "pandas>=2.2.2,<4",  # the first for numpy 2
+    "psutil>=5.9,<8",  # how much memory is free; accelerate brings it and asks for no version
     "pyarrow>=21.0,<27",  # datasets 4.7's own floor
     "pyyaml>=6.0.1,<7",
     "tqdm>=4.66.3,<5",  # datasets 4.7's own floor

@@ -1,7 +1,6 @@
 """Whether the models fit into the device's memory, judged before they are made."""
 
 import argparse
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -9,11 +8,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.cost.models import Kind, all_kinds, shape_named
 from transformers_copilot.building.pair_building import copilot_config_for
 from transformers_copilot.pair.copilot_forms import new_copilot
+from transformers_copilot.pair.device_memory import MOMENTS, described, free_bytes, logit_bytes, size_text
 
 
 BYTES = {"float32": 4, "bfloat16": 2}
 COPILOT_BYTES = 4  # a Copilot stays in float32
-LOGITS_BYTES = 12  # of a batch's logits: themselves in float32, their softmax, and the gradient of them
 
 
 def count_weights(options: argparse.Namespace, kind: Kind) -> tuple[int, int]:
@@ -50,27 +49,11 @@ def needed_bytes(pilot: int, copilot: int, vocabulary: int, options: argparse.Na
     """
     pair = pilot * BYTES[options.dtype] + copilot * COPILOT_BYTES
     needed = {"weights": pilot * BYTES[options.dtype] + pair}
+    logit = vocabulary * logit_bytes(BYTES[options.dtype], learnt=not options.no_training)
     if options.no_training:
-        return {**needed, "logits": options.rows * vocabulary * LOGITS_BYTES}
-    needed["gradients and AdamW's moments"] = 3 * pair
-    return {**needed, "logits": options.batch * options.length * vocabulary * LOGITS_BYTES}
-
-
-def free_bytes(device: str) -> int | None:
-    """Memory that is free, or can be made so.
-
-    Args:
-        device: `cpu` or `cuda`.
-
-    Returns:
-        Bytes; None where the system does not tell.
-    """
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    table = Path("/proc/meminfo")
-    lines = table.read_text().splitlines() if table.is_file() else []
-    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return free[0] if free else None
+        return {**needed, "logits": options.rows * logit}
+    needed["gradients and AdamW's moments"] = (1 + MOMENTS) * pair
+    return {**needed, "logits": options.batch * options.length * logit}
 
 
 def check_room(options: argparse.Namespace) -> None:
@@ -82,7 +65,7 @@ def check_room(options: argparse.Namespace) -> None:
     Raises:
         ValueError: The message says what is needed, what is there, and which options to lower.
     """
-    free = free_bytes(options.device)
+    free = free_bytes(torch.device(options.device))
     if free is None:
         return
     counted = {kind.name: count_weights(options, kind) for kind in all_kinds(options)}
@@ -92,15 +75,12 @@ def check_room(options: argparse.Namespace) -> None:
     needed = needed_bytes(*counted[name], vocabulary, options)
     if sum(needed.values()) <= free:
         return
-    parts = ", ".join(f"{part} {size / 1e9:.1f}" for part, size in needed.items())
     lower = ["--branch_layers", "--copilot_layers", "--forms"]
     if not options.no_training:
         lower = ["--batch", "--length", *lower]
     more = ["--dtype bfloat16"] if options.dtype == "float32" else []
     more += [] if options.no_training else ["--no_training, which measures reading and writing alone"]
     raise ValueError(
-        f"{name!r} needs about {sum(needed.values()) / 1e9:.1f} GB on {options.device} ({parts}; what lies between the "
-        f"layers is not counted), and {free / 1e9:.1f} GB are free. Lower {', '.join(lower)}"
-        + "".join(f", or take {one}" for one in more)
-        + "."
+        f"{name!r} needs about {described(needed)} on {options.device}, without what lies between the layers, and "
+        f"{size_text(free)} are free. Lower {', '.join(lower)}" + "".join(f", or take {one}" for one in more) + "."
     )

@@ -16,15 +16,15 @@ import yaml
 from benchmarks.cost.work import count_parameters
 from benchmarks.experiments.spec import Experiment, Variant
 from benchmarks.paper.shapes import pair_on_meta
+from transformers_copilot.pair.device_memory import MOMENTS, logit_bytes
 
 
 TASKS = Path(__file__).with_name("tasks.yaml")
-# Bytes a weight that learns has besides its own: a gradient and AdamW's two moments, in float32.
-LEARNING_BYTES = 12
+# Bytes a weight that learns has besides its own: a gradient and AdamW's moments, in float32.
+LEARNING_BYTES = 4 * (1 + MOMENTS)
 # Bytes of activations that a layer keeps for a token and a unit of its width, in 16-bit numbers.
 ACTIVATION_BYTES = 34
-# Bytes of one logit: in the model's type, in float32, and its gradient.
-LOGIT_BYTES = 10
+LOGIT_BYTES = logit_bytes(2)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tests.helpers.hub_fixtures import hub, hub_server, run_in_process  # noqa: 
 from tests.helpers.paths import ROOT
 from tests.helpers.training_helpers import make_pilot
 from transformers_copilot.commands import arguments as command_arguments
+from transformers_copilot.commands import evaluate
 from transformers_copilot.commands.main import COMMANDS, main
 from transformers_copilot.commands.terminal import marked_changes, table
 
@@ -166,6 +167,18 @@ def test_a_task_from_a_folder_is_trained_and_evaluated(family, tmp_path, capsys)
     assert "of 5" in capsys.readouterr().out
     results = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert [row["expected"] for row in results["rows"]] == ["31", "32", "33", "34", "35"]
+
+
+def test_too_little_memory_is_said_without_a_traceback(trained, monkeypatch, capsys):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(evaluate, "write_replies", full)
+    asked = ["--dataset", str(trained / "test.jsonl"), *COLUMNS]
+    assert main(["evaluate", str(trained / "run"), *asked]) == 1
+    said = capsys.readouterr().err
+    assert "Tried to allocate 2.00 GiB" in said and "Traceback" not in said
+    assert "Answering takes about" in said and "cpu has" in said and "--batch_size" in said
 
 
 def test_help_teaches(capsys):

@@ -15,6 +15,7 @@ from ..data.items import encode_items
 from ..metrics import accuracy_of, paired_gain
 from ..metrics.intervals import side_of_zero
 from ..metrics.likelihoods import item_losses, loss_gain, model_losses
+from ..pair.device_memory import memory_explained, weight_bytes
 from ..pair.fusion import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies
@@ -37,6 +38,7 @@ how likely the right answers are held, which tells more where there are few ques
 into a JSON file that `transformers-copilot report` reads."""
 PILOT, PAIR = "Pilot alone", "Pilot + Copilot"
 _MAX_LENGTH = 1024  # of a text whose likelihood is measured
+_LOWER = "Lower `--batch_size` or `--max_new_tokens`, or say `--dtype bfloat16` or another `--device`."
 
 
 @dataclass
@@ -78,7 +80,9 @@ def run(arguments: list[str]) -> int:
     rival = None if rival_folder is None else _load_rival(rival_folder, options)
     pair = load_pair(other.pair, options.dtype, options.device)
     weight = weight_of_call(pair, None, options.weight)
-    results = compare(pair, tokenizer, data, options, weight, rival)
+    weights = [*pair.parameters(), *(() if rival is None else rival.parameters())]
+    with memory_explained(pair.device, "Answering", lambda: {"weights": weight_bytes(weights)}, _LOWER):
+        results = compare(pair, tokenizer, data, options, weight, rival)
     output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     say(*describe(results), f"replies and figures: {output}")
     return 0

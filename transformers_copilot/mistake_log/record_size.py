@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..pair.device_memory import size_text
 from ..pair.masks import packed_segments
 from ..pair.mistake_batch import lesson_positions, target_mask
 from .record_header import RecordHeader
@@ -50,11 +51,11 @@ class RecordSize:
     def describe(self) -> str:
         """The figures as one text, told before the start."""
         count = f"{self.missing_shards} of {self.shards} shards"
-        rest = f"; {count} are still to be written here, {_size(self.missing)}"
+        rest = f"; {count} are still to be written here, {size_text(self.missing)}"
         return (
             f"about {self.tokens:,.0f} tokens, {self.lessons:,.0f} of them lessons: "
-            f"{self.nbytes / max(self.tokens, 1.0):,.0f} bytes a token, {_size(self.nbytes)} in all"
-            f"{rest if self.missing_shards < self.shards else ''}; {_size(self.free)} are free"
+            f"{self.nbytes / max(self.tokens, 1.0):,.0f} bytes a token, {size_text(self.nbytes)} in all"
+            f"{rest if self.missing_shards < self.shards else ''}; {size_text(self.free)} are free"
         )
 
     def check_fits(self, folder: Path) -> None:
@@ -153,10 +154,6 @@ def _bytes_of_lesson(pair: PilotCopilotPreTrainedModel, header: RecordHeader) ->
     head = pair.pilot.get_output_embeddings()
     width = pair.config.vocab_size if header.head_map is None or head is None else head.weight.shape[-1]
     return 16 + width * _itemsize(header)
-
-
-def _size(nbytes: float) -> str:
-    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
 
 
 __all__ = ["RecordSize", "batch_lessons", "estimate_size"]

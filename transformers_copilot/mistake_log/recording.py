@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorForSeq2Seq
 from transformers.utils import logging
 
+from ..pair.device_memory import memory_explained, pilot_logits, weight_bytes
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.options import TRAINING_VALUES, check_option, check_positive
 from ..pair.pilot import parameters_of
@@ -37,6 +38,7 @@ logger = logging.get_logger(__name__)
 
 _COMPARED_ROWS = 64
 _LABELS = ("label", "label_ids", "labels")
+_LOWER = "Lower `batch_size`, or record shorter texts. Shards that are whole stay: make the call again."
 
 
 def record_mistakes(
@@ -87,7 +89,8 @@ def record_mistakes(
         ValueError: the data or an option can't be used, the Pilot's logits hold NaN, the folder holds a record that
             was begun with other options, or processes were given different data or options.
         OSError: it does not fit on the disk, or the disk is full; shards that are whole stay usable.
-        RuntimeError: another call writes the same shards at this moment.
+        RuntimeError: another call writes the same shards at this moment; or the device's memory is full, and a note
+            says what to lower.
     """
     with own_record(output_dir, shard) as together:
         recording = Recording(
@@ -181,6 +184,7 @@ class Recording:
             header.check_same(self.header, self.folder)
         part = shard_of(shard)
         numbers = range(part[0], header.shards, part[1])
+        self._batch_shape: tuple[int, ...] = ()  # of the latest batch
         self._whole = self._whole_here(numbers)
         missing = sorted(set(numbers).difference(*self._agreed(header, self._whole)))
         self._own = together.own(missing)
@@ -222,11 +226,18 @@ class Recording:
             ValueError: the Pilot's logits hold NaN, rows can't be used, or another call has begun the record with
                 other options meanwhile.
             OSError: the disk is full.
+            RuntimeError: the device's memory is full; a note says what to lower.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_missing(progress)
+        with memory_explained(self.pair.device, "Recording", self._needed_memory, _LOWER):
+            self._write_missing(progress)
         self._together.gather(None)
         return self.folder
+
+    def _needed_memory(self) -> dict[str, int]:
+        itemsize = next(self.pair.pilot.parameters()).element_size()
+        logits = pilot_logits(self.pair.config.vocab_size, itemsize, self._batch_shape, learnt=False)
+        return {"weights": weight_bytes(self.pair.parameters()), **logits}
 
     def _write_missing(self, progress: bool | Callable[[int, int], None]) -> None:
         self.header = self.header.begin(self.folder)
@@ -289,6 +300,7 @@ class Recording:
             for name, value in self._batch(examples).items()
         }
         columns = self.header.rationale or None
+        self._batch_shape = tuple(batch["labels"].shape)
         mistakes: MistakeBatch = self.pair(**batch, return_mistakes=True, recorded_layers=columns).mistakes
         if not self.header.question:
             mistakes = replace(mistakes, question=None, question_mask=None)

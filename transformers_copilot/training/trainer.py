@@ -25,6 +25,7 @@ from ..mistake_log.record_checks import record_for_pair
 from ..mistake_log.record_size import batch_lessons
 from ..mistake_log.recorded_mistakes import RecordCollator, RecordedMistakes
 from ..mistake_log.run_lock import own_folder
+from ..pair.device_memory import memory_explained, pilot_logits
 from ..pair.fusion import named_weight
 from ..pair.installed_package import advice_for_own_code
 from ..pair.mistake_batch import MistakeBatch
@@ -48,6 +49,7 @@ from .pair_view import PairView
 from .process_checks import check_launch, check_same_data
 from .trainer_evaluation import CopilotEvaluationMixin
 from .trainer_saving import STAGING, CopilotSavingMixin
+from .training_memory import LOWER, check_training_fits, needed_by_weights
 
 
 logger = logging.get_logger(__name__)
@@ -128,6 +130,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         self._drawn: MistakeRecord | None = None
         self._draws_nothing = False  # whether other processes have all of the round that was drawn
         self._latest: MistakeRecord | None = None  # this process's latest, with lessons in it or not
+        self._batch_shape: tuple[int, ...] = ()  # of the latest batch
         self._drawn_lessons: Any = None
         self._lessons: Any = 0
         self.forget_losses()
@@ -237,10 +240,16 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
 
         Raises:
             ValueError: there is no whole checkpoint to resume from, or the one that was named is not whole.
-            RuntimeError: another run owns the folder.
+                Or the training clearly doesn't fit into the device's memory.
+            RuntimeError: another run owns the folder; or the device's memory is full, and a note says what to lower.
         """
         folder = self._get_output_dir(trial)
-        with own_folder(folder, self.is_world_process_zero()), self._lost_process_named(folder):
+        with (
+            own_folder(folder, self.is_world_process_zero()),
+            self._lost_process_named(folder),
+            memory_explained(self.args.device, "Training this pair", self._needed_memory, LOWER),
+        ):
+            self._check_memory()
             check_same_data(self.accelerator, self._data_sets())
             checkpoint = self._checkpoint_of(folder, resume_from_checkpoint)
             self._resumed_beside = () if checkpoint is None else (Path(checkpoint).parent,)
@@ -271,6 +280,17 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
                     "goes on from the last."
                 )
             raise
+
+    def _needed_memory(self) -> dict[str, int]:
+        needed = needed_by_weights(self.pair, self.args, self.optimizer)
+        itemsize = next(self.pair.pilot.parameters()).element_size()
+        return {**needed, **pilot_logits(self.pair.config.vocab_size, itemsize, self._batch_shape)}
+
+    def _check_memory(self) -> None:
+        """Where weights, gradients or moments are spread or lie elsewhere, what is needed here isn't known."""
+        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not spread and (self.optimizer is None or not getattr(self.optimizer, "state", None)):
+            check_training_fits(needed_by_weights(self.pair, self.args, self.optimizer), self.args.device)
 
     def _checkpoint_of(self, folder: str, given: str | bool | None) -> str | None:
         """The checkpoint to go on from, which is whole."""
@@ -438,6 +458,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         if model.training and _is_recorded(inputs):
             return self._recorded_loss(model, inputs, return_outputs)
         labels, base = inputs.get("labels"), super().compute_loss
+        self._batch_shape = () if labels is None else tuple(labels.shape)
         self._check_numbers(inputs)
         if model.training:
             inputs = pilots_batch(inputs)
