@@ -216,7 +216,12 @@ class Experiment:
 
     def copilot_of(self, variant: Variant) -> dict[str, Any]:
         """What a variant's Copilot is made of: fields of its configuration, or a checkpoint's `path`."""
-        return {**self.pair.get("copilot", {}), **variant.pair.get("copilot", {})}
+        parts = {"pair": self.pair, f"variants.{variant.name}.pair": variant.pair}
+        found = {where: pair.get("copilot", {}) for where, pair in parts.items()}
+        for where, copilot in found.items():
+            if not isinstance(copilot, dict):
+                raise ValueError(f"`{where}.copilot` is {copilot!r}; expected fields of a Copilot's configuration.")
+        return {name: value for copilot in found.values() for name, value in copilot.items()}
 
     def variant(self, name: str) -> Variant:
         """The variant of a name."""

@@ -28,6 +28,8 @@ STEPS, EVERY, WARM_UP = 3000, 50, 1500
 MOST_BYTES = 256
 # Python objects a step. Rows of 64 rounds wait to be written, so their number goes up and down.
 MOST_OBJECTS = 1.0
+# Runs at most, until one tells on which side of the bound the slope is.
+RUNS = 3
 
 
 # ---- thousands of steps ----
@@ -37,18 +39,27 @@ MOST_OBJECTS = 1.0
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["training", "record", "generation"])
 def test_memory_does_not_grow_over_thousands_of_steps(tmp_path: Path, kind: str):
-    """The upper end of the slope's 95 % interval is below the bound."""
-    readings = Readings(**in_child("tests.helpers.long_runs", kind, tmp_path, STEPS, EVERY))
-    assert readings.steps[-1] == STEPS
-    first = readings.steps.index(WARM_UP)
-    found = {
-        name: Growth.of(readings.steps[first:], getattr(readings, name)[first:])
-        for name in ("memory", "objects", "tensors")
-    }
-    held = f"{readings.memory[first] / 1e6:.1f} MB after {WARM_UP}, {readings.memory[-1] / 1e6:.1f} MB after {STEPS}"
-    print(f"\n{kind}: {held}; a step: " + ", ".join(f"{name} {growth}" for name, growth in found.items()))  # noqa: T201
+    """The upper end of the slope's 95 % interval is below the bound.
+
+    What the allocators keep goes up and down, more so beside other programs, and the interval may be too wide to tell.
+    Then it is run again: what a step leaves behind is there each time.
+    """
+    for again in range(RUNS):
+        folder = tmp_path / str(again)
+        folder.mkdir()
+        readings = Readings(**in_child("tests.helpers.long_runs", kind, folder, STEPS, EVERY))
+        assert readings.steps[-1] == STEPS
+        first = readings.steps.index(WARM_UP)
+        found = {
+            name: Growth.of(readings.steps[first:], getattr(readings, name)[first:])
+            for name in ("memory", "objects", "tensors")
+        }
+        held = f"{readings.memory[first] / 1e6:.1f} MB after {WARM_UP}, {readings.memory[-1] / 1e6:.1f} after {STEPS}"
+        print(f"\n{kind}: {held}; a step: " + ", ".join(f"{name} {one}" for name, one in found.items()))  # noqa: T201
+        assert found["objects"].high < MOST_OBJECTS and found["tensors"].high < MOST_OBJECTS, found
+        if not found["memory"].low < MOST_BYTES <= found["memory"].high:
+            break
     assert found["memory"].high < MOST_BYTES, found["memory"]
-    assert found["objects"].high < MOST_OBJECTS and found["tensors"].high < MOST_OBJECTS, found
 
 
 @LINUX
