@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from transformers_copilot import PilotCopilotConfig
-from transformers_copilot.adapters.adapters import PARTS
+from transformers_copilot.adapters.adapter_checks import PARTS
 from transformers_copilot.building.pair_building import form_of
 
 

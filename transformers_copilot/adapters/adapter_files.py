@@ -16,17 +16,9 @@ from transformers.utils import cached_file
 from ..pair.loading import check_finite, check_kinds
 from ..pair.provenance import check_unchanged, fields_fingerprint, hub_id
 from ..pair.saved_files import READING_ERRORS, check_digest, digest_of, digest_of_file, opened_weights, read_json
-from .adapters import (
-    PARTS,
-    adapter_name,
-    adapter_names,
-    adapter_state,
-    check_adapter,
-    peft_library,
-    plain_state,
-    put_adapter,
-    set_adapter_state,
-)
+from .adapter_checks import PARTS, adapter_name, adapter_names, check_adapter
+from .adapter_layers import peft_library, plain_state
+from .adapters import adapter_state, put_adapter, set_adapter_state
 
 
 if TYPE_CHECKING:

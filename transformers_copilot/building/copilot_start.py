@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..adapters.adapters import has_adapter, without_adapter
+from ..adapters.adapter_layers import without_adapter
 from ..pair.modeling_copilot import CopilotModel
 from ..pair.modeling_copilot_branch import BranchCopilot
 from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
+from ..pair.pilot import has_adapter
 from ..pair.quantization import is_quantized
 from ..pair.rationale import decoder_layers, decoder_of
 from .weight_copying import copy_decoder_weights

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from ..adapters.adapters import adapter_names
+from ..adapters.adapter_checks import adapter_names
 from ..pair.fusion import named_weight
 from ..pair.modeling_copilot_branch import BranchCopilot
 from ..pair.modeling_copilot_linear import LinearCopilot

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
-from ..adapters.adapters import check_adapter, refuse_adapter_alone, unwrapped_pilot
+from ..adapters.adapter_checks import check_adapter, refuse_adapter_alone
+from ..adapters.adapters import unwrapped_pilot
 from ..hub.copilot_alone import CopilotCheckpoint
 from ..pair.compatibility import check_pairing, check_pilot, keep_attention_plain, question_size, refuse_spread_weights
 from ..pair.configuration_copilot import CopilotConfig

@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PrinterCallback, Trainer
 
-from ..adapters.adapters import paper_lora, peft_library
+from ..adapters.adapter_layers import peft_library
+from ..adapters.adapters import paper_lora
 from ..metrics.likelihoods import item_losses, loss_gain, model_losses
 from .progress import StepClock, duration, speak
 from .terminal import say

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import resolve_revision
 
+from ..adapters.adapter_checks import adapter_names
 from ..adapters.adapter_files import ADAPTER_FOLDER, Sums, adapter_sums, load_adapter, save_adapter
-from ..adapters.adapters import adapter_names, plain_state
+from ..adapters.adapter_layers import plain_state
 from ..pair.configuration_copilot import CopilotConfig
 from ..pair.configuration_pilot_copilot import PilotCopilotConfig
 from ..pair.loading import check_finite, check_kinds, read_config

@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig
 from transformers.utils import find_adapter_config_file, logging
 
+from ..adapters.adapter_checks import adapter_name, adapter_names
 from ..adapters.adapter_methods import start_that_changes_base
-from ..adapters.adapters import (
-    adapter_name,
-    adapter_names,
-    has_adapter,
-    learns_outside_adapter,
-    put_adapter,
-)
+from ..adapters.adapters import learns_outside_adapter, put_adapter
 from ..pair.foreign_code import refuse_kernel_method, refuse_kernels
 from ..pair.options import chosen
+from ..pair.pilot import has_adapter
 from ..pair.provenance import hub_id
 from .copilot_alone import CopilotCheckpoint, write_copilot
 from .model_card import write_card

@@ -216,7 +216,7 @@ class PairSavingMixin(_PairBase):
                 a weight has an adapter. Nothing is changed then.
         """
         try:
-            from transformers_copilot.adapters.adapters import merge_all
+            from transformers_copilot.adapters.adapter_merging import merge_all
         except ImportError as error:
             raise ImportError(needs_package()) from error
         merge_all(self)
@@ -279,12 +279,12 @@ class PairSavingMixin(_PairBase):
     ) -> None:
         """`save_pretrained` of a pair with adapters: they lie in folders of their own, and not among its weights."""
         try:
+            from transformers_copilot.adapters.adapter_checks import adapter_names
             from transformers_copilot.adapters.adapter_files import (
                 adapter_sums,
                 save_adapters_beside,
                 without_adapters,
             )
-            from transformers_copilot.adapters.adapters import adapter_names
         except ImportError as error:
             raise ImportError(needs_package()) from error
         self.config.adapters = adapter_names(self)

@@ -16,7 +16,8 @@ from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.utils import logging
 
-from ..adapters.adapters import adapter_of_trainer, check_not_around_pair
+from ..adapters.adapter_checks import check_not_around_pair
+from ..adapters.adapters import adapter_of_trainer
 from ..hub.pilot_fingerprint import pair_fingerprint, round_contents
 from ..mistake_log.export import set_rows_aside
 from ..mistake_log.log import MistakeLog, check_fingerprint
