@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from transformers import (
 from tests.helpers.byte_tokenizer import byte_tokenizer
 from tests.helpers.training_helpers import make_pilot
 from transformers_copilot import CopilotTrainer
-from transformers_copilot.commands import evaluate, progress, train
+from transformers_copilot.commands import evaluate, progress, train, verdict
 from transformers_copilot.commands.main import main
 from transformers_copilot.commands.pair import load_texts
 from transformers_copilot.commands.train_options import BASELINES, DataArguments, PairArguments
@@ -123,6 +124,25 @@ def gain(before, after, low, high, total=200):
 )
 def test_the_verdict_in_plain_words(found, weight, said):
     assert said in in_words(found, weight)
+
+
+@pytest.mark.parametrize(
+    ("found", "weight", "advised"),
+    [
+        (gain(1.23, 1.2, 0.01, 0.05), 0.8, False),
+        (gain(1.23, 1.22, -0.01, 0.03), 0.8, True),
+        (gain(1.23, 1.23, 0.0, 0.0), 0.0, True),
+        (gain(1.23, 1.2, 0.03, 0.03, 1), 0.8, False),
+    ],
+)
+def test_where_both_learnt_together_and_nothing_gained_it_says_what_to_try(monkeypatch, found, weight, advised):
+    fit = {"method": "grid", "weight": weight, "scores": {"0": -1.0, "1.5": -0.9}}
+    pair = SimpleNamespace(config=SimpleNamespace(copilot_weight_fit=fit))
+    monkeypatch.setattr(verdict, "item_losses", lambda *_: ())
+    monkeypatch.setattr(verdict, "loss_gain", lambda *_: found)
+    said = verdict.verdict(pair, [], byte_tokenizer(), 4, verdict.TOGETHER)
+    assert any("--copilot_data same" in line for line in said) == advised
+    assert not any("--copilot_data" in line for line in verdict.verdict(pair, [], byte_tokenizer(), 4))
 
 
 def test_what_a_verdict_rests_on_is_warned_of():

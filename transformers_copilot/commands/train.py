@@ -35,7 +35,7 @@ from .train_options import (
     TrainArguments,
     short_help,
 )
-from .verdict import verdict
+from .verdict import TOGETHER, verdict
 
 
 _EXPORTED_ROWS = 10_000_000
@@ -215,7 +215,8 @@ def _choose_weight(trainer: Any, dev_items: list[dict[str, list[int]]], name: st
         fit = fit_copilot_weight(
             trainer.pair, dev_items, data_collator=collator, batch_size=size, set_name=name, progress=progress
         )
-        said = verdict(trainer.pair, dev_items, trainer.processing_class, size)
+        advice = None if trainer.pair.pilot_is_frozen else TOGETHER
+        said = verdict(trainer.pair, dev_items, trainer.processing_class, size, advice)
     say(f"λ = {fit.weight:g}, chosen on {fit.set_size:,} texts", *said)
 
 

@@ -11,7 +11,14 @@ from ..metrics.likelihoods import FEW_TEXTS, FEWEST_TEXTS, LossGain, item_losses
 from ..pair.options import MAX_COPILOT_WEIGHT
 
 
-def verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int) -> list[str]:
+# Where both parts learnt at the same time.
+TOGETHER = (
+    "the Copilot learnt beside its Pilot. In our measurements it gained more when it learnt after it, from the Pilot's "
+    "own texts: try `--copilot_data same`"
+)
+
+
+def verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int, advice: str | None = None) -> list[str]:
     """Compare the pair, at the λ that was chosen, with its Pilot on the dev texts.
 
     Args:
@@ -19,14 +26,19 @@ def verdict(pair: Any, items: Any, tokenizer: Any, batch_size: int) -> list[str]
         items (sequence of `dict`): the dev texts, tokenized.
         tokenizer (`PreTrainedTokenizerBase`): the Pilot's.
         batch_size (`int`): texts at a time.
+        advice (`str`, *optional*): what to try where there is no gain.
 
     Returns:
-        list of `str`: the verdict, and warnings.
+        list of `str`: the verdict, the advice where it is wanted, and warnings.
     """
     fit = pair.config.copilot_weight_fit
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
     gain = loss_gain(*item_losses(pair, list(items), collator, fit["weight"], batch_size))
-    return [in_words(gain, fit["weight"]), *_warnings(gain, fit)]
+    gained = fit["weight"] > 0 and side_of_zero(gain.low, gain.high) > 0
+    said = [in_words(gain, fit["weight"])]
+    if advice is not None and not gained and gain.total >= FEWEST_TEXTS:
+        said.append(advice)
+    return [*said, *_warnings(gain, fit)]
 
 
 def in_words(gain: LossGain, weight: float) -> str:
@@ -101,4 +113,4 @@ def _warnings(gain: LossGain, fit: dict[str, Any]) -> list[str]:
     return found
 
 
-__all__ = ["in_words", "rival_in_words", "verdict"]
+__all__ = ["TOGETHER", "in_words", "rival_in_words", "verdict"]
