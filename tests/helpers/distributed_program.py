@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, TrainerCallback
+
+from transformers_copilot import MistakeLog, record_mistakes
 
 
 STEPS, SEQUENCES_OF_STEP = 20, 4  # a micro-batch is one sequence, so that any number of processes makes the same ones
 
 SAVING = {"save_strategy": "steps", "save_steps": 10, "mistake_log_export_rows": 10_000}
 
-# Keywords of `make_pair`, and training arguments.
+# Keywords of `make_pair` (and whether the parts get adapters), and training arguments.
 _BRANCH = {"copilot": {"form": "branch", "num_hidden_layers": 1}, "random_head": True}
 _LINEAR = {"copilot": {"form": "linear"}, "random_head": True}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -33,12 +36,40 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "decoder": ({"random_head": True}, {"mistake_log_draw": "uniform", "mistakes_from": "all"}),
     "twice": (_BRANCH, {"copilot_steps_per_round": 2}),
     "frozen": (_LINEAR, {"freeze_pilot": True}),
+    "encoder-decoder": ({"family": "t5", "random_head": True}, {"mistake_log_draw": "uniform"}),
+    "adapters": ({"adapters": True, "random_head": True}, {"mistake_log_draw": "newest"}),
+    "bf16": ({"random_head": True}, {"mistake_log_draw": "uniform", "bf16": True}),
+    "from a record": (_BRANCH, {"freeze_pilot": True, "mistake_log_draw": "newest"}),
 }
 
 
+def made_pair(variant: str) -> Any:
+    """A variant's pair, the same in every process."""
+    from tests.helpers.training_helpers import make_pair
+
+    given = dict(VARIANTS[variant][0])
+    has_adapters = given.pop("adapters", False)
+    pair = make_pair(**given)
+    if has_adapters:  # without dropout, which would draw other numbers in other processes
+        torch.manual_seed(2)
+        pair.add_adapters(**{part: LoraConfig(r=2, target_modules="all-linear") for part in ("pilot", "copilot")})
+    return pair
+
+
+def rows_of(folder: Path, variant: str, pair: Any) -> Any:
+    """A variant's training set: rows of unequal lengths, or a record of them, written by all processes."""
+    from tests.helpers.training_helpers import collate, reversal_rows
+
+    rows = reversal_rows(48, seq2seq=pair.config.is_encoder_decoder)
+    if variant != "from a record":
+        return rows
+    given = {"data_collator": collate, "dtype": "float32", "sequences_per_shard": 8, "progress": False}
+    return MistakeLog.open(record_mistakes(pair, rows, folder / "record", **given))
+
+
 def training(folder: Path, variant: str, pair: Any, **changes: Any) -> Any:
-    """A trainer of a variant, with rows of unequal lengths."""
-    from tests.helpers.training_helpers import make_trainer, reversal_rows
+    """A trainer of a variant."""
+    from tests.helpers.training_helpers import make_trainer
 
     _, of_training = VARIANTS[variant]
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -55,7 +86,7 @@ def training(folder: Path, variant: str, pair: Any, **changes: Any) -> Any:
         **of_training,
         **changes,
     }
-    trainer = make_trainer(folder, pair, rows=reversal_rows(48), **given)
+    trainer = make_trainer(folder, pair, rows=rows_of(folder, variant, pair), **given)
     trainer.remove_callback(PrinterCallback)
     if trainer.is_deepspeed_enabled:  # ZeRO-3 would leave weights as small as these whole
         config = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
@@ -135,7 +166,7 @@ def main(folder: Path, job: dict[str, Any]) -> None:
         from tests.helpers.cpu_as_accelerator import take_cpu_for_accelerator
 
         take_cpu_for_accelerator()
-    from tests.helpers.training_helpers import logged, make_pair
+    from tests.helpers.training_helpers import logged
 
     torch.set_num_threads(1)
     if "command" in job:
@@ -143,8 +174,8 @@ def main(folder: Path, job: dict[str, Any]) -> None:
 
         sys.exit(command([*job["command"], "--use_cpu", str("CPU_IS_ACCELERATOR" not in os.environ)]))
     # Before any trainer: once there is one with ZeRO-3, transformers spreads every model that is made.
-    pairs = {variant: make_pair(**VARIANTS[variant][0]) for variant in job["variants"]}
-    fresh = make_pair(**VARIANTS[job["variants"][0]][0])
+    pairs = {variant: made_pair(variant) for variant in job["variants"]}
+    fresh = made_pair(job["variants"][0])
     found: dict[str, Any] = {}
     for place, variant in enumerate(job["variants"]):
         own = folder / variant

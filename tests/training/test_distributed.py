@@ -41,16 +41,21 @@ class Configuration:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+# Under bfloat16 autocast the order of a sum tells; and where weights are spread, accelerate casts them instead.
+TOLERANCES = {"bf16": 1e-4}
+SPREAD = tuple(name for name in VARIANTS if name != "bf16")
+
+
 def zero(stage: int) -> Configuration:
-    variants = tuple(name for name in VARIANTS if name != "twice")
+    variants = tuple(name for name in SPREAD if name != "twice")
     return Configuration(f"zero{stage}.yaml", 2, 1, variants, arguments={"max_grad_norm": 0.0})
 
 
 CONFIGURATIONS = {
     "ddp": Configuration("ddp.yaml", 2, 4, on_cpu=True),
     "ddp_4": Configuration("ddp_4.yaml", 4, 1, ("branch", "twice"), on_cpu=True),
-    "fsdp2": Configuration("fsdp2.yaml", 2, 4),
-    "fsdp2_full_state": Configuration("fsdp2_full_state.yaml", 2, 1, ("branch", "linear")),
+    "fsdp2": Configuration("fsdp2.yaml", 2, 4, tuple(name for name in SPREAD if name != "encoder-decoder")),
+    "fsdp2_full_state": Configuration("fsdp2_full_state.yaml", 2, 1, ("branch", "linear", "twice")),
     "fsdp2_offload": Configuration("fsdp2_offload.yaml", 2, 1, ("branch", "twice")),
     "zero1": zero(1),
     "zero2": zero(2),
@@ -144,9 +149,10 @@ def test_losses_and_weights_are_those_of_one_process(run: Run, one: Run):
         found, alone = run.found[0][variant], one.found[0][variant]
         assert found["about"]["processes"] == run.configuration.processes
         for name in ("losses", "copilot_losses"):
-            assert len(found[name]) == STEPS
-            assert found[name] == pytest.approx(alone[name], abs=1.01e-4), (variant, name)  # they are logged rounded
-        assert largest_difference(found["state"], alone["state"]) < 1e-5, variant
+            expected = [] if variant == "from a record" and name == "losses" else alone[name]
+            assert len(found[name]) == len(expected) in (0, STEPS)
+            assert found[name] == pytest.approx(expected, abs=2.01e-4), (variant, name)  # they are logged rounded
+        assert largest_difference(found["state"], alone["state"]) < TOLERANCES.get(variant, 1e-5), variant
 
 
 @pytest.mark.slow
@@ -242,6 +248,14 @@ def test_a_process_that_dies_ends_the_run_and_leaves_whole_checkpoints(name: str
     again = train(configuration, tmp_path, {**job, "from": True})
     assert largest_difference(again.first["state"], clipped.first["state"]) < 1e-5
     assert rows(tmp_path / "branch") == rows(clipped.folder / "branch")
+
+
+@pytest.mark.slow
+def test_what_accelerate_cannot_spread_is_said(tmp_path: Path):
+    """Neither can it a T5 alone: one matrix in three modules."""
+    done = program(CONFIGURATIONS["fsdp2"], tmp_path, {"variants": ["encoder-decoder"]})
+    assert done.returncode and "shared.weight" in done.stderr
+    assert "accelerate's FSDP2 can't spread" in done.stderr and "ddp.yaml" in done.stderr
 
 
 # ---- the command ----

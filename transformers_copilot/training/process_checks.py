@@ -4,7 +4,8 @@ whether they have the same data."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,27 @@ def check_launch(args: Any, accelerator: Any) -> None:
             )
     if os.environ.get("ACCELERATE_USE_MEGATRON_LM", "false").lower() == "true":
         raise ValueError("Megatron-LM is refused: it trains models of its own only. Use DDP or FSDP2.")
+
+
+@contextmanager
+def spread_errors_explained() -> Iterator[None]:
+    """Say what to do where accelerate spreads a model that torch then refuses.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: torch's own, with a note.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "managed by another FSDP group" in str(error):
+            error.add_note(
+                "accelerate's FSDP2 can't spread a model in which more than two modules share a weight, as those of "
+                "T5 do, in a pair or alone. Use DDP (examples/accelerate/ddp.yaml) or DeepSpeed (zero3.yaml)."
+            )
+        raise
 
 
 def _check_fsdp(args: Any, accelerator: Any) -> None:
@@ -133,4 +155,4 @@ def _about(data: Any) -> list[int]:
     return [len(data), int(digest[:15], 16) or 1]
 
 
-__all__ = ["check_launch", "check_same_data"]
+__all__ = ["check_launch", "check_same_data", "spread_errors_explained"]

@@ -47,7 +47,7 @@ from .optimization import (
     split_parameter_groups,
 )
 from .pair_view import PairView
-from .process_checks import check_launch, check_same_data
+from .process_checks import check_launch, check_same_data, spread_errors_explained
 from .trainer_evaluation import CopilotEvaluationMixin
 from .trainer_saving import STAGING, CopilotSavingMixin
 from .training_memory import LOWER, check_training_fits, needed_by_weights
@@ -248,6 +248,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
         with (
             own_folder(folder, self.is_world_process_zero()),
             self._lost_process_named(folder),
+            spread_errors_explained(),
             memory_explained(self.args.device, "Training this pair", self._needed_memory, LOWER),
         ):
             self._check_memory()
