@@ -106,6 +106,14 @@ def test_a_training_that_cannot_fit_is_refused_before_it_begins(tmp_path, monkey
     trainer.train()
 
 
+def test_weights_on_another_device_are_not_counted(tmp_path):
+    trainer = make_trainer(tmp_path)
+    own = weight_bytes(trainer.pair.copilot.parameters())
+    assert needed_by_weights(trainer.pair, trainer.args, None)["weights"] > own
+    trainer.pair.pilot.to("meta")
+    assert needed_by_weights(trainer.pair, trainer.args, None)["weights"] == own
+
+
 def test_gradients_that_are_there_are_not_asked_for_again(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, max_steps=1)
     trainer.train()

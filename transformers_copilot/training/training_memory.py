@@ -23,15 +23,16 @@ LOWER = (
 
 
 def needed_by_weights(model: torch.nn.Module, args: Any, optimizer: Any) -> dict[str, int]:
-    """Bytes that a training keeps for its weights, by what takes them.
+    """Bytes that a training keeps on its device for the weights that lie there, by what takes them.
 
     Args:
-        model (`nn.Module`): the pair.
-        args ([`CopilotTrainingArguments`]): which optimizer there is to be.
+        model (`nn.Module`): the pair; a part of it may lie on other devices.
+        args ([`CopilotTrainingArguments`]): which device it is, and which optimizer there is to be.
         optimizer (*optional*): the optimizer, where there is one already.
     """
-    learnt = weight_bytes(weight for weight in model.parameters() if weight.requires_grad)
-    needed = {"weights": weight_bytes(model.parameters()), "their gradients": learnt}
+    here = [weight for weight in model.parameters() if weight.device == args.device]
+    learnt = weight_bytes(weight for weight in here if weight.requires_grad)
+    needed = {"weights": weight_bytes(here), "their gradients": learnt}
     if isinstance(optimizer, AcceleratedOptimizer):
         optimizer = optimizer.optimizer
     own = isinstance(optimizer, torch.optim.Adam)  # AdamW is one
