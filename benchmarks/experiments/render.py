@@ -20,6 +20,7 @@ from benchmarks.experiments.choices import choices_table
 from benchmarks.experiments.figures import cost_figure
 from benchmarks.experiments.finish_table import finish_table
 from benchmarks.experiments.paper_table import paper_table
+from benchmarks.experiments.quantized_table import quantized_table
 from benchmarks.experiments.spec import Experiment, read_experiment
 from benchmarks.experiments.statistics import Comparison, compare, with_likelihoods
 from benchmarks.experiments.store import LOSS, ResultStore, loss_of, of_one_loss
@@ -28,10 +29,11 @@ from benchmarks.experiments.tables import by_variant, comparison_table
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+RESULTS = ROOT / "benchmarks" / "results"
 # Folders of descriptions: those of `make bench` and `make bench-gpu`, and the rows of the paper's tables.
 EXPERIMENTS = (HERE / "descriptions", HERE / "descriptions_gpu", ROOT / "examples" / "paper")
 # Pages with tables; one that is not there is left out.
-PAGES = ("results.md", "paper.md")
+PAGES = ("results.md", "paper.md", "hub.md")
 # What stands above a table whose runs were made with an older loss.
 OLD_NOTE = "*Made with the old loss, which saw a part of the vocabulary; to be measured again.*"
 TABLE = re.compile(r"(<!-- table: (\w+) ([\w*]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -70,6 +72,8 @@ def papers(results: dict[str, list[dict[str, Any]]]) -> str:
     return paper_table(results, all_experiments())
 
 
+# Tables of other programs' results, which no runner made.
+OTHERS = {"quantized": quantized_table}
 # Tables of several experiments, whose names begin as one of those that stand before a * in the mark.
 GROUPS = {"choices": choices_of, "finish": finished, "paper": papers}
 
@@ -152,12 +156,13 @@ def _entry(experiment: str, made: Comparison, controls: Collection[str]) -> dict
     }
 
 
-def fill_tables(page: str, results: dict[str, list[dict[str, Any]]]) -> str:
+def fill_tables(page: str, results: dict[str, list[dict[str, Any]]], folder: Path = RESULTS) -> str:
     """Put the tables into a page.
 
     Args:
         page: Its text with the marks.
         results: All experiments' results.
+        folder: Where other programs' results are.
 
     Returns:
         The text with the tables.
@@ -168,13 +173,15 @@ def fill_tables(page: str, results: dict[str, list[dict[str, Any]]]) -> str:
 
     def table(match: re.Match[str]) -> str:
         begin, kind, name, end = match.groups()
+        if kind in OTHERS:
+            return f"{begin}{OTHERS[kind](ResultStore(folder / f'{name}.jsonl').read())}\n{end}"
         if kind in GROUPS:
             chosen = {key: lines for key, lines in results.items() if any(map(key.startswith, name.split("*")[:-1]))}
             new = {key: lines for key, lines in chosen.items() if loss_of(lines[0]) == LOSS}
             return f"{begin}{_note(new or chosen)}{GROUPS[kind](new or chosen)}\n{end}"
         if kind not in KINDS or name not in results:
             raise ValueError(
-                f"no table {kind!r} of {name!r}: there are {sorted([*KINDS, *GROUPS])} of {sorted(results)}."
+                f"no table {kind!r} of {name!r}: there are {sorted([*KINDS, *GROUPS, *OTHERS])} of {sorted(results)}."
             )
         return f"{begin}{_note({name: results[name]})}{KINDS[kind](results[name])}\n{end}"
 
@@ -194,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The command line without the program's name; the process's own if none is given.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page and the figure")
     options = parser.parse_args(arguments)
     results = read_results(options.results)
@@ -202,7 +209,8 @@ def main(arguments: list[str] | None = None) -> None:
     (options.results / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     for page in (options.docs / name for name in PAGES):
         if page.is_file():
-            page.write_text(fill_tables(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+            filled = fill_tables(page.read_text(encoding="utf-8"), results, options.results)
+            page.write_text(filled, encoding="utf-8")
     after = {name: lines for name, lines in results.items() if "finishing" in lines[0].get("seconds", {})}
     if after:
         titles = {name: f"{title}: {after[name][0]['task']}" for name, title in titles_of(after).items()}

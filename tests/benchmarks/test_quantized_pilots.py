@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.experiments.quantized_pilots import FORMATS, tried
+from benchmarks.experiments.quantized_table import quantized_table
 from tests.helpers.byte_tokenizer import byte_tokenizer
 
 
@@ -75,3 +76,25 @@ def test_a_format_that_fails_says_where(options: argparse.Namespace, monkeypatch
         "failed": "ImportError: a library that is not installed",
     }
     assert not (Path(options.output_dir) / "of-no-library").exists()
+
+
+def test_the_table_says_what_came_of_each_format():
+    done = {
+        "format": "bfloat16",
+        "at": "the end",
+        "loads": True,
+        "weight_bytes": 269e6,
+        "trained_by_transformers": "yes",
+        "equal_at_zero": True,
+        "recording_seconds": 24.1,
+        "teaching_seconds": 14.3,
+        "peak_bytes": 1.64e9,
+        "test": {"pilot": 3.787, "pair": 0.824},
+    }
+    refused = {**done, "format": "of 8 bits", "trained_by_transformers": "You cannot perform fine-tuning on purely"}
+    failed = {"format": "AWQ", "at": "loading", "failed": "ImportError: needs `gptqmodel` | or another"}
+    rows = quantized_table([done, refused, failed]).splitlines()[2:]
+    assert rows[0] == "| bfloat16 | 269 | yes | yes | 3.787 | 0.824 | 24 + 14 | 1.6 |"
+    assert rows[1].startswith("| of 8 bits | 269 | no | yes |")
+    assert rows[2] == "| AWQ |  |  |  | failed at loading: ImportError: needs gptqmodel / or another |  |  |  |"
+    assert {row.count("|") for row in rows} == {9}
