@@ -3,17 +3,16 @@
 from typing import Any
 
 
-HEADS = (
-    *(
-        "format",
-        "weights, MB",
-        "Trainer trains it",
-        "λ = 0 is the Pilot",
-        "loss of the Pilot alone",
-        "with its Copilot",
-    ),
-    *("reading + teaching, s", "peak memory, GB"),
-)
+HEADS = [
+    "format",
+    "weights, MB",
+    "Trainer trains it",
+    "λ = 0 is the Pilot",
+    "loss of the Pilot alone",
+    "with its Copilot",
+    "reading + teaching, s",
+    "peak memory, GB",
+]
 
 
 def quantized_table(lines: list[dict[str, Any]]) -> str:
@@ -28,8 +27,8 @@ def quantized_table(lines: list[dict[str, Any]]) -> str:
     rows = ["| " + " | ".join(HEADS) + " |", "| --- " * len(HEADS) + "|"]
     for line in lines:
         size = f"{line['weight_bytes'] / 1e6:.0f}" if "weight_bytes" in line else ""
-        trains = {"yes": "yes"}.get(line.get("trained_by_transformers", ""), "no" if size else "")
-        equal = {True: "yes", False: "no"}.get(line.get("equal_at_zero"), "")
+        trains = _yes(line["trained_by_transformers"] == "yes") if "trained_by_transformers" in line else ""
+        equal = _yes(line["equal_at_zero"]) if "equal_at_zero" in line else ""
         if "failed" in line:
             cells = [f"failed at {line['at']}: {_short(line['failed'])}", "", "", ""]
         else:
@@ -38,6 +37,10 @@ def quantized_table(lines: list[dict[str, Any]]) -> str:
             cells = [*losses, seconds, f"{line['peak_bytes'] / 1e9:.1f}"]
         rows.append("| " + " | ".join([line["format"], size, trains, equal, *cells]) + " |")
     return "\n".join(rows)
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
 
 
 def _short(message: str, most: int = 90) -> str:

@@ -240,8 +240,8 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
             `TrainOutput`
 
         Raises:
-            ValueError: there is no whole checkpoint to resume from, or the one that was named is not whole.
-                Or the training clearly doesn't fit into the device's memory.
+            ValueError: there is no whole checkpoint to resume from, or the one that was named is not whole; or the
+                training clearly doesn't fit into the device's memory.
             RuntimeError: another run owns the folder; or the device's memory is full, and a note says what to lower.
         """
         folder = self._get_output_dir(trial)
