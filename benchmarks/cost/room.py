@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.cost.models import Kind, all_kinds, shape_named
 from transformers_copilot.building.pair_building import copilot_config_for
+from transformers_copilot.mistake_log.device_memory import MOMENTS, described, free_bytes, logit_bytes, size_text
 from transformers_copilot.pair.copilot_forms import new_copilot
-from transformers_copilot.pair.device_memory import MOMENTS, described, free_bytes, logit_bytes, size_text
 
 
 BYTES = {"float32": 4, "bfloat16": 2}

@@ -16,7 +16,7 @@ import yaml
 from benchmarks.cost.work import count_parameters
 from benchmarks.experiments.spec import Experiment, Variant
 from benchmarks.paper.shapes import pair_on_meta
-from transformers_copilot.pair.device_memory import MOMENTS, logit_bytes
+from transformers_copilot.mistake_log.device_memory import MOMENTS, logit_bytes
 
 
 TASKS = Path(__file__).with_name("tasks.yaml")

@@ -1,13 +1,15 @@
 """A Pilot in 8 or 4 bits beside a Copilot in full precision: trained, generating, saved, with LoRA."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
-from tests.helpers.training_helpers import collate, make_pilot, make_trainer, reversal_rows, state
+from tests.helpers.training_helpers import collate, make_pair, make_pilot, make_trainer, reversal_rows, state
 from transformers_copilot import MistakeRecord, PilotCopilotForCausalLM, PilotCopilotForSeq2SeqLM, paper_lora
+from transformers_copilot.pair.quantization import adopt_quantization
 
 
 quantization = pytest.importorskip("torchao.quantization")
@@ -210,6 +212,20 @@ def test_what_cannot_be_done_is_refused(folder, tmp_path):
         pair.save_pretrained(tmp_path / "pair")
     pair.save_copilot(tmp_path / "copilot")
     assert json.loads((tmp_path / "copilot" / "config.json").read_text())["head"] == "own"
+
+
+@pytest.mark.parametrize(("bits", "device", "refused"), [(4, "cpu", True), (8, "cpu", False), (4, "meta", False)])
+def test_a_quantizer_that_changes_what_is_only_read_is_refused(bits, device, refused):
+    """bitsandbytes 0.50.2: on a CPU `state_dict` unpacks a Linear4bit's weights wrongly."""
+    pair = make_pair()
+    config = SimpleNamespace(quant_method="bitsandbytes", load_in_4bit=bits == 4)
+    pair.pilot.to(device).hf_quantizer = SimpleNamespace(quantization_config=config)
+    if not refused:
+        adopt_quantization(pair)
+        assert pair.pilot_is_frozen
+        return
+    with pytest.raises(ValueError, match="4 bits of bitsandbytes on a CPU.*load_in_8bit=True"):
+        adopt_quantization(pair)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="bitsandbytes needs a GPU")

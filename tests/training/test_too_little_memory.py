@@ -8,8 +8,8 @@ import torch
 
 from tests.helpers.training_helpers import make_pair, make_trainer, reversal_rows
 from transformers_copilot import record_mistakes
-from transformers_copilot.pair import device_memory
-from transformers_copilot.pair.device_memory import free_bytes, memory_explained, total_bytes, weight_bytes
+from transformers_copilot.mistake_log import device_memory
+from transformers_copilot.mistake_log.device_memory import free_bytes, memory_explained, total_bytes, weight_bytes
 from transformers_copilot.training import training_memory
 from transformers_copilot.training.training_memory import check_training_fits, needed_by_weights
 

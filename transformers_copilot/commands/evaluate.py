@@ -15,7 +15,7 @@ from ..data.items import encode_items
 from ..metrics import accuracy_of, paired_gain
 from ..metrics.intervals import side_of_zero
 from ..metrics.likelihoods import item_losses, loss_gain, model_losses
-from ..pair.device_memory import memory_explained, weight_bytes
+from ..mistake_log.device_memory import memory_explained, weight_bytes
 from ..pair.fusion import weight_of_call
 from ..report.run_folder import EVALUATION_NAME
 from ..tasks.answering import write_replies

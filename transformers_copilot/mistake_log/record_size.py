@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..pair.device_memory import size_text
 from ..pair.masks import packed_segments
 from ..pair.mistake_batch import lesson_positions, target_mask
+from .device_memory import size_text
 from .record_header import RecordHeader
 
 

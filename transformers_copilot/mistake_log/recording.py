@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorForSeq2Seq
 from transformers.utils import logging
 
-from ..pair.device_memory import memory_explained, pilot_logits, weight_bytes
 from ..pair.mistake_batch import MistakeBatch
 from ..pair.options import TRAINING_VALUES, check_option, check_positive
 from ..pair.pilot import parameters_of
+from .device_memory import memory_explained, pilot_logits, weight_bytes
 from .record import MistakeRecord
 from .record_header import RECORD_FILE, RecordHeader
 from .record_processes import RecordingProcesses, shard_of

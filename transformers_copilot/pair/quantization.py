@@ -5,7 +5,7 @@ The Copilot is never quantized along: see `_keep_in_fp32_modules` of the pair, w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -40,12 +40,14 @@ def adopt_quantization(pair: PilotCopilotPreTrainedModel) -> None:
         pair: the pair, with a quantized Pilot or loaded from a quantized checkpoint; changed in place.
 
     Raises:
-        ValueError: `head="pilot"`, but the Pilot's vocabulary matrices are quantized.
+        ValueError: `head="pilot"`, but the Pilot's vocabulary matrices are quantized; or the Pilot's quantizer changes
+            weights that are only read.
     """
     quantizer = getattr(pair, "hf_quantizer", None) or getattr(pair.pilot, "hf_quantizer", None)
     if quantizer is None and not is_quantized(pair.pilot):
         return
     if quantizer is not None:
+        _check_stays_as_it_is(quantizer.quantization_config, pair.pilot)
         pair.hf_quantizer = pair.pilot.hf_quantizer = quantizer
     # Trainer refuses a quantized model without adapters; in a pair the Copilot is what learns.
     pair.is_quantized, pair.pilot.is_quantized = False, True
@@ -62,6 +64,18 @@ def adopt_quantization(pair: PilotCopilotPreTrainedModel) -> None:
                 )
     if not pair.pilot._hf_peft_config_loaded:  # no adapter
         pair.freeze_pilot()
+
+
+def _check_stays_as_it_is(config: Any, pilot: nn.Module) -> None:
+    """A Linear4bit of bitsandbytes packs its weights for a CPU when it is first used, and `state_dict` unpacks them
+    wrongly: what it computes from then on is something else (0.50.2)."""
+    in_four_bits = config.quant_method == "bitsandbytes" and config.load_in_4bit
+    if in_four_bits and any(weight.device.type == "cpu" for weight in pilot.parameters()):
+        raise ValueError(
+            "the Pilot is in 4 bits of bitsandbytes on a CPU. There, to read its weights (for a record, to save them) "
+            "changes what it computes. Take 8 bits (`BitsAndBytesConfig(load_in_8bit=True)`), another quantizer "
+            "(torchao, quanto), or a GPU."
+        )
 
 
 def check_saveable(pair: PilotCopilotPreTrainedModel) -> None:

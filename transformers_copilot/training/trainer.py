@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ..adapters.adapter_checks import check_not_around_pair
 from ..adapters.adapters import adapter_of_trainer
 from ..hub.pilot_fingerprint import pair_fingerprint, round_contents
+from ..mistake_log.device_memory import memory_explained, pilot_logits
 from ..mistake_log.export import set_rows_aside
 from ..mistake_log.log import MistakeLog, check_fingerprint
 from ..mistake_log.record import MistakeRecord
@@ -26,7 +27,6 @@ from ..mistake_log.record_checks import record_for_pair
 from ..mistake_log.record_size import batch_lessons
 from ..mistake_log.recorded_mistakes import RecordCollator, RecordedMistakes
 from ..mistake_log.run_lock import own_folder
-from ..pair.device_memory import memory_explained, pilot_logits
 from ..pair.fusion import named_weight
 from ..pair.installed_package import advice_for_own_code
 from ..pair.mistake_batch import MistakeBatch

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from ..pair.device_memory import MOMENTS, described, free_bytes, size_text, weight_bytes
+from ..mistake_log.device_memory import MOMENTS, described, free_bytes, size_text, weight_bytes
 
 
 # How much less than counted a training may take: only what clearly doesn't fit is refused.
