@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -11,6 +12,9 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+
+if TYPE_CHECKING:
+    from ..pair.modeling_pair_base import PilotCopilotPreTrainedModel
 
 # What AdamW keeps of each weight that learns.
 MOMENTS = 2
@@ -36,12 +40,11 @@ def logit_bytes(itemsize: int, learnt: bool = True) -> int:
     return itemsize + (8 if learnt else 4)
 
 
-def pilot_logits(vocab_size: int, itemsize: int, shape: Sequence[int], learnt: bool = True) -> dict[str, int]:
+def pilot_logits(pair: PilotCopilotPreTrainedModel, shape: Sequence[int], learnt: bool = True) -> dict[str, int]:
     """Bytes of the logits of a batch, which are the most of what it takes beside a small model.
 
     Args:
-        vocab_size (`int`): tokens that the Pilot knows.
-        itemsize (`int`): bytes of a number of the model's.
+        pair: whose Pilot it is.
         shape (sequence of `int`): texts of the batch, and tokens of the longest; empty where there was none yet.
         learnt (`bool`, *optional*, defaults to `True`): as [`logit_bytes`] takes it.
 
@@ -51,8 +54,8 @@ def pilot_logits(vocab_size: int, itemsize: int, shape: Sequence[int], learnt: b
     if len(shape) != 2:
         return {}
     rows, length = shape
-    logits = rows * length * vocab_size
-    return {f"the Pilot's logits of {rows} x {length} tokens": logits * logit_bytes(itemsize, learnt)}
+    size = logit_bytes(next(pair.pilot.parameters()).element_size(), learnt)
+    return {f"the Pilot's logits of {rows} x {length} tokens": rows * length * pair.config.vocab_size * size}
 
 
 def free_bytes(device: torch.device) -> int | None:

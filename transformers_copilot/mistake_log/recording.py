@@ -235,8 +235,7 @@ class Recording:
         return self.folder
 
     def _needed_memory(self) -> dict[str, int]:
-        itemsize = next(self.pair.pilot.parameters()).element_size()
-        logits = pilot_logits(self.pair.config.vocab_size, itemsize, self._batch_shape, learnt=False)
+        logits = pilot_logits(self.pair, self._batch_shape, learnt=False)
         return {"weights": weight_bytes(self.pair.parameters()), **logits}
 
     def _write_missing(self, progress: bool | Callable[[int, int], None]) -> None:

@@ -285,8 +285,7 @@ class CopilotTrainerMixin(CopilotEvaluationMixin, CopilotSavingMixin):
 
     def _needed_memory(self) -> dict[str, int]:
         needed = needed_by_weights(self.pair, self.args, self.optimizer)
-        itemsize = next(self.pair.pilot.parameters()).element_size()
-        return {**needed, **pilot_logits(self.pair.config.vocab_size, itemsize, self._batch_shape)}
+        return {**needed, **pilot_logits(self.pair, self._batch_shape)}
 
     def _check_memory(self) -> None:
         """Where weights, gradients or moments are spread or lie elsewhere, what is needed here isn't known."""
